@@ -1,0 +1,83 @@
+"""Layouts and widths that the parts of the attention unit share (``docs/architecture.md``, "attention")."""
+
+from amaranth.hdl import signed
+from amaranth.lib import data
+
+from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
+
+__all__ = ["HEADER", "SCALE16", "WEIGHT_BITS", "accumulator_bits", "command_layout", "dot_bits",
+           "dot_layout", "max_beats", "max_words", "mix_lanes", "query_layout", "row_sum_bits", "score_layout",
+           "total_layout", "weight_layout"]
+
+WEIGHT_BITS = 17
+"""Width of the factor that multiplies a V element: an 18-bit signed multiplier takes it."""
+
+SCALE16 = data.StructLayout({"mantissa": 16, "exponent": signed(16)})
+"""Scale of a stored K or V vector: mantissa with its top bit set, or 0."""
+
+HEADER = data.StructLayout({"key": SCALE16, "value": SCALE16})
+"""Header of a row record: 64 bits."""
+
+
+def max_beats(config: AcceleratorConfig) -> int:
+    """Beats of the longest K (or V) vector."""
+    return ceil_div(config.max_head_dim, config.kv_lanes)
+
+
+def max_words(config: AcceleratorConfig) -> int:
+    """V-words of the longest head."""
+    return config.max_head_dim // config.vector_lanes
+
+
+def mix_lanes(config: AcceleratorConfig) -> int:
+    """Query lanes that the value mix serves at once: half of them, because K takes half of the beats."""
+    return ceil_div(config.query_lanes, 2)
+
+
+def dot_bits(config: AcceleratorConfig) -> int:
+    """Width of the dot product of a query and a key."""
+    return bits_for_magnitude(config.max_head_dim << (2 * config.kv_bits - 2))
+
+
+def row_sum_bits(config: AcceleratorConfig) -> int:
+    """Width of a sum of ``max_context`` probabilities."""
+    return config.probability_bits + config.max_context.bit_length()
+
+
+def accumulator_bits(config: AcceleratorConfig) -> int:
+    """Width of a sum of ``max_context`` weighted V elements."""
+    return row_sum_bits(config) + config.kv_bits
+
+
+def command_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """One operation: lanes, rows, beats of K (= of V) per row, V-words per head; all at least 1."""
+    return data.StructLayout({"lanes": range(config.query_lanes + 1), "rows": range(config.max_context + 1),
+                              "beats": 16, "words": 16})
+
+
+def query_layout(config: AcceleratorConfig) -> data.StructLayout:
+    return data.StructLayout({"q": data.ArrayLayout(signed(config.kv_bits), config.vector_lanes), "last": 1})
+
+
+def dot_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Dot product of one lane; ``last`` on the last lane of a row."""
+    return data.StructLayout({"dot": signed(dot_bits(config)), "last": 1})
+
+
+def score_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """What the softmax needs about one (row, lane): ``first`` on row 0, ``final`` on the last row, ``visible`` if the
+    lane sees the row, ``last`` on the last lane of a row."""
+    return data.StructLayout({
+        "dot": signed(dot_bits(config)), "lane": range(max(config.query_lanes, 2)), "query": SCALE16,
+        "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1})
+
+
+def weight_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Weight of one (row, lane): ``factor << (probability_bits - 16)`` if ``coarse`` else ``factor``; ``shift`` moves
+    the lane's accumulators first, 32 clears them. ``last`` on the last lane of a row."""
+    return data.StructLayout({"factor": WEIGHT_BITS, "coarse": 1, "shift": 6, "last": 1})
+
+
+def total_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """End state of one lane: sum of its probabilities, exponent of its weights; not ``defined``: result 0."""
+    return data.StructLayout({"sum": row_sum_bits(config), "exponent": signed(16), "defined": 1})

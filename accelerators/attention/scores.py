@@ -1,0 +1,156 @@
+"""Scores: dot products of the stored queries with a stream of keys."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig
+from ..pipeline import Pipeline
+from .formats import command_layout, dot_bits, dot_layout, max_beats, query_layout
+
+__all__ = ["Scores"]
+
+
+class Scores(wiring.Component):
+    """Dot products of up to L queries with each key, one beat of the key per cycle::
+
+        i_query -> query memory (2 banks, all lanes side by side)
+                        |
+        i_keys -------> x -> adder tree per lane -> sum over beats -> o, lane after lane
+
+    The queries of the next operation go into the other bank while the keys of this one stream.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes``, ``max_head_dim`` matter. Multipliers:
+        ``query_lanes * bus_bits / kv_bits``.
+
+    Members
+    -------
+    i_command : In(stream of command_layout)
+        Taken when a bank is free; ``words`` is not used.
+    i_query : In(stream of query_layout)
+        Lane after lane, ``last`` on the last word of each. The tail of a last beat that is not full keeps old
+        elements: keys are zero there.
+    i_keys : In(stream of bus_bits)
+        Beats of K, row after row, element 0 in the lowest bits; signed ``kv_bits`` each.
+    o : Out(stream of dot_layout)
+        Lanes 0 .. lanes - 1 of each row.
+
+    Latency: 4 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per beat,
+    but a row takes at least ``lanes`` cycles. The pipeline moves as a whole: ``i_keys.ready`` depends on ``o.ready``.
+    """
+
+    interval = 1
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.latency = 4 + (config.kv_lanes - 1).bit_length()
+        super().__init__({
+            "i_command": In(stream.Signature(command_layout(config))),
+            "i_query": In(stream.Signature(query_layout(config))),
+            "i_keys": In(stream.Signature(config.bus_bits)),
+            "o": Out(stream.Signature(dot_layout(config))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "Scores":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        loaded = Signal(command_layout(config))  # the next operation, once its queries are in their bank
+        loaded_valid, loaded_bank, take = Signal(), Signal(), Signal()
+        queries = self._load(m, loaded, loaded_valid, loaded_bank, take)
+
+        command = Signal(command_layout(config))
+        active, bank, beat = Signal(), Signal(), Signal(range(max_beats(config)))
+        row = Signal(range(config.max_context))
+        advance, accepted = Signal(), Signal()
+        ends_row = beat == command.beats - 1
+        ends = accepted & ends_row & (row == command.rows - 1)
+        m.d.comb += [
+            self.i_keys.ready.eq(advance & active),
+            accepted.eq(self.i_keys.valid & self.i_keys.ready),
+            take.eq(loaded_valid & (~active | ends)),
+        ]
+        with m.If(accepted):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(ends_row):
+                m.d.sync += [beat.eq(0), row.eq(row + 1)]
+        with m.If(ends):
+            m.d.sync += [active.eq(0), row.eq(0)]
+        with m.If(take):
+            m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1)]
+
+        # Products, one register per level of the trees, sums over the beats of a row.
+        pipeline = Pipeline(m, advance)
+        register = pipeline.register
+        key = register(data.View(data.ArrayLayout(signed(config.kv_bits), config.kv_lanes), self.i_keys.p))
+        dots = Signal(data.ArrayLayout(signed(dot_bits(config)), config.query_lanes))
+        first, valid = register(beat == 0, 2), register(accepted, 2, reset=True)
+        ends_row, lanes = register(ends_row, 2), register(command.lanes, 2)
+        totals = []
+        for port in queries:
+            m.d.comb += [port.addr.eq(Cat(beat, bank)), port.en.eq(advance)]
+            total, depth = pipeline.add([register(q * k) for q, k in zip(port.data, key, strict=True)])
+            totals.append(total)
+        first, valid = register(first, depth), register(valid, depth, reset=True)
+        ends_row, lanes = register(ends_row, depth), register(lanes, depth)
+        complete = register(valid & ends_row, reset=True)
+        lanes = register(lanes)
+        with m.If(advance & valid):
+            m.d.sync += [dot.eq(Mux(first, 0, dot) + total) for dot, total in zip(dots, totals, strict=True)]
+
+        # One lane after the other.
+        waiting = Signal.like(dots)
+        remaining = Signal(range(config.query_lanes + 1))
+        m.d.comb += [
+            self.o.valid.eq(remaining != 0),
+            self.o.p.dot.eq(waiting[0]),
+            self.o.p.last.eq(remaining == 1),
+            advance.eq(~complete | ~self.o.valid | (self.o.ready & self.o.p.last)),
+        ]
+        with m.If(complete & advance):
+            m.d.sync += [waiting.eq(dots), remaining.eq(lanes)]
+        with m.Elif(self.o.valid & self.o.ready):
+            m.d.sync += remaining.eq(remaining - 1)
+            m.d.sync += [waiting[k].eq(waiting[k + 1]) for k in range(config.query_lanes - 1)]
+        return m
+
+    def _load(self, m: Module, loaded: data.View, loaded_valid: Signal, loaded_bank: Signal, take: Signal
+              ) -> list[memory.ReadPort]:
+        """Fills one bank of the query memory per operation; a read port per lane."""
+        config = self.config
+        parts = config.kv_lanes // config.vector_lanes
+        loading = Signal()
+        part, beat = Signal(range(max(parts, 2))), Signal(range(max_beats(config)))
+        lane = Signal(range(max(config.query_lanes, 2)))
+        accepted = self.i_query.valid & self.i_query.ready
+        m.d.comb += [self.i_command.ready.eq(~loading & ~loaded_valid), self.i_query.ready.eq(loading)]
+        with m.If(take):
+            m.d.sync += loaded_valid.eq(0)
+        with m.If(self.i_command.valid & self.i_command.ready):
+            m.d.sync += [loaded.eq(self.i_command.p), loaded_bank.eq(~loaded_bank), loading.eq(1)]
+        with m.If(accepted):
+            m.d.sync += part.eq(part + 1)
+            with m.If(part == parts - 1):
+                m.d.sync += [part.eq(0), beat.eq(beat + 1)]
+            with m.If(self.i_query.p.last):
+                m.d.sync += [part.eq(0), beat.eq(0), lane.eq(lane + 1)]
+                with m.If(lane == loaded.lanes - 1):
+                    m.d.sync += [lane.eq(0), loading.eq(0), loaded_valid.eq(1)]
+        ports = []
+        for k in range(config.query_lanes):
+            m.submodules[f"queries_{k}"] = queries = memory.Memory(
+                shape=data.ArrayLayout(signed(config.kv_bits), config.kv_lanes), depth=2 << len(beat), init=[])
+            write = queries.write_port(granularity=config.vector_lanes)
+            m.d.comb += [
+                write.addr.eq(Cat(beat, loaded_bank)),
+                Cat(write.data).eq(Cat(self.i_query.p.q).replicate(parts)),
+                write.en.eq(Mux(accepted & (lane == k), 1 << part, 0)),
+            ]
+            ports.append(queries.read_port())
+        return ports

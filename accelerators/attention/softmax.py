@@ -1,0 +1,209 @@
+"""Streaming softmax: dot products in, weights of V rows out, one (row, lane) per cycle."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig
+from ..exp import POW2_LATENCY, pow2_negative
+from ..pipeline import Pipeline
+from .formats import WEIGHT_BITS, row_sum_bits, score_layout, total_layout, weight_layout
+
+__all__ = ["Softmax"]
+
+CLEAR = 32
+"""Rescaling shift that clears."""
+
+LATENCY = 13 + POW2_LATENCY
+
+
+def clipped(value: Value, limit: int) -> Value:
+    """The smaller of an unsigned value and ``limit`` (a power of two)."""
+    bits = limit.bit_length() - 1
+    return Mux(value[bits:].any(), limit, value[:bits])
+
+
+class Softmax(wiring.Component):
+    """Online softmax (FlashAttention-2, arXiv:2307.08691) in integers (after ITA, arXiv:2307.03493).
+
+    Scales a dot product to a base-2 logit, keeps the running maximum (an integer, so that rescaling is a
+    shift), the sum of probabilities and the largest V exponent of each lane, and weighs the lane's V row::
+
+        dot, scales -> logit -> m' = max(m, ceil) -> p = 2^-(m' - logit) -> l' = (l >> m' - m) + p -> o_total
+                                t' = max(t, v.exponent)          '--------> p * v.mantissa >> ...  -> o_weight
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``query_lanes``, ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``, ``max_context``,
+        ``max_head_dim`` and ``kv_bits`` matter.
+
+    Members
+    -------
+    i : In(stream of score_layout)
+        One (row, lane): rows in order, all lanes of a row, lane 0 first. The rows that a lane sees come before
+        those that it does not. The same lane twice in a row costs a cycle.
+    o_weight : Out(stream of weight_layout)
+        For every item: factor of the V row and shift of the lane's accumulators; both 0 if the lane does not
+        see the row.
+    o_total : Out(stream of total_layout)
+        For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
+        ``sum`` is at least ``2**(B-1)``.
+
+    Latency: 18 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the ``ready`` of
+    both outputs.
+    """
+
+    latency = LATENCY
+    interval = 1
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        super().__init__({
+            "i": In(stream.Signature(score_layout(config))),
+            "o_weight": Out(stream.Signature(weight_layout(config))),
+            "o_total": Out(stream.Signature(total_layout(config))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "Softmax":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        frac, bits = config.logit_frac_bits, config.probability_bits
+        advance = Signal()
+        pipeline = Pipeline(m, advance)
+        register = pipeline.register
+
+        accepted = self.i.valid & self.i.ready
+        previous, recent = register(self.i.p.lane), register(accepted, reset=True)
+        m.d.comb += [
+            advance.eq((self.o_weight.ready | ~self.o_weight.valid) & (self.o_total.ready | ~self.o_total.valid)),
+            self.i.ready.eq(advance & ~(recent & (previous == self.i.p.lane))),
+        ]
+
+        # Logit and its ceiling: 7 stages. The running maximum: one more.
+        logit = self._logit(pipeline)
+        ceiling = register((logit + ((1 << frac) - 1))[frac:].as_signed())
+        logit, valid, item = register(logit), register(accepted, 7, reset=True), register(self.i.p, 7)
+        peak = register(self._peak(m, advance & valid, item, ceiling))
+        logit, valid, item = register(logit), register(valid, reset=True), register(item)
+
+        # Differences: one stage.
+        moved = register(Mux(peak.moves, peak.maximum - peak.old_maximum, 0)[:13])
+        raised = register(Mux(peak.raises, peak.top - peak.old_top, 0)[:16])
+        below = register((peak.top - item.value.exponent)[:16])
+        u = register(((peak.maximum << frac) - logit)[:frac + 13])
+        valid, item, peak = register(valid, reset=True), register(item), register(peak)
+
+        # The probability.
+        p = pow2_negative(pipeline, u, frac_bits=frac, probability_bits=bits, segments=config.exp_segments)
+        shift = register(register(clipped(moved + raised, CLEAR)), POW2_LATENCY - 1)
+        moved = register(register(clipped(moved, CLEAR)), POW2_LATENCY - 1)
+        below = register(register(clipped(below, CLEAR)), POW2_LATENCY - 1)
+        valid = register(valid, POW2_LATENCY, reset=True)
+        item, peak = register(item, POW2_LATENCY), register(peak, POW2_LATENCY)
+        p = Mux(item.visible, p, 0)
+
+        # The weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges: 4 stages.
+        product = register(p * Mux(peak.scaled, item.value.mantissa, 0))
+        below = register(below)
+        half_steps = register(Mux(below[5], 0, product[15:] >> below[:5]))
+        weight = register((half_steps + 1)[1:bits + 2])
+        drop = max(0, bits - WEIGHT_BITS + 1)
+        large = weight[WEIGHT_BITS:].any() if drop else Const(0, 1)
+        m.d.comb += [
+            self.o_weight.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight)[:WEIGHT_BITS])),
+            self.o_weight.p.coarse.eq(register(large)),
+            self.o_weight.p.shift.eq(register(shift, 4)),
+            self.o_weight.p.last.eq(register(item.last, 4)),
+            self.o_total.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 3)),
+            self.o_total.p.exponent.eq(register(peak.top, 4)),
+            self.o_total.p.defined.eq(register(peak.defined, 4)),
+        ]
+        final = register(item.final, 3)
+        valid = register(valid, 3, reset=True)
+        for stream_, comes in ((self.o_weight, valid), (self.o_total, valid & final)):
+            with m.If(advance):
+                m.d.sync += stream_.valid.eq(comes)
+            with m.Elif(stream_.ready):
+                m.d.sync += stream_.valid.eq(0)
+        return m
+
+    def _logit(self, pipeline: Pipeline) -> Value:
+        """``dot * query * key`` in F fraction bits, saturated to F + 12 bits: 6 stages."""
+        register, item = pipeline.register, self.i.p
+        frac = self.config.logit_frac_bits
+        scale = register(item.query.mantissa * item.key.mantissa)
+        right = register(-(item.query.exponent + item.key.exponent + 23 + frac))
+        dot = register(item.dot)
+
+        scale = register((scale + (1 << 14))[15:])
+        left, right = register(right < 0), register(Mux(right >= 64, 63, right)[:6])
+        dot = register(dot)
+
+        product = register(dot * scale)
+        left, right = register(left), register(right)
+
+        doubled = product << 1
+        coarse = register(doubled >> (right & 0x38))
+        zero, left, fine = register(product == 0), register(left), register(right[:3])
+
+        shifted = register(coarse >> fine)
+        zero, left = register(zero), register(left)
+
+        rounded = (shifted + 1) >> 1
+        high = rounded[frac + 11:]
+        negative = shifted[-1]
+        logit = Signal(signed(frac + 12))
+        with pipeline.m.If(left & zero):
+            pipeline.m.d.comb += logit.eq(0)
+        with pipeline.m.Elif(left | (high.any() & ~high.all())):
+            pipeline.m.d.comb += logit.eq(Cat((~negative).replicate(frac + 11), negative))
+        with pipeline.m.Else():
+            pipeline.m.d.comb += logit.eq(rounded)
+        return register(logit)
+
+    def _peak(self, m: Module, writes: Value, item: data.View, ceiling: Value) -> data.View:
+        """Running maximum and top V exponent of the item's lane, before and after; stored if ``writes``."""
+        state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1})
+        m.submodules.peaks = peaks = memory.Memory(shape=state, depth=max(self.config.query_lanes, 2), init=[])
+        read, write = peaks.read_port(domain="comb"), peaks.write_port()
+        peak = Signal(data.StructLayout({
+            "maximum": signed(13), "old_maximum": signed(13), "top": signed(16), "old_top": signed(16),
+            "defined": 1, "scaled": 1, "moves": 1, "raises": 1}))
+        old, exponent = read.data, item.value.exponent
+        known = old.defined & ~item.first
+        m.d.comb += [
+            read.addr.eq(item.lane),
+            peak.scaled.eq(item.visible & (item.value.mantissa != 0)),
+            peak.moves.eq(item.visible & ~item.first & (ceiling > old.maximum)),
+            peak.raises.eq(peak.scaled & known & (exponent > old.top)),
+            peak.old_maximum.eq(old.maximum),
+            peak.old_top.eq(old.top),
+            peak.defined.eq(known | peak.scaled),
+            peak.maximum.eq(Mux(item.first | peak.moves, ceiling, old.maximum)),
+            peak.top.eq(Mux(peak.raises | (peak.scaled & ~known), exponent, old.top)),
+            write.addr.eq(item.lane),
+            write.en.eq(writes),
+            write.data.maximum.eq(peak.maximum),
+            write.data.top.eq(peak.top),
+            write.data.defined.eq(peak.defined),
+        ]
+        return peak
+
+    def _total(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, moved: Value, p: Value) -> Value:
+        """Sum of probabilities of the item's lane, one stage later: two stages from read to write."""
+        bits = row_sum_bits(self.config)
+        m.submodules.sums = sums = memory.Memory(shape=bits, depth=max(self.config.query_lanes, 2), init=[])
+        read, write = sums.read_port(domain="comb"), sums.write_port()
+        kept = pipeline.register(Mux(item.first | moved[5], 0, read.data >> moved[:5]))
+        m.d.comb += [
+            read.addr.eq(item.lane),
+            write.addr.eq(pipeline.register(item.lane)),
+            write.data.eq(kept + pipeline.register(p)),
+            write.en.eq(pipeline.advance & pipeline.register(valid, reset=True)),
+        ]
+        return write.data

@@ -1,0 +1,285 @@
+"""Frozen configuration: the one description that drives Verilog, golden model, image, program and header.
+
+``ModelShape`` says what a checkpoint is; ``AcceleratorConfig`` says what a generated accelerator can do.
+Both validate on construction (refused, never repaired), derive widths, and round-trip through JSON.
+No Amaranth and no NumPy here, so every other package may import it.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div", "check_int"]
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below ``a / b``."""
+    return -(-a // b)
+
+
+def bits_for_magnitude(magnitude: int) -> int:
+    """Width of a two's-complement number that holds ``-magnitude .. magnitude``."""
+    return magnitude.bit_length() + 1
+
+
+def check_int(name: str, value: Any, low: int, high: int, *, power_of_two: bool = False,
+              multiple_of: int = 1) -> None:
+    """Refuse ``value`` unless it is an integer in ``low..high`` (and a power of two, or a multiple).
+
+    Raises ``TypeError`` for anything but an ``int`` and ``ValueError`` for one that breaks a rule.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in {low}..{high}, not {value}")
+    if power_of_two and value & (value - 1):
+        raise ValueError(f"{name} must be a power of two, not {value}")
+    if value % multiple_of:
+        raise ValueError(f"{name} must be a multiple of {multiple_of}, not {value}")
+
+
+class _Json:
+    """JSON round trip for the frozen dataclasses of this file."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]):
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        for key in data:
+            if key not in known:
+                raise ValueError(f"{cls.__name__} has no parameter {key!r}")
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class ModelShape(_Json):
+    """Shape and constants of a decoder-only transformer with ternary linears (BitNet b1.58 family).
+
+    Parameters
+    ----------
+    hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, vocab_size, max_context : int
+        Elements, layers, heads, tokens. ``heads`` is a multiple of ``kv_heads``; ``head_dim`` is even.
+    rope_theta : float
+        Base of the rotary embedding.
+    rms_norm_eps : float
+        Added to the mean square in every RMSNorm.
+    activation : ``"relu2"`` or ``"silu"``
+        ``relu(gate)^2 * up`` or ``silu(gate) * up``.
+    sub_norms : bool
+        RMSNorm before the output and down projections (``attn_sub_norm``, ``ffn_sub_norm``).
+    tied : bool
+        The LM head is the embedding matrix.
+    bos, eos : int or None
+        Token ids.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_context: int
+    rope_theta: float
+    rms_norm_eps: float
+    activation: str
+    sub_norms: bool
+    tied: bool
+    bos: int | None = None
+    eos: int | None = None
+
+    def __post_init__(self) -> None:
+        check_int("hidden_size", self.hidden_size, 4, 1 << 16)
+        check_int("intermediate_size", self.intermediate_size, 4, 1 << 17)
+        check_int("layers", self.layers, 1, 1 << 10)
+        check_int("heads", self.heads, 1, 1 << 10)
+        check_int("kv_heads", self.kv_heads, 1, self.heads)
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads must be a multiple of kv_heads, not {self.heads} and {self.kv_heads}")
+        check_int("head_dim", self.head_dim, 2, 1 << 10, multiple_of=2)
+        check_int("vocab_size", self.vocab_size, 2, 1 << 20)
+        check_int("max_context", self.max_context, 1, 1 << 20)
+        if not self.rope_theta > 0:
+            raise ValueError(f"rope_theta must be positive, not {self.rope_theta}")
+        if not 0 <= self.rms_norm_eps < 1:
+            raise ValueError(f"rms_norm_eps must be in [0, 1), not {self.rms_norm_eps}")
+        if self.activation not in ("relu2", "silu"):
+            raise ValueError(f"activation must be 'relu2' or 'silu', not {self.activation!r}")
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def ternary_parameters(self) -> int:
+        attention = self.hidden_size * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def parameters(self) -> int:
+        """All weights, gains included; a tied LM head counts once."""
+        gains = self.layers * (2 * self.hidden_size
+                               + (self.heads * self.head_dim + self.intermediate_size) * self.sub_norms)
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return self.ternary_parameters + gains + self.hidden_size + embeddings
+
+
+@dataclass(frozen=True)
+class AcceleratorConfig(_Json):
+    """Everything that shapes the generated accelerator.
+
+    Parameters
+    ----------
+    name : str
+        Preset name, becomes part of file names.
+    bus_bits : int
+        AXI4 data width, 32 to 1024, a power of two.
+    vector_lanes : int
+        Elements per cycle of the elementwise units; ``16 * vector_lanes`` divides ``bus_bits``.
+    token_lanes : int
+        Tokens that share one weight stream in prefill.
+    group_size : int
+        Trits per table index (TeLLMe's G), 1 to 5.
+    tables : int
+        Lookup tables per row and cycle (TeLLMe's T).
+    table_rows : int
+        Output rows per cycle (TeLLMe's Q).
+    query_lanes : int
+        (token, head) pairs that share one K/V stream; at least the model's heads per KV head.
+    kv_bits, head_bits, head_activation_bits : 8 or 16
+        Stored K/V elements, LM head weights, activations into the LM head.
+    embedding_bits : 16 or 32
+        Stored embedding elements.
+    logit_frac_bits : int
+        Fraction bits of base-2 attention logits, 8 to 16.
+    probability_bits : int
+        Fraction bits of unnormalized probabilities, 12 to 20.
+    exp_segments : int
+        Segments of the piecewise-linear ``2^-x``, a power of two, 8 to 256.
+    max_vector : int
+        Longest vector into a ternary linear (hidden, intermediate, heads * head_dim), elements.
+    max_block_rows : int
+        Accumulators per token lane: output rows of one sweep, a multiple of ``table_rows``.
+    vector_memory : int
+        Elements of vector memory per token lane (residual, linear outputs, attention outputs).
+    max_head_dim, max_heads, max_context, max_vocab : int
+        Bounds of the models that the accelerator can run; ``max_heads`` is a power of two.
+    prefetch_beats : int
+        Depth of the weight prefetch queue, beats of ``bus_bits``, a power of two.
+    top_k : int
+        Longest candidate list of the sampler.
+    """
+
+    name: str
+    bus_bits: int
+    vector_lanes: int
+    token_lanes: int
+    tables: int
+    table_rows: int
+    query_lanes: int
+    max_vector: int
+    max_block_rows: int
+    vector_memory: int
+    max_head_dim: int
+    max_context: int
+    max_vocab: int
+    group_size: int = 3
+    kv_bits: int = 8
+    head_bits: int = 8
+    head_activation_bits: int = 8
+    embedding_bits: int = 16
+    logit_frac_bits: int = 12
+    probability_bits: int = 16
+    exp_segments: int = 16
+    prefetch_beats: int = 512
+    top_k: int = 16
+    max_heads: int = 16
+
+    def __post_init__(self) -> None:
+        check_int("bus_bits", self.bus_bits, 32, 1024, power_of_two=True)
+        check_int("vector_lanes", self.vector_lanes, 2, 64, power_of_two=True)
+        if self.bus_bits % (16 * self.vector_lanes):
+            raise ValueError(f"16 * vector_lanes must divide bus_bits, not {16 * self.vector_lanes} "
+                             f"and {self.bus_bits}")
+        check_int("token_lanes", self.token_lanes, 1, 64)
+        check_int("group_size", self.group_size, 1, 5)
+        check_int("tables", self.tables, 1, 256)
+        if self.tile_activations % self.vector_lanes:
+            raise ValueError(f"group_size * tables must be a multiple of vector_lanes, not "
+                             f"{self.tile_activations} and {self.vector_lanes}")
+        check_int("table_rows", self.table_rows, 1, self.vector_lanes, power_of_two=True)
+        check_int("query_lanes", self.query_lanes, 1, 64)
+        for name in ("kv_bits", "head_bits", "head_activation_bits"):
+            if getattr(self, name) not in (8, 16):
+                raise ValueError(f"{name} must be 8 or 16, not {getattr(self, name)}")
+        if self.embedding_bits not in (16, 32):
+            raise ValueError(f"embedding_bits must be 16 or 32, not {self.embedding_bits}")
+        check_int("logit_frac_bits", self.logit_frac_bits, 8, 16)
+        check_int("probability_bits", self.probability_bits, 12, 20)
+        check_int("exp_segments", self.exp_segments, 8, 256, power_of_two=True)
+        if self.exp_segments >= 1 << self.logit_frac_bits:
+            raise ValueError(f"exp_segments must be below 2**logit_frac_bits, not {self.exp_segments}")
+        check_int("max_vector", self.max_vector, self.tile_activations, 1 << 17)
+        check_int("max_block_rows", self.max_block_rows, 8 * self.table_rows, 1 << 16,
+                  multiple_of=self.table_rows)
+        check_int("vector_memory", self.vector_memory, 4 * self.vector_lanes, 1 << 18,
+                  multiple_of=self.vector_lanes)
+        check_int("max_head_dim", self.max_head_dim, 2 * self.vector_lanes, 1 << 10,
+                  multiple_of=2 * self.vector_lanes)
+        check_int("max_context", self.max_context, 2, 1 << 20)
+        check_int("max_vocab", self.max_vocab, 2, 1 << 20)
+        check_int("prefetch_beats", self.prefetch_beats, 16, 1 << 16, power_of_two=True)
+        check_int("top_k", self.top_k, 1, 64)
+        check_int("max_heads", self.max_heads, 1, 128, power_of_two=True)
+        if self.lane_bits < self.bus_bits:
+            raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
+                             f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
+
+    @property
+    def bus_bytes(self) -> int:
+        return self.bus_bits // 8
+
+    @property
+    def tile_activations(self) -> int:
+        """Activations that one table set covers: one K tile."""
+        return self.group_size * self.tables
+
+    @property
+    def table_entries(self) -> int:
+        """Non-negative half of all signed sums of a trit group, zero included: (3^G + 1) / 2."""
+        return (3 ** self.group_size + 1) // 2
+
+    @property
+    def index_bits(self) -> int:
+        """Sign and entry number of one trit group."""
+        return 1 + (self.table_entries - 1).bit_length()
+
+    @property
+    def lane_bits(self) -> int:
+        """Weight bits that the lookup lanes take per cycle."""
+        return self.index_bits * self.tables * self.table_rows
+
+    @property
+    def sum_bits(self) -> int:
+        """Accumulator of ``max_vector`` products of a trit and an activation in -127..127."""
+        return bits_for_magnitude(127 * self.max_vector)
+
+    @property
+    def kv_lanes(self) -> int:
+        """K/V elements per bus beat."""
+        return self.bus_bits // self.kv_bits
+
+    @property
+    def head_sum_magnitude(self) -> int:
+        """Largest dot product of one LM head row, whatever the weights and activations are."""
+        lanes = self.bus_bits // self.head_bits
+        elements = ceil_div(self.max_vector, lanes) * lanes
+        return elements << (self.head_bits + self.head_activation_bits - 2)
+
+    @property
+    def head_shift(self) -> int:
+        """Low bits dropped from dot product times 16-bit row scale so that every logit fits 48 bits."""
+        return max(0, bits_for_magnitude(self.head_sum_magnitude * 0xFFFF) - 48)

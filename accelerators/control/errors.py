@@ -1,0 +1,47 @@
+"""What can stop the accelerator: cause codes of the register ``ERROR_CAUSE``. Plain Python."""
+
+from enum import IntEnum
+
+__all__ = ["CAUSE_BITS", "ERROR_TEXT", "ErrorCause"]
+
+CAUSE_BITS = 8
+
+
+class ErrorCause(IntEnum):
+    """Code of the first error since the last clear; ``ERROR_TEXT`` has a sentence for each."""
+
+    NONE = 0
+    EMPTY_PROMPT = 1
+    PROMPT_TOO_LONG = 2
+    CONTEXT_FULL = 3
+    CACHE_FULL = 4
+    TOKEN_OUT_OF_RANGE = 5
+    ILLEGAL_INSTRUCTION = 6
+    BUS_READ_ERROR = 7
+    BUS_WRITE_ERROR = 8
+    WATCHDOG = 9
+
+
+ERROR_TEXT = {
+    ErrorCause.NONE:
+        "No error.",
+    ErrorCause.EMPTY_PROMPT:
+        "The prompt has no token, or none is to be generated. Info: prompt length.",
+    ErrorCause.PROMPT_TOO_LONG:
+        "The prompt does not fit between start position and end of the cache. Info: end of the prompt.",
+    ErrorCause.CONTEXT_FULL:
+        "The next token would be beyond the end of the cache. Info: position.",
+    ErrorCause.CACHE_FULL:
+        "A read or write of the KV cache was beyond its capacity. Info: position.",
+    ErrorCause.TOKEN_OUT_OF_RANGE:
+        "A prompt token is not in the vocabulary. Info: the token.",
+    ErrorCause.ILLEGAL_INSTRUCTION:
+        "A descriptor has an unknown opcode or a wrong check word. Info: byte offset in the program.",
+    ErrorCause.BUS_READ_ERROR:
+        "A read got an error response. Info: byte address of the burst.",
+    ErrorCause.BUS_WRITE_ERROR:
+        "A write got an error response. Info: byte address of the burst.",
+    ErrorCause.WATCHDOG:
+        "No progress for WATCHDOG_LIMIT cycles. Info: tag of the operation in execution.",
+}
+"""One sentence per cause, with the meaning of ``ERROR_INFO``."""

@@ -1,0 +1,302 @@
+"""Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..cache.contiguous import ContiguousCache
+from ..config import AcceleratorConfig
+from .errors import ErrorCause
+from .isa import INSTRUCTION_BYTES, Flag, Opcode
+from .operation import decode_fields, instruction_layout, is_intact, operation_layout
+
+__all__ = ["BURST", "FrontEnd", "token_layout"]
+
+BURST = data.StructLayout({"address": 32, "beats": 24})
+TOKEN_BITS = 20
+
+
+def token_layout() -> data.StructLayout:
+    """A generated token, the largest logit (integer units), and whether it is the final one."""
+    return data.StructLayout({"token": 32, "value": 64, "last": 1})
+
+
+class FrontEnd(wiring.Component):
+    """Sequencer.
+
+    Prefill takes the prompt in chunks of up to ``token_lanes`` tokens, then every generated token is a chunk of its own. For
+    each chunk it reads the program, and for each instruction issues the data reads in the order in which the executor
+    consumes them, then queues the instruction. It runs ahead of the executor until a queue is full; the only waits are
+    for the token of the previous step, and, before reading a layer's K/V rows, for that layer's append.
+
+    Members
+    -------
+    start : In(1)
+        Pulse; ignored while ``busy``.
+    stop : In(1)
+        While high, generation ends after the token under way.
+    program_address, prompt_address : In(32)
+        Byte addresses, multiples of the bus width. The prompt has one token id per bus word.
+    prompt_length, start_position, max_new_tokens, kv_capacity : In(20)
+    eos_token : In(20); ignore_eos : In(1)
+    kv_record_beats : In(16); kv_head_stride : In(32)
+        Of the KV cache, bus words and bytes.
+    o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
+        Reads of descriptors and prompt.
+    o_data : Out(stream of {address, beats})
+        Reads for the executor.
+    o_operation : Out(stream of operation_layout)
+    append_done : In(1)
+        Pulse: an APPEND operation's rows are in memory.
+    i_token : In(stream of {token, value}), o_token : Out(stream of token_layout)
+        From the sampler; to the outside.
+    busy, done : Out(1)
+        ``done`` is high from the end of a generation to the next start.
+    error : Out(ErrorCause), error_info : Out(32)
+        0, or the cause that stopped the front end (it stays stopped until reset) and the byte offset in the program, the
+        token id or the position that the cause speaks of.
+    position, generated : Out(20)
+
+    Latency and interval: about 10 + 512 / bus_bits + memory latency cycles per instruction, overlapped with the data reads of the
+    previous one. One cycle per burst command.
+    """
+
+    latency = None
+    interval = None
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        bits = config.bus_bits
+        super().__init__({
+            "start": In(1), "stop": In(1),
+            "program_address": In(32), "prompt_address": In(32),
+            "prompt_length": In(TOKEN_BITS), "start_position": In(TOKEN_BITS), "max_new_tokens": In(TOKEN_BITS),
+            "eos_token": In(TOKEN_BITS), "ignore_eos": In(1),
+            "kv_capacity": In(TOKEN_BITS), "kv_record_beats": In(16), "kv_head_stride": In(32),
+            "o_program": Out(stream.Signature(BURST)),
+            "i_program": In(stream.Signature(data.StructLayout({"data": bits, "last": 1}))),
+            "o_data": Out(stream.Signature(BURST)),
+            "o_operation": Out(stream.Signature(operation_layout(config))),
+            "append_done": In(1),
+            "i_token": In(stream.Signature(data.StructLayout({"token": 32, "value": 64}))),
+            "o_token": Out(stream.Signature(token_layout())),
+            "busy": Out(1), "done": Out(1),
+            "error": Out(8), "error_info": Out(32),
+            "position": Out(TOKEN_BITS), "generated": Out(TOKEN_BITS),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "FrontEnd":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        lanes = config.token_lanes
+        tokens = Array([Signal(32, name=f"token_{i}") for i in range(lanes)])
+        count = Signal(range(lanes + 1))
+        remaining = Signal(TOKEN_BITS)
+        prompt_next = Signal(32)
+        final_chunk = Signal()
+        op = Signal(instruction_layout())
+        pending_appends = Signal(8)
+        push_append = Signal()
+        m.d.sync += pending_appends.eq(pending_appends + push_append - self.append_done)
+
+        def fail(cause: ErrorCause, info) -> None:
+            m.d.sync += [self.error.eq(cause), self.error_info.eq(info)]
+            m.next = "ERROR"
+
+        # Descriptor fetch: holds one descriptor ahead of the main machine.
+        offset = Signal(32)
+        descriptor = Signal(unsigned(INSTRUCTION_BYTES * 8))
+        fetch_start, fetched, take, collecting_prompt = Signal(), Signal(), Signal(), Signal()
+        prompt_command = Signal()
+        fetched_opcode = descriptor[:8]
+        with m.FSM(name="fetch"):
+            with m.State("IDLE"):
+                with m.If(fetch_start):
+                    m.d.sync += offset.eq(0)
+                    m.next = "COMMAND"
+            with m.State("COMMAND"):
+                m.d.comb += [self.o_program.valid.eq(1), self.o_program.p.address.eq(self.program_address + offset),
+                             self.o_program.p.beats.eq(INSTRUCTION_BYTES // config.bus_bytes)]
+                with m.If(self.o_program.ready):
+                    m.next = "COLLECT"
+            with m.State("COLLECT"):
+                m.d.comb += self.i_program.ready.eq(1)
+                with m.If(self.i_program.valid):
+                    m.d.sync += descriptor.eq(Cat(descriptor, self.i_program.p.data)[config.bus_bits:])
+                    with m.If(self.i_program.p.last):
+                        m.next = "HOLD"
+            with m.State("HOLD"):
+                m.d.comb += fetched.eq(1)
+                with m.If(take):
+                    m.d.sync += offset.eq(offset + INSTRUCTION_BYTES)
+                    m.next = "COMMAND"
+                    with m.If(fetched_opcode == Opcode.END):
+                        m.next = "IDLE"
+        with m.If(prompt_command):
+            m.d.comb += [self.o_program.valid.eq(1), self.o_program.p.address.eq(prompt_next),
+                         self.o_program.p.beats.eq(count)]
+        with m.If(collecting_prompt):
+            m.d.comb += self.i_program.ready.eq(1)
+
+        # Cache rows of attention.
+        m.submodules.cache = cache = ContiguousCache(config)
+        head = Signal(8)
+        first = Signal(range(lanes + 1))
+        tile_end = Signal(range(lanes + 1))
+        m.d.comb += [
+            cache.capacity.eq(self.kv_capacity), cache.record_beats.eq(self.kv_record_beats),
+            cache.head_stride.eq(self.kv_head_stride),
+            tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count)),
+            cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
+            cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(self.position + tile_end),
+        ]
+
+        # Row addresses: address + index * beats * bus_bytes, the product registered.
+        row = Signal(range(lanes + 1))
+        row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
+        m.d.comb += row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[row], self.position + row))
+        m.d.sync += row_offset.eq((row_index * op.beats[:16]) << (config.bus_bytes.bit_length() - 1))
+
+        m.d.comb += [
+            self.o_operation.p.instruction.eq(op), self.o_operation.p.tokens.eq(count),
+            self.o_operation.p.position.eq(self.position),
+        ]
+        result = Signal.like(self.i_token.p)
+        skipped, stopping = Signal(), Signal()
+        m.d.comb += skipped.eq((op.flags & Flag.LAST_CHUNK).any() & ~final_chunk)
+        ended = Signal()
+        m.d.comb += [
+            ended.eq((self.generated + 1 == self.max_new_tokens) | stopping
+                     | ((result.token == self.eos_token) & ~self.ignore_eos)),
+            self.o_token.p.token.eq(result.token), self.o_token.p.value.eq(result.value), self.o_token.p.last.eq(ended),
+        ]
+
+        with m.FSM(name="main") as fsm:
+            m.d.comb += self.busy.eq(~(fsm.ongoing("IDLE") | fsm.ongoing("ERROR")))
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [self.done.eq(0), self.generated.eq(0), self.position.eq(self.start_position),
+                                 remaining.eq(self.prompt_length), prompt_next.eq(self.prompt_address)]
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                with m.If((self.prompt_length == 0) | (self.max_new_tokens == 0)):
+                    fail(ErrorCause.EMPTY_PROMPT, self.prompt_length)
+                with m.Elif(self.position + remaining > self.kv_capacity):
+                    fail(ErrorCause.PROMPT_TOO_LONG, self.position + remaining)
+                with m.Else():
+                    m.next = "CHUNK"
+            with m.State("CHUNK"):
+                m.d.sync += [count.eq(Mux(remaining > lanes, lanes, remaining)), final_chunk.eq(remaining <= lanes), row.eq(0)]
+                m.next = "PROMPT_COMMAND"
+                with m.If(remaining == 0):
+                    m.d.sync += [count.eq(1), tokens[0].eq(result.token)]
+                    m.next = "OPERATIONS"
+                    with m.If(self.position >= self.kv_capacity):
+                        fail(ErrorCause.CONTEXT_FULL, self.position)
+            with m.State("PROMPT_COMMAND"):
+                m.d.comb += prompt_command.eq(1)
+                with m.If(self.o_program.ready):
+                    m.d.sync += [prompt_next.eq(prompt_next + (count << (config.bus_bytes.bit_length() - 1))),
+                                 remaining.eq(remaining - count)]
+                    m.next = "PROMPT"
+            with m.State("PROMPT"):
+                m.d.comb += collecting_prompt.eq(1)
+                with m.If(self.i_program.valid):
+                    m.d.sync += [tokens[row].eq(self.i_program.p.data[:32]), row.eq(row + 1)]
+                    with m.If(self.i_program.p.last):
+                        m.next = "OPERATIONS"
+            with m.State("OPERATIONS"):
+                m.d.comb += fetch_start.eq(1)
+                m.next = "DECODE"
+            with m.State("DECODE"):
+                m.d.sync += [row.eq(0), head.eq(0), first.eq(0)]
+                with m.If(fetched):
+                    m.d.comb += take.eq(1)
+                    m.d.sync += decode_fields(op, descriptor)
+                    m.next = "ISSUE"
+                    with m.If(~is_intact(descriptor)):
+                        fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+            with m.State("ISSUE"):
+                m.next = "PUSH"
+                with m.Switch(op.opcode):
+                    with m.Case(Opcode.EMBED, Opcode.ROPE):
+                        m.next = "ROW"
+                    with m.Case(Opcode.NORM):
+                        with m.If((op.flags & Flag.GAIN).any()):
+                            m.next = "SINGLE"
+                    with m.Case(Opcode.LINEAR, Opcode.HEAD):
+                        m.next = "SINGLE"
+                    with m.Case(Opcode.ATTEND):
+                        m.next = "FENCE"
+                    with m.Case(Opcode.APPEND, Opcode.RESIDUAL, Opcode.GLU, Opcode.END):
+                        pass
+                    with m.Default():
+                        fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+                with m.If(skipped):
+                    m.next = "DECODE"
+            with m.State("SINGLE"):
+                m.d.comb += [self.o_data.valid.eq(1), self.o_data.p.address.eq(op.address), self.o_data.p.beats.eq(op.beats)]
+                with m.If(self.o_data.ready):
+                    m.next = "PUSH"
+            with m.State("ROW"):
+                m.next = "ROW_COMMAND"
+                with m.If((op.opcode == Opcode.EMBED) & (tokens[row] >= op.rows)):
+                    fail(ErrorCause.TOKEN_OUT_OF_RANGE, tokens[row])
+            with m.State("ROW_COMMAND"):
+                m.d.comb += [self.o_data.valid.eq(1), self.o_data.p.address.eq(op.address + row_offset),
+                             self.o_data.p.beats.eq(op.beats)]
+                with m.If(self.o_data.ready):
+                    m.d.sync += row.eq(row + 1)
+                    m.next = "ROW"
+                    with m.If(row + 1 == count):
+                        m.next = "PUSH"
+            with m.State("FENCE"):
+                with m.If(pending_appends == 0):
+                    m.next = "ROWS"
+            with m.State("ROWS"):
+                m.d.comb += cache.i_request.valid.eq(1)
+                with m.If(cache.i_request.ready):
+                    m.next = "ROWS_COMMAND"
+            with m.State("ROWS_COMMAND"):
+                m.d.comb += [self.o_data.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(self.o_data.ready),
+                             self.o_data.p.address.eq(cache.o_read.p.address), self.o_data.p.beats.eq(cache.o_read.p.beats)]
+                with m.If(self.o_data.valid & self.o_data.ready):
+                    m.next = "ROWS"
+                    with m.If(tile_end == count):
+                        m.d.sync += [first.eq(0), head.eq(head + 1)]
+                        with m.If(head + 1 == op.count):
+                            m.next = "PUSH"
+                    with m.Else():
+                        m.d.sync += first.eq(tile_end)
+                with m.Elif(cache.error):
+                    fail(ErrorCause.CACHE_FULL, self.position)
+            with m.State("PUSH"):
+                m.d.comb += self.o_operation.valid.eq(1)
+                with m.If(self.o_operation.ready):
+                    m.d.comb += push_append.eq(op.opcode == Opcode.APPEND)
+                    m.next = "DECODE"
+                    with m.If(op.opcode == Opcode.END):
+                        m.d.sync += self.position.eq(self.position + count)
+                        m.next = "CHUNK"
+                        with m.If(final_chunk):
+                            m.next = "TOKEN"
+            with m.State("TOKEN"):
+                m.d.comb += self.i_token.ready.eq(1)
+                with m.If(self.i_token.valid):
+                    m.d.sync += [result.eq(self.i_token.p), stopping.eq(self.stop)]
+                    m.next = "EMIT"
+            with m.State("EMIT"):
+                m.d.comb += self.o_token.valid.eq(1)
+                with m.If(self.o_token.ready):
+                    m.d.sync += self.generated.eq(self.generated + 1)
+                    m.next = "CHUNK"
+                    with m.If(ended):
+                        m.d.sync += self.done.eq(1)
+                        m.next = "IDLE"
+            with m.State("ERROR"):
+                pass
+        return m

@@ -1,0 +1,188 @@
+"""The instruction set, defined once: hardware, golden model, compiler and C header all read this file.
+
+A program is a list of 64-byte descriptors in memory, one per operation, executed from the first to ``END`` for every
+*chunk* of 1 to ``token_lanes`` tokens; prefill and decode are the same program. Sixteen little-endian 32-bit words;
+the last is a check word (the XOR of the others and ``CHECK_SEED``), so that a wild program address or a damaged
+image is refused as an illegal instruction instead of being executed.
+
+Vector-memory addresses (``source``, ``destination``, ``other``) and lengths (``words``) count words of
+``vector_lanes`` elements; ``address`` is a byte address in memory and a multiple of the bus width; ``beats`` counts
+bus words. Scalars are pseudo-floats (``sim/golden/numerics.py``). Plain Python: no Amaranth, no NumPy.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+
+__all__ = ["CHECK_SEED", "FIELDS", "INSTRUCTION_BYTES", "SCALARS", "Flag", "Instruction", "Opcode",
+           "decode_program", "encode_program"]
+
+INSTRUCTION_BYTES = 64
+CHECK_SEED = 0x4C4D5254
+
+
+class Opcode(IntEnum):
+    """What an operation does; the fields it uses are listed behind each name."""
+
+    END = 1
+    """End of the program: the chunk is done."""
+    EMBED = 2
+    """Embedding rows of the chunk's tokens -> vector memory. address, beats (per row), destination, words, shift, rows (vocabulary)."""
+    NORM = 3
+    """Norm + quantization -> activations of the ternary engine (or of the LM head). source, words, address and beats of the
+    gains, shift (exponent of the gains), scalar_a (scale of the source), scalar_b (1 / length), scalar_c (epsilon);
+    with ALIGN: group = words per head; with TO_HEAD: rows (vocabulary)."""
+    LINEAR = 4
+    """Ternary matrix times activations -> vector memory. address, beats, tiles, block_rows, rows, destination,
+    other (row groups before the magnitudes of a second vector are collected)."""
+    ROPE = 5
+    """Rotary embedding in place. source, count (heads), words (per head), address and beats (of one position's table row)."""
+    APPEND = 6
+    """Quantize K and V, append to the cache. address (layer's cache), source (K), destination (V), count (KV heads), words (per
+    head), scalar_a, scalar_b (weight scales of K and V)."""
+    ATTEND = 7
+    """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads), group
+    (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight scale of
+    the queries times log2(e) / sqrt(head_dim))."""
+    RESIDUAL = 8
+    """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
+    GLU = 9
+    """Gated activation. source (gate), other (up), destination, words, scalar_a (weight scale of the gate), scalar_b (product of weight
+    scales in the result)."""
+    HEAD = 10
+    """LM head and sampling. address, beats, rows (vocabulary), words, scalar_a (real value of one logit unit times log2(e))."""
+
+
+class Flag(IntFlag):
+    """Modifiers of an operation."""
+
+    LAST_CHUNK = 1
+    """Executed only in the last chunk of the prompt and in decode."""
+    NORMALIZE = 2
+    """NORM: divide by the root mean square."""
+    WIDE = 4
+    """NORM: quantize to 16 bits instead of 8."""
+    GAIN = 8
+    """NORM: multiply by gains read from memory."""
+    ALIGN = 16
+    """NORM: the source holds attention outputs, one exponent per head."""
+    PRODUCT = 32
+    """NORM: the source holds products of GLU, with their scale."""
+    TO_HEAD = 64
+    """NORM: last token of the chunk only, into the LM head."""
+    SILU = 128
+    """GLU: silu instead of squared ReLU."""
+
+
+FIELDS: dict[str, tuple[int, int, int]] = {
+    "opcode": (0, 0, 8),
+    "flags": (0, 8, 8),
+    "tag": (0, 16, 16),
+    "address": (1, 0, 32),
+    "beats": (2, 0, 24),
+    "count": (2, 24, 8),
+    "source": (3, 0, 16),
+    "destination": (3, 16, 16),
+    "words": (4, 0, 16),
+    "group": (4, 16, 16),
+    "tiles": (5, 0, 16),
+    "block_rows": (5, 16, 16),
+    "rows": (6, 0, 24),
+    "shift": (6, 24, -8),
+    "other": (7, 0, 16),
+}
+"""Field -> (word, lowest bit, width); a negative width marks a signed field."""
+
+SCALARS = {"scalar_a": 8, "scalar_b": 10, "scalar_c": 12}
+"""Pseudo-float -> word of its 24-bit mantissa; the signed 16-bit exponent is in the next word."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One descriptor. Scalars are ``(mantissa, exponent)`` pairs. ``ValueError`` names a field that does not fit."""
+
+    opcode: Opcode
+    flags: Flag = Flag(0)
+    tag: int = 0
+    address: int = 0
+    beats: int = 0
+    count: int = 0
+    source: int = 0
+    destination: int = 0
+    words: int = 0
+    group: int = 0
+    tiles: int = 0
+    block_rows: int = 0
+    rows: int = 0
+    shift: int = 0
+    other: int = 0
+    scalar_a: tuple[int, int] = field(default=(0, 0))
+    scalar_b: tuple[int, int] = field(default=(0, 0))
+    scalar_c: tuple[int, int] = field(default=(0, 0))
+
+    def __post_init__(self) -> None:
+        for name, (_, _, width) in FIELDS.items():
+            value = getattr(self, name)
+            low, high = (-(1 << -width - 1), (1 << -width - 1) - 1) if width < 0 else (0, (1 << width) - 1)
+            if not low <= value <= high:
+                raise ValueError(f"{self.opcode.name} (tag {self.tag}): {name} must be in {low}..{high}, not {value}")
+        for name in SCALARS:
+            mantissa, exponent = getattr(self, name)
+            if not (0 <= mantissa < 1 << 24 and -(1 << 15) <= exponent < 1 << 15):
+                raise ValueError(f"{self.opcode.name} (tag {self.tag}): {name} does not fit: {mantissa}, {exponent}")
+
+    def encode(self) -> bytes:
+        """The 64 bytes in memory."""
+        words = [0] * 15
+        for name, (word, low, width) in FIELDS.items():
+            words[word] |= (int(getattr(self, name)) & ((1 << abs(width)) - 1)) << low
+        for name, word in SCALARS.items():
+            mantissa, exponent = getattr(self, name)
+            words[word], words[word + 1] = mantissa, exponent & 0xFFFF
+        words.append(check_word(words))
+        return b"".join(word.to_bytes(4, "little") for word in words)
+
+    @classmethod
+    def decode(cls, descriptor: bytes) -> "Instruction":
+        """Inverse of ``encode``; ``ValueError`` for a wrong length, check word or opcode."""
+        if len(descriptor) != INSTRUCTION_BYTES:
+            raise ValueError(f"an instruction has {INSTRUCTION_BYTES} bytes, not {len(descriptor)}")
+        words = [int.from_bytes(descriptor[i:i + 4], "little") for i in range(0, INSTRUCTION_BYTES, 4)]
+        if words[15] != check_word(words[:15]):
+            raise ValueError(f"illegal instruction: check word {words[15]:#010x} should be {check_word(words[:15]):#010x}")
+        values: dict = {}
+        for name, (word, low, width) in FIELDS.items():
+            value = words[word] >> low & ((1 << abs(width)) - 1)
+            values[name] = value - (1 << -width) if width < 0 and value >> (-width - 1) else value
+        if values["opcode"] not in Opcode.__members__.values():
+            raise ValueError(f"illegal instruction: no operation has code {values['opcode']}")
+        for name, word in SCALARS.items():
+            exponent = words[word + 1] & 0xFFFF
+            values[name] = (words[word] & 0xFFFFFF, exponent - (1 << 16) if exponent >> 15 else exponent)
+        return cls(**{**values, "opcode": Opcode(values["opcode"]), "flags": Flag(values["flags"])})
+
+
+def check_word(words: Iterable[int]) -> int:
+    """XOR of the first fifteen words and ``CHECK_SEED``."""
+    result = CHECK_SEED
+    for word in words:
+        result ^= word
+    return result
+
+
+def encode_program(program: Iterable[Instruction]) -> bytes:
+    """The program's bytes; ``ValueError`` unless it ends with the only ``END``."""
+    program = list(program)
+    if not program or [i for i, op in enumerate(program) if op.opcode is Opcode.END] != [len(program) - 1]:
+        raise ValueError("a program must end with END and have no other END")
+    return b"".join(instruction.encode() for instruction in program)
+
+
+def decode_program(memory: bytes) -> Iterator[Instruction]:
+    """Instructions from the start of ``memory`` to ``END``; ``ValueError`` for an illegal one."""
+    for start in range(0, len(memory), INSTRUCTION_BYTES):
+        instruction = Instruction.decode(bytes(memory[start:start + INSTRUCTION_BYTES]))
+        yield instruction
+        if instruction.opcode is Opcode.END:
+            return
+    raise ValueError("the program has no END")

@@ -1,0 +1,44 @@
+"""Layout of a decoded operation on its way from the front end to the executor, derived from the instruction set."""
+
+from amaranth.hdl import Cat, Value, signed
+from amaranth.lib import data
+
+from ..config import AcceleratorConfig
+from ..numerics import SCALAR
+from .isa import CHECK_SEED, FIELDS, INSTRUCTION_BYTES, SCALARS
+
+__all__ = ["decode_fields", "instruction_layout", "is_intact", "operation_layout"]
+
+WORDS = INSTRUCTION_BYTES // 4
+
+
+def instruction_layout() -> data.StructLayout:
+    """All fields and scalars of an instruction."""
+    members: dict = {name: signed(-width) if width < 0 else width for name, (_, _, width) in FIELDS.items()}
+    return data.StructLayout({**members, **dict.fromkeys(SCALARS, SCALAR)})
+
+
+def operation_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """An instruction and the chunk it works on: ``tokens`` (1..token_lanes), position of the first one."""
+    return data.StructLayout({
+        "instruction": instruction_layout(),
+        "tokens": range(config.token_lanes + 1),
+        "position": range(config.max_context + 1),
+    })
+
+
+def decode_fields(instruction: data.View, descriptor: Value) -> list:
+    """Assignments of every field of ``instruction`` from the 512 bits of a descriptor."""
+    statements = []
+    for name, (word, low, width) in FIELDS.items():
+        statements.append(instruction[name].eq(descriptor[32 * word + low:32 * word + low + abs(width)]))
+    for name, word in SCALARS.items():
+        statements += [instruction[name].mantissa.eq(descriptor[32 * word:32 * word + 24]),
+                       instruction[name].exponent.eq(descriptor[32 * (word + 1):32 * (word + 1) + 16])]
+    return statements
+
+
+def is_intact(descriptor: Value) -> Value:
+    """High if the check word is right."""
+    lanes = [Cat(descriptor[32 * word + bit] for word in range(WORDS)).xor() for bit in range(32)]
+    return Cat(lanes) == CHECK_SEED

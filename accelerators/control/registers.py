@@ -1,0 +1,251 @@
+"""The register block: AXI4-Lite in front of everything that a host sets, starts and reads."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..axi import AXI4LiteSignature, Response
+from ..config import AcceleratorConfig
+from ..numerics import SCALAR
+from .counters import Counters
+from .errors import CAUSE_BITS, ErrorCause
+from .regmap import COUNTERS, UNIT_EVENTS, UNIT_NAMES, WINDOW_BITS, Field, Register, register_map
+
+__all__ = ["RegisterBlock"]
+
+WORD = 32
+_INSIDE = {"error_pending", "error_cause", "error_info", "saturations"}  # read-only, but kept here
+
+
+class RegisterBlock(wiring.Component):
+    """One AXI4-Lite slave of 4 KiB with all registers of ``register_map``.
+
+    Address and data of a write may come in any order; byte strobes are honoured. SLVERR answers, and nothing
+    else happens on: an offset without a register, a write to a read-only register, a write of 1 to a bit that
+    belongs to no field, and a start while ``busy`` or with an error pending. The two lowest address bits are
+    ignored.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Is read back through the ``const`` registers.
+    units : sequence of str
+        Names of the units with counters, in the order of ``events``.
+
+    Members
+    -------
+    s_axi_csr : In(AXI4LiteSignature(32, address_bits=12))
+    <field> : Out(width of the field)
+        One for each ``rw`` and ``wo`` field of the map: ``program_address``, ``greedy``, ``top_k``, ``seed``
+        and so on; ``inverse_temperature : Out(SCALAR)`` for its two registers.
+    start, clear_errors, reseed : Out(1)
+        Pulses in the cycle after the write: a start that is not refused; a clear; a write to SEED.
+    stop : Out(1)
+        High from the write until the run has ended.
+    busy : In(1), done : In(1)
+        ``busy`` is high in a run, from the cycle after ``start`` on. STATUS.done is set when ``done``
+        rises and cleared by ``start`` and by writing 1.
+    position, tokens_generated, operation, last_token : In(width of the field), last_value : In(64)
+        Shown as they are.
+    raise_error : In(8), raise_info : In(32)
+        While not 0, the cause of an error; the first one since the last clear is kept.
+    error_pending : Out(1), interrupt : Out(1)
+        An error is kept; STATUS.done or an error is pending.
+    progress : In(1)
+        Restarts the watchdog, which raises WATCHDOG after WATCHDOG_LIMIT busy cycles without it.
+    saturated : In(range(vector_lanes + 1))
+        Elements clamped in this cycle.
+    read_beats, write_beats, read_stall, read_idle : In(1); events : In(array of {busy, starved, stalled})
+        Counted in cycles in which ``busy`` is high.
+
+    Latency: a read takes 2 cycles from the address to ``rvalid``, a write 2 from the later of address and
+    data to ``bvalid``; the low half of a performance counter up to ``2 + number of counters``. Interval: 3
+    cycles per read, 2 per write, both at the same time.
+    """
+
+    latency = 2
+    interval = None
+
+    def __init__(self, config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES):
+        self.map = register_map(config, units)
+        ports: dict = {}
+        for register in self.map:
+            for field in register.fields:
+                if field.access in ("rw", "wo") and not field.name.startswith("inverse_temperature"):
+                    ports[field.name] = Out(field.width, init=field.reset)
+                elif field.access == "ro" and field.name not in _INSIDE and register.counter is None:
+                    ports[field.name] = In(2 * WORD if register.half is not None else field.width)
+        super().__init__(ports | {
+            "s_axi_csr": In(AXI4LiteSignature(WORD, address_bits=WINDOW_BITS)),
+            "inverse_temperature": Out(SCALAR),
+            "start": Out(1), "stop": Out(1), "clear_errors": Out(1), "reseed": Out(1), "done": In(1),
+            "raise_error": In(CAUSE_BITS), "raise_info": In(WORD), "error_pending": Out(1),
+            "interrupt": Out(1), "progress": In(1), "saturated": In(range(config.vector_lanes + 1)),
+            **{name: In(1) for name in COUNTERS if name != "cycles"},
+            "events": In(data.ArrayLayout(data.StructLayout(dict.fromkeys(UNIT_EVENTS, 1)), len(units))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "RegisterBlock":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.counters = counters = Counters(len(self.map.counters))
+        events = Cat(1, *(getattr(self, name) for name in COUNTERS if name != "cycles"), self.events)
+        m.d.comb += [
+            counters.events.eq(Mux(self.busy, events, 0)),
+            counters.clear.eq(self.start),
+        ]
+        values = self._storage(m)
+        self._write_channel(m, values)
+        self._errors(m, values)
+        self._read_channel(m, values, counters)
+
+        done_before = Signal()
+        m.d.sync += done_before.eq(self.done)
+        with m.If(self.done & ~done_before):
+            m.d.sync += values["done"].eq(1)
+        with m.If(~self.busy):
+            m.d.sync += self.stop.eq(0)
+        with m.If(self.start):
+            m.d.sync += [values["done"].eq(0), values["saturations"].eq(0)]
+        with m.Elif(self.busy):
+            total = values["saturations"] + self.saturated
+            m.d.sync += values["saturations"].eq(Mux(total[WORD], ~0, total))
+        m.d.comb += [
+            self.inverse_temperature.mantissa.eq(values["inverse_temperature_mantissa"]),
+            self.inverse_temperature.exponent.eq(values["inverse_temperature_exponent"]),
+            self.interrupt.eq(values["done"] | self.error_pending),
+        ]
+        return m
+
+    def _storage(self, m: Module) -> dict:
+        """What each field holds: a port, a register of its own, or a constant; 0 for one that reads as 0."""
+        values: dict = {}
+        for register in self.map:
+            for field in register.fields:
+                if field.access == "const":
+                    values[field.name] = Const(field.reset, field.width)
+                elif field.access == "pulse":
+                    values[field.name] = Const(0, field.width)
+                elif field.access == "w1c" or field.name in ("error_cause", "error_info", "saturations"):
+                    values[field.name] = Signal(field.width, name=f"{field.name}_kept")
+                elif field.name.startswith("inverse_temperature"):
+                    values[field.name] = Signal(field.width, name=field.name, init=field.reset)
+                elif register.counter is None:
+                    values[field.name] = getattr(self, field.name)
+        return values
+
+    def _write_channel(self, m: Module, values: dict) -> None:
+        bus = self.s_axi_csr
+        address, word, strobe = Signal(WINDOW_BITS - 2), Signal(WORD), Signal(WORD // 8)
+        has_address, has_word, refused = Signal(), Signal(), Signal(init=1)
+        bits = Cat(s.replicate(8) for s in strobe)
+        m.d.comb += [bus.awready.eq(~has_address), bus.wready.eq(~has_word)]
+        m.d.sync += [self.start.eq(0), self.clear_errors.eq(0), self.reseed.eq(0)]
+        with m.If(bus.awvalid & bus.awready):
+            m.d.sync += [address.eq(bus.awaddr[2:]), has_address.eq(1)]
+        with m.If(bus.wvalid & bus.wready):
+            m.d.sync += [word.eq(bus.wdata), strobe.eq(bus.wstrb), has_word.eq(1)]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(has_address & has_word & ~bus.bvalid):
+            m.d.sync += [
+                bus.bvalid.eq(1),
+                bus.bresp.eq(Mux(refused, Response.SLVERR, Response.OKAY)),
+                has_address.eq(0),
+                has_word.eq(0),
+            ]
+            with m.Switch(address):
+                for register in self.map:
+                    if not register.writable:
+                        continue
+                    with m.Case(register.offset // 4):
+                        m.d.comb += refused.eq((word & bits & ~register.mask).any())
+                        if register.name == "CONTROL":
+                            with m.If(word[0] & strobe[0] & (self.busy | self.start | self.error_pending)):
+                                m.d.comb += refused.eq(1)
+                        with m.If(~refused):
+                            for field in register.fields:
+                                self._write_field(m, field, values, word, bits)
+
+    def _write_field(self, m: Module, field: Field, values: dict, word, bits) -> None:
+        place = slice(field.low, field.low + field.width)
+        word, bits = word[place], bits[place]
+        if field.name == "stop":
+            with m.If(word & bits & self.busy):
+                m.d.sync += self.stop.eq(1)
+        elif field.access == "pulse":
+            m.d.sync += getattr(self, field.name).eq(word & bits)
+        elif field.access == "w1c":
+            m.d.sync += values[field.name].eq(values[field.name] & ~(word & bits))
+        elif field.writable:
+            m.d.sync += values[field.name].eq((values[field.name] & ~bits) | (word & bits))
+            if field.name == "seed":
+                m.d.sync += self.reseed.eq(1)
+
+    def _errors(self, m: Module, values: dict) -> None:
+        quiet = Signal(WORD)
+        expired = Signal()
+        limit = self.watchdog_limit
+        m.d.comb += [
+            self.error_pending.eq(values["error_cause"] != ErrorCause.NONE),
+            expired.eq((limit != 0) & (quiet == limit)),
+        ]
+        m.d.sync += quiet.eq(Mux(self.busy & ~self.progress & ~expired, quiet + 1, 0))
+        cause, info = values["error_cause"], values["error_info"]
+        with m.If(self.clear_errors):
+            m.d.sync += [cause.eq(ErrorCause.NONE), info.eq(0)]
+        with m.Elif(~self.error_pending):
+            with m.If(self.raise_error != ErrorCause.NONE):
+                m.d.sync += [cause.eq(self.raise_error), info.eq(self.raise_info)]
+            with m.Elif(expired):
+                m.d.sync += [cause.eq(ErrorCause.WATCHDOG), info.eq(self.operation)]
+
+    def _read_channel(self, m: Module, values: dict, counters: Counters) -> None:
+        bus = self.s_axi_csr
+        address = Signal(WINDOW_BITS - 2)
+        high_half = Signal(WORD)  # of the 64-bit value whose low half was read last
+        number = Signal.like(counters.index)
+
+        def word_of(register: Register):
+            word = Signal(WORD, name=f"read_{register.name.lower()}")
+            for field in register.fields:
+                if field.access != "wo":
+                    m.d.comb += word[field.low:field.low + field.width].eq(values[field.name])
+            return word
+
+        with m.FSM():
+            with m.State("ADDRESS"):
+                m.d.comb += bus.arready.eq(1)
+                m.d.sync += address.eq(bus.araddr[2:])
+                with m.If(bus.arvalid):
+                    m.next = "READ"
+            with m.State("READ"):
+                m.d.sync += [bus.rdata.eq(0), bus.rresp.eq(Response.SLVERR)]
+                m.next = "DATA"
+                with m.Switch(address):
+                    for register in self.map:
+                        with m.Case(register.offset // 4):
+                            m.d.sync += bus.rresp.eq(Response.OKAY)
+                            if register.half == 1:
+                                m.d.sync += bus.rdata.eq(high_half)
+                            elif register.counter is not None:
+                                m.d.sync += number.eq(register.counter)
+                                m.next = "COUNTER"
+                            elif register.half == 0:
+                                m.d.sync += Cat(bus.rdata, high_half).eq(values[register.fields[0].name])
+                            else:
+                                m.d.sync += bus.rdata.eq(word_of(register))
+            with m.State("COUNTER"):
+                m.d.sync += Cat(bus.rdata, high_half).eq(counters.value)
+                with m.If(counters.index == number):
+                    m.next = "DATA"
+            with m.State("DATA"):
+                m.d.comb += bus.rvalid.eq(1)
+                with m.If(bus.rready):
+                    m.next = "ADDRESS"
+

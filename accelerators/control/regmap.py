@@ -1,0 +1,258 @@
+"""The register map, declared once: hardware, driver, C header and SystemRDL are made from it. Plain Python.
+
+A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
+one driver serves every accelerator; the configuration can be read back.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import AcceleratorConfig
+from .errors import CAUSE_BITS
+
+__all__ = ["ACCESS", "COUNTERS", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION", "WINDOW_BITS", "Field",
+           "Register", "RegisterMap", "config_hash", "register_map"]
+
+WINDOW_BITS = 12
+IDENTITY = int.from_bytes(b"LRTL", "little")
+VERSION = (0, 1, 0)
+TOKEN_BITS = 20
+UNIT_NAMES = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler",
+              "embedding", "cache")
+UNIT_EVENTS = {
+    "busy": "the unit works on an operation",
+    "starved": "the unit is ready for input that does not come",
+    "stalled": "the unit offers output that is not taken",
+}
+COUNTERS = {
+    "cycles": "the accelerator is busy",
+    "read_beats": "a beat of read data is taken",
+    "write_beats": "a beat of write data is taken",
+    "read_stall": "read data is offered and not taken",
+    "read_idle": "reads are outstanding and no data is offered",
+}
+ACCESS = {
+    "const": "read-only, fixed when the accelerator is generated",
+    "ro": "read-only",
+    "rw": "read and write",
+    "wo": "write-only, reads as 0",
+    "w1c": "set by hardware, cleared by writing 1",
+    "pulse": "writing 1 acts once, reads as 0",
+}
+_WRITABLE = {"rw", "wo", "w1c", "pulse"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """Bits ``low .. low + width - 1`` of a register. ``reset`` is also the value of a ``const``."""
+
+    name: str
+    access: str
+    doc: str
+    low: int = 0
+    width: int = 32
+    reset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.access not in ACCESS:
+            raise ValueError(f"{self.name}: access must be one of {', '.join(ACCESS)}, not {self.access!r}")
+        if self.low < 0 or self.width < 1 or self.low + self.width > 32:
+            raise ValueError(f"{self.name}: low and width must keep it in bits 0..31, not "
+                             f"{self.low} and {self.width}")
+        if not 0 <= self.reset < 1 << self.width:
+            raise ValueError(f"{self.name}: reset must be in 0..{(1 << self.width) - 1}, not {self.reset}")
+
+    @property
+    def mask(self) -> int:
+        return ((1 << self.width) - 1) << self.low
+
+    @property
+    def writable(self) -> bool:
+        return self.access in _WRITABLE
+
+
+@dataclass(frozen=True)
+class Register:
+    """One 32-bit word.
+
+    ``half`` 0 and 1 are the low and the high word of a 64-bit value: reading the low word holds the high word
+    for the next read of it. ``counter`` is the number of the performance counter that the value comes from.
+    """
+
+    name: str
+    offset: int
+    doc: str
+    fields: tuple[Field, ...]
+    half: int | None = None
+    counter: int | None = None
+
+    @property
+    def writable(self) -> bool:
+        return any(field.writable for field in self.fields)
+
+    @property
+    def mask(self) -> int:
+        """Bits that belong to a field."""
+        return sum(field.mask for field in self.fields)
+
+    @property
+    def reset(self) -> int:
+        """Value after reset, as far as it does not come from outside."""
+        return sum(field.reset << field.low for field in self.fields if field.access != "wo")
+
+
+@dataclass(frozen=True)
+class RegisterMap:
+    """All registers; ``ValueError`` for an overlap or a name that occurs twice."""
+
+    registers: tuple[Register, ...]
+
+    def __post_init__(self) -> None:
+        offsets: set[int] = set()
+        names: set[str] = set()
+        for register in self.registers:
+            if register.offset % 4 or not 0 <= register.offset < 1 << WINDOW_BITS:
+                raise ValueError(f"{register.name}: offset must be a word of the window, "
+                                 f"not {register.offset:#x}")
+            if register.offset in offsets:
+                raise ValueError(f"{register.name}: offset {register.offset:#x} is taken")
+            offsets.add(register.offset)
+            used = 0
+            for field in register.fields:
+                if used & field.mask:
+                    raise ValueError(f"{register.name}: bits of {field.name} are taken")
+                used |= field.mask
+            for name in (register.name, *(f.name for f in register.fields if register.half != 1)):
+                if name in names:
+                    raise ValueError(f"{name} occurs twice")
+                names.add(name)
+
+    def __getitem__(self, name: str) -> Register:
+        return next(register for register in self.registers if register.name == name)
+
+    def __iter__(self) -> Iterator[Register]:
+        return iter(self.registers)
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Name -> byte offset: all that a driver needs."""
+        return {register.name: register.offset for register in self.registers}
+
+    @property
+    def counters(self) -> list[str]:
+        """Names of the 64-bit performance counters, in the order of their numbers."""
+        return [register.fields[0].name for register in self.registers
+                if register.counter is not None and register.half == 0]
+
+
+def config_hash(config: AcceleratorConfig) -> int:
+    """CRC-32 of the configuration's JSON with sorted keys: tells a driver whether an image fits."""
+    return zlib.crc32(json.dumps(config.to_json(), sort_keys=True, separators=(",", ":")).encode())
+
+
+class _Builder:
+    """Lays registers out one after another from ``offset``."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.counters = 0
+        self.registers: list[Register] = []
+
+    def add(self, name: str, doc: str, *fields: Field, **options: Any) -> None:
+        self.registers.append(Register(name, self.offset, doc, fields, **options))
+        self.offset += 4
+
+    def single(self, name: str, access: str, doc: str, reset: int = 0, width: int = 32) -> None:
+        """A register with one field of its own name."""
+        self.add(name, doc, Field(name.lower(), access, doc, 0, width, reset))
+
+    def pair(self, name: str, doc: str, counter: int | None = None) -> None:
+        """A 64-bit value."""
+        for half, bits in enumerate(("Bits 0..31; reading it holds bits 32..63.",
+                                     "Bits 32..63 at the last read of the low half.")):
+            self.add(f"{name}_{('LO', 'HI')[half]}", f"{doc} {bits}", Field(name.lower(), "ro", doc),
+                     half=half, counter=counter)
+
+    def count(self, name: str, doc: str) -> None:
+        """A performance counter."""
+        self.pair(name.upper(), doc, self.counters)
+        self.counters += 1
+
+
+def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -> RegisterMap:
+    """The registers of an accelerator with ``config`` whose counters watch ``units``."""
+    b = _Builder()
+    _identification(b, config)
+    b.offset = 0x40
+    b.add("CONTROL", "Commands, modes. A start while busy or with an error pending is refused with SLVERR.",
+          Field("start", "pulse", "Start with the prompt; clears STATUS.done, stop and all counters.", 0, 1),
+          Field("stop", "pulse", "End the run after the token under way.", 1, 1),
+          Field("clear_errors", "pulse", "Clear ERROR_CAUSE and ERROR_INFO.", 2, 1),
+          Field("greedy", "rw", "Take the largest logit instead of sampling.", 8, 1, 1),
+          Field("ignore_eos", "rw", "Go on after EOS_TOKEN.", 9, 1))
+    b.add("STATUS", "State.", Field("busy", "ro", "A run is in progress.", 0, 1),
+          Field("done", "w1c", "A run has ended since the last start.", 1, 1),
+          Field("error_pending", "ro", "ERROR_CAUSE is not NONE.", 2, 1))
+    b.single("ERROR_CAUSE", "ro", "First error since the last clear.", width=CAUSE_BITS)
+    b.single("ERROR_INFO", "ro", "Address, position or index that belongs to ERROR_CAUSE.")
+
+    b.offset = 0x80
+    b.single("PROGRAM_ADDRESS", "rw", "Byte address of the program.")
+    b.single("PROMPT_ADDRESS", "rw", "Byte address of the prompt: one token per bus word.")
+    b.single("PROMPT_LENGTH", "rw", "Tokens of the prompt.", width=TOKEN_BITS)
+    b.single("START_POSITION", "rw", "Tokens already in the KV cache.", width=TOKEN_BITS)
+    b.single("MAX_NEW_TOKENS", "rw", "Tokens to generate at most.", width=TOKEN_BITS)
+    b.single("EOS_TOKEN", "rw", "Token that ends the run.", width=TOKEN_BITS)
+    b.single("KV_CAPACITY", "rw", "Positions that the KV cache holds.", width=TOKEN_BITS)
+    b.single("KV_RECORD_BEATS", "rw", "Bus words of one KV record.", width=16)
+    b.single("KV_HEAD_STRIDE", "rw", "Bytes from the records of one KV head to those of the next.")
+    b.single("SEED", "wo", "Writing it restarts the random generator of the sampler.")
+    b.single("TOP_K", "rw", "Candidates of the sampler, 1 to CONFIG_SAMPLER.config_top_k.", 1, 8)
+    b.single("INVERSE_TEMPERATURE_MANTISSA", "rw",
+             "1 / temperature = mantissa * 2**exponent; bit 23 is set, or all bits are 0.", 1 << 23, 24)
+    b.single("INVERSE_TEMPERATURE_EXPONENT", "rw", "Two's complement.", -23 & 0xFFFF, 16)
+    b.single("WATCHDOG_LIMIT", "rw", "Cycles without progress that raise WATCHDOG; 0 never does.", 1 << 24)
+
+    b.offset = 0xC0
+    b.single("POSITION", "ro", "Position of the next token.", width=TOKEN_BITS)
+    b.single("TOKENS_GENERATED", "ro", "Tokens generated since the start.", width=TOKEN_BITS)
+    b.single("OPERATION", "ro", "Tag of the operation in execution.", width=16)
+    b.single("LAST_TOKEN", "ro", "Last token generated.")
+    b.pair("LAST_VALUE", "Largest logit of the last token, two's complement.")
+    b.single("SATURATIONS", "ro", "Vector elements clamped since the start; stops at its maximum.")
+
+    b.offset = 0x100
+    for name, doc in COUNTERS.items():
+        b.count(name, f"Cycles of the run in which {doc}.")
+    b.offset = 0x180
+    for unit in units:
+        for event, doc in UNIT_EVENTS.items():
+            b.count(f"{unit}_{event}", f"{unit}: cycles of the run in which {doc}.")
+    return RegisterMap(tuple(b.registers))
+
+
+def _identification(b: _Builder, config: AcceleratorConfig) -> None:
+    """What tells a driver which accelerator it talks to."""
+
+    def const(name: str, low: int, width: int, value: int | None = None) -> Field:
+        value = getattr(config, name) if value is None else value
+        return Field(name, "const", f"{name} of the configuration.", low, width, value)
+
+    b.single("IDENTITY", "const", 'The characters "LRTL", lowest byte first.', IDENTITY)
+    b.add("VERSION", "Version of the register map.", const("version_patch", 0, 8, VERSION[2]),
+          const("version_minor", 8, 8, VERSION[1]), const("version_major", 16, 8, VERSION[0]))
+    b.single("CONFIG_HASH", "const", "CRC-32 of the configuration.", config_hash(config))
+    b.add("CONFIG_BUS", "Widths.", const("bus_bits", 0, 16), const("vector_lanes", 16, 8),
+          const("token_lanes", 24, 8))
+    b.add("CONFIG_ENGINE", "Ternary engine.", const("tables", 0, 16), const("table_rows", 16, 8),
+          const("group_size", 24, 8))
+    b.add("CONFIG_ATTENTION", "Attention and LM head.", const("query_lanes", 0, 8), const("kv_bits", 8, 8),
+          const("head_bits", 16, 8), const("head_activation_bits", 24, 8))
+    b.add("CONFIG_SAMPLER", "Sampler and embedding.", const("config_top_k", 0, 8, config.top_k),
+          const("embedding_bits", 8, 8))
+    for name in ("max_vector", "max_block_rows", "vector_memory", "max_head_dim", "max_context",
+                 "max_vocab"):
+        b.single(name.upper(), "const", f"{name} of the configuration.", getattr(config, name))

@@ -1,0 +1,322 @@
+"""The core: front end, executor and all units, wired together; memory is seen as streams of bursts."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .attention.engine import Attention
+from .attention.exponents import HeadExponents
+from .cache.append import RecordPacker
+from .cache.contiguous import ContiguousCache
+from .config import AcceleratorConfig, ceil_div
+from .control.executor import Executor
+from .control.frontend import BURST, FrontEnd, token_layout
+from .control.isa import Flag, Opcode
+from .control.operation import operation_layout
+from .elementwise.align import Align
+from .elementwise.embedding import Embedding
+from .elementwise.glu import Glu
+from .elementwise.head import HeadMatvec
+from .elementwise.norm_quantize import NormQuantize
+from .elementwise.residual import ResidualAdd
+from .elementwise.rope import Rope
+from .elementwise.sampler import Sampler
+from .memory.replay import ReplayBuffer
+from .memory.vector import VectorMemory
+from .numerics import SCALAR
+from .streams import Gearbox, Queue, word_layout
+from .ternary.engine import TernaryEngine
+
+__all__ = ["CONTROL", "Core"]
+
+CONTROL = {
+    "stop": 1, "program_address": 32, "prompt_address": 32, "prompt_length": 20, "start_position": 20,
+    "max_new_tokens": 20, "eos_token": 20, "ignore_eos": 1, "kv_capacity": 20, "kv_record_beats": 16,
+    "kv_head_stride": 32,
+}
+"""Inputs passed on to the front end: name -> width."""
+
+
+def steer(m: Module, source, sinks: dict) -> None:
+    """Offer ``source`` to the sink whose condition (key: sink, value: condition) holds; conditions exclude each other."""
+    for sink, condition in sinks:
+        m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.payload)]
+        with m.If(condition):
+            m.d.comb += source.ready.eq(sink.ready)
+
+
+def merge(m: Module, sources, sink) -> None:
+    """Feed ``sink`` from the source whose condition holds; conditions exclude each other."""
+    for source, condition in sources:
+        with m.If(condition):
+            m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
+
+
+def pass_fields(m: Module, source, sink, **constants) -> None:
+    """Connect two streams whose payloads have fields of the same names (widths may differ); extra fields are constants."""
+    m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready)]
+    for name, _ in sink.p.shape():
+        m.d.comb += sink.p[name].eq(constants[name] if name in constants else source.p[name])
+
+
+class Core(wiring.Component):
+    """Everything between the memory and the register block.
+
+    Members
+    -------
+    start : In(1); others of ``CONTROL`` : In
+        See ``FrontEnd``.
+    greedy : In(1); top_k : In(8); inverse_temperature : In(SCALAR); seed : In(32); reseed : In(1)
+        See ``Sampler``.
+    o_program, o_data : Out(stream of {address, beats}); i_program, i_data : In(stream of {data, last})
+    o_record : Out(stream of {address, beats}); o_record_data : Out(stream of bus word); i_record_done : In(stream of {error})
+        Writes of K/V records.
+    o_token : Out(stream of token_layout)
+    busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
+    saturations : Out(range(vector_lanes + 1))
+        Elements clamped in this cycle.
+    events : Out, one {busy, starved, stalled} per unit of ``UNIT_NAMES``
+    progress : Out(1)
+        Something moved in this cycle; the watchdog counts the cycles without.
+
+    Latency and interval follow from the program; see ``sim/timing.py`` for the model.
+    """
+
+    latency = None
+    interval = None
+
+    UNITS = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler", "embedding", "cache")
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        word = stream.Signature(word_layout(config.bus_bits))
+        burst = stream.Signature(BURST)
+        super().__init__({
+            "start": In(1), **{name: In(width) for name, width in CONTROL.items()},
+            "greedy": In(1), "top_k": In(8), "inverse_temperature": In(SCALAR), "seed": In(32), "reseed": In(1),
+            "o_program": Out(burst), "i_program": In(word), "o_data": Out(burst), "i_data": In(word),
+            "o_record": Out(burst), "o_record_data": Out(word),
+            "i_record_done": In(stream.Signature(data.StructLayout({"error": 1}))),
+            "o_token": Out(stream.Signature(token_layout())),
+            "busy": Out(1), "done": Out(1), "error": Out(8), "error_info": Out(32),
+            "position": Out(20), "generated": Out(20), "tag": Out(16),
+            "saturations": Out(range(config.vector_lanes + 1)),
+            "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
+            "progress": Out(1),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "Core":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        lanes = config.vector_lanes
+        queue_depth = max(8, 2 * config.query_lanes)
+        m.submodules.frontend = frontend = FrontEnd(config)
+        m.submodules.executor = executor = Executor(config)
+        m.submodules.operations = operations = Queue(operation_layout(config), 8)
+        m.submodules.memory = vectors = VectorMemory(config)
+        m.submodules.reads = reads = Queue(executor.o_read.p.shape(), 4)
+        m.submodules.writes = writes = Queue(executor.o_write.p.shape(), queue_depth)
+        m.submodules.engine = engine = TernaryEngine(config)
+        m.submodules.norm_quantize = norm = NormQuantize(config)
+        m.submodules.align = align = Align(config)
+        m.submodules.exponents = exponents = HeadExponents(config.token_lanes, config.max_heads)
+        m.submodules.rope = rope = Rope(config)
+        m.submodules.residual = residual = ResidualAdd(config)
+        m.submodules.glu = glu = Glu(config)
+        m.submodules.embedding = embedding = Embedding(config)
+        m.submodules.attention = attention = Attention(config)
+        m.submodules.packer = packer = RecordPacker(config)
+        m.submodules.cache = cache = ContiguousCache(config)
+        m.submodules.head = head = HeadMatvec(config)
+        m.submodules.sampler = sampler = Sampler(config)
+        vector_words = ceil_div(config.max_vector, lanes)
+        m.submodules.gains = gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
+        table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
+                                        "sin": data.ArrayLayout(signed(16), lanes)})
+        m.submodules.table = table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
+        m.submodules.short_words = short_words = Gearbox(config.bus_bits, 16 * lanes)
+        m.submodules.table_words = table_words = Gearbox(config.bus_bits, 32 * lanes)
+        m.submodules.lane_words = lane_words = Gearbox(config.bus_bits, config.lane_bits)
+        m.submodules.limits = limits = Queue(data.StructLayout({"limit": range(config.max_context + 1)}), queue_depth)
+        m.submodules.owners = owners = Queue(data.StructLayout({"token": range(max(config.token_lanes, 2)), "head": 8}),
+                                             2 * queue_depth)
+
+        op = {opcode: Signal(name=f"runs_{opcode.name.lower()}") for opcode in Opcode}
+        m.d.comb += [signal.eq(executor.opcode == opcode) for opcode, signal in op.items()]
+        to_head = Signal()
+        m.d.comb += to_head.eq((executor.flags & Flag.TO_HEAD).any())
+
+        # Control.
+        m.d.comb += [frontend.start.eq(self.start), *(getattr(frontend, name).eq(getattr(self, name)) for name in CONTROL)]
+        for name in ("o_program", "o_data", "o_token"):
+            wiring.connect(m, getattr(frontend, name), wiring.flipped(getattr(self, name)))
+        wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
+        wiring.connect(m, frontend.o_operation, operations.i)
+        wiring.connect(m, operations.o, executor.i_operation)
+        m.d.comb += [
+            frontend.append_done.eq(executor.append_done),
+            self.busy.eq(frontend.busy), self.done.eq(frontend.done), self.tag.eq(executor.tag),
+            self.position.eq(frontend.position), self.generated.eq(frontend.generated),
+            executor.inverse_temperature.eq(self.inverse_temperature),
+            executor.magnitudes.eq(vectors.magnitude_bits), executor.top_exponents.eq(exponents.top),
+        ]
+
+        # Memory data: open to the operation that runs, for as many packets as it announced.
+        gate = Signal()
+        m.d.comb += gate.eq(executor.data_packets.any())
+        short = op[Opcode.EMBED] | op[Opcode.NORM]
+        rows, weights = Signal(), Signal()
+        m.d.comb += [rows.eq(gate & op[Opcode.ATTEND]), weights.eq(gate & op[Opcode.HEAD])]
+        steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE]),
+                               (lane_words.i, gate & op[Opcode.LINEAR])])
+        for sink, condition in ((attention.i_rows, rows), (head.i_weights, weights)):
+            m.d.comb += [sink.valid.eq(self.i_data.valid & condition), sink.payload.eq(self.i_data.p.data)]
+            with m.If(condition):
+                m.d.comb += self.i_data.ready.eq(sink.ready)
+        m.d.comb += executor.packet_taken.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last)
+        m.d.comb += [
+            embedding.i.valid.eq(short_words.o.valid & op[Opcode.EMBED]), embedding.i.p.data.eq(short_words.o.p.data),
+            embedding.i.p.last.eq(short_words.o.p.last),
+            gains.i.valid.eq(short_words.o.valid & op[Opcode.NORM]), gains.i.p.data.eq(short_words.o.p.data),
+            gains.i.p.last.eq(short_words.o.p.last),
+            short_words.o.ready.eq(Mux(op[Opcode.EMBED], embedding.i.ready, gains.i.ready & op[Opcode.NORM])),
+            table.i.valid.eq(table_words.o.valid), table.i.p.data.eq(table_words.o.p.data),
+            table.i.p.last.eq(table_words.o.p.last), table_words.o.ready.eq(table.i.ready),
+            engine.i_weights.valid.eq(lane_words.o.valid), engine.i_weights.payload.eq(lane_words.o.p.data),
+            lane_words.o.ready.eq(engine.i_weights.ready),
+        ]
+
+        # Commands.
+        for name, sink in (("o_gains", gains.i_command), ("o_table", table.i_command), ("o_norm", norm.i_command),
+                           ("o_embedding", embedding.i_command), ("o_residual", residual.i_command),
+                           ("o_glu", glu.i_command), ("o_engine", engine.i_command),
+                           ("o_attention", attention.i_command), ("o_head", head.i_command),
+                           ("o_sums", vectors.i_sums_access)):
+            pass_fields(m, getattr(executor, name), sink)
+        pass_fields(m, executor.o_sampler, sampler.i_command, greedy=self.greedy, k=self.top_k)
+        pass_fields(m, executor.o_request, cache.i_request, write=1, count=1)
+        wiring.connect(m, executor.o_read, reads.i)
+        wiring.connect(m, reads.o, vectors.i_read)
+        wiring.connect(m, executor.o_write, writes.i)
+        wiring.connect(m, writes.o, vectors.i_write_access)
+        lane = executor.o_lane
+        m.d.comb += [
+            limits.i.p.limit.eq(lane.p.limit), limits.i.valid.eq(lane.valid & owners.i.ready),
+            owners.i.p.token.eq(lane.p.token), owners.i.p.head.eq(lane.p.head), owners.i.valid.eq(lane.valid & limits.i.ready),
+            lane.ready.eq(limits.i.ready & owners.i.ready),
+        ]
+
+        # Vectors from memory to the elementwise units.
+        quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
+        steer(m, vectors.o, [(rope.i, op[Opcode.ROPE]), (residual.i, op[Opcode.RESIDUAL]), (glu.i, op[Opcode.GLU])])
+        aligned = Signal()
+        m.d.comb += [
+            aligned.eq(op[Opcode.NORM] & (executor.flags & Flag.ALIGN).any()),
+            align.i.valid.eq(vectors.o.valid & quantizes), align.i.p.x.eq(vectors.o.p.x), align.i.p.last.eq(vectors.o.p.last),
+            align.i.p.shift.eq(Mux(aligned, exponents.shift, 0)),
+            exponents.words.eq(executor.group), exponents.restart.eq(executor.operation_start),
+            exponents.clear.eq(executor.operation_start & (executor.next_opcode == Opcode.ATTEND)),
+            exponents.word_taken.eq(align.i.valid & align.i.ready), exponents.vector_end.eq(align.i.p.last),
+        ]
+        with m.If(quantizes):
+            m.d.comb += vectors.o.ready.eq(align.i.ready)
+        wiring.connect(m, table.o, rope.i_table)
+
+        # Norm + quantization: gains or ones beside the vector.
+        gained = Signal()
+        m.d.comb += [
+            gained.eq(op[Opcode.NORM] & (executor.flags & Flag.GAIN).any()),
+            norm.i.valid.eq(align.o.valid & (gains.o.valid | ~gained)), norm.i.p.x.eq(align.o.p.x),
+            norm.i.p.last.eq(align.o.p.last), align.o.ready.eq(norm.i.ready & (gains.o.valid | ~gained)),
+            gains.o.ready.eq(gained & norm.i.ready & align.o.valid),
+            *(norm.i.p.gain[i].eq(Mux(gained, gains.o.p[i], 1)) for i in range(lanes)),
+        ]
+        token = Signal(range(config.token_lanes + 1))
+        with m.If(executor.operation_start):
+            m.d.sync += token.eq(0)
+        with m.Elif(norm.o.valid & norm.o.ready & norm.o.p.last):
+            m.d.sync += token.eq(token + 1)
+        targets = ((engine.i_activations, op[Opcode.NORM] & ~to_head), (head.i_activations, op[Opcode.NORM] & to_head),
+                   (packer.i, op[Opcode.APPEND]), (attention.i_query, op[Opcode.ATTEND]))
+        for sink, condition in targets:
+            m.d.comb += [sink.valid.eq(norm.o.valid & condition), sink.p.last.eq(norm.o.p.last),
+                         *(sink.p.q[i].eq(norm.o.p.q[i]) for i in range(lanes))]
+            with m.If(condition):
+                m.d.comb += norm.o.ready.eq(sink.ready)
+        m.d.comb += [engine.i_activations.p.token.eq(token),
+                     executor.vector_quantized.eq(norm.o.valid & norm.o.ready & norm.o.p.last)]
+
+        scale = norm.o_scale
+        m.d.comb += [
+            executor.i_scale.valid.eq(scale.valid & op[Opcode.NORM]), executor.i_scale.payload.eq(scale.p.scale),
+            packer.i_scale.valid.eq(scale.valid & op[Opcode.APPEND]), packer.i_scale.p.scale.eq(scale.p.scale),
+            attention.i_lane.valid.eq(scale.valid & op[Opcode.ATTEND] & limits.o.valid),
+            attention.i_lane.p.scale.eq(scale.p.scale), attention.i_lane.p.limit.eq(limits.o.p.limit),
+            limits.o.ready.eq(scale.valid & op[Opcode.ATTEND] & attention.i_lane.ready),
+            executor.scale_stored.eq(executor.i_scale.valid & executor.i_scale.ready),
+        ]
+        with m.If(op[Opcode.NORM]):
+            m.d.comb += scale.ready.eq(executor.i_scale.ready)
+        with m.Elif(op[Opcode.APPEND]):
+            m.d.comb += scale.ready.eq(packer.i_scale.ready)
+        with m.Elif(op[Opcode.ATTEND]):
+            m.d.comb += scale.ready.eq(attention.i_lane.ready & limits.o.valid)
+
+        # Results back to vector memory.
+        merge(m, [(embedding.o, op[Opcode.EMBED]), (rope.o, op[Opcode.ROPE]), (residual.o, op[Opcode.RESIDUAL]),
+                  (glu.o, op[Opcode.GLU]), (attention.o, op[Opcode.ATTEND])], vectors.i)
+        pass_fields(m, engine.o_sums, vectors.i_sums)
+        m.d.comb += [
+            executor.vector_written.eq(vectors.i.valid & vectors.i.ready & vectors.i.p.last),
+            executor.sums_written.eq(vectors.i_sums.valid & vectors.i_sums.ready & vectors.i_sums.p.last),
+            exponents.i.valid.eq(attention.o_exponent.valid & owners.o.valid),
+            exponents.i.p.exponent.eq(attention.o_exponent.p.exponent),
+            exponents.i.p.token.eq(owners.o.p.token), exponents.i.p.head.eq(owners.o.p.head),
+            attention.o_exponent.ready.eq(exponents.i.ready & owners.o.valid),
+            owners.o.ready.eq(exponents.i.ready & attention.o_exponent.valid),
+            executor.exponent_stored.eq(exponents.i.valid & exponents.i.ready),
+        ]
+
+        # K/V records to memory.
+        pass_fields(m, cache.o_write, self.o_record)
+        m.d.comb += cache.o_read.ready.eq(1)
+        pass_fields(m, packer.o, self.o_record_data)
+        m.d.comb += [
+            cache.capacity.eq(self.kv_capacity), cache.record_beats.eq(self.kv_record_beats),
+            cache.head_stride.eq(self.kv_head_stride),
+            self.i_record_done.ready.eq(1), executor.record_written.eq(self.i_record_done.valid),
+        ]
+
+        # Logits to tokens.
+        wiring.connect(m, head.o, sampler.i)
+        m.d.comb += [
+            sampler.seed.eq(self.seed), sampler.reseed.eq(self.reseed),
+            frontend.i_token.valid.eq(sampler.o.valid), frontend.i_token.p.token.eq(sampler.o.p.token),
+            frontend.i_token.p.value.eq(sampler.o.p.value), sampler.o.ready.eq(frontend.i_token.ready),
+            executor.token_sampled.eq(sampler.o.valid & sampler.o.ready),
+        ]
+
+        # Errors and what is counted.
+        m.d.comb += [self.error.eq(frontend.error), self.error_info.eq(frontend.error_info)]
+        clamped = [(unit.saturated, unit.o.valid & unit.o.ready) for unit in (residual, embedding)]
+        m.d.comb += self.saturations.eq(sum((Mux(taken, count, 0) for count, taken in clamped), start=0))
+        watched = {
+            "engine": (op[Opcode.LINEAR], engine.i_weights, engine.o_sums),
+            "norm_quantize": (quantizes, norm.i, norm.o), "rope": (op[Opcode.ROPE], rope.i, rope.o),
+            "residual": (op[Opcode.RESIDUAL], residual.i, residual.o), "glu": (op[Opcode.GLU], glu.i, glu.o),
+            "attention": (op[Opcode.ATTEND], attention.i_rows, attention.o), "head": (op[Opcode.HEAD], head.i_weights, head.o),
+            "sampler": (op[Opcode.HEAD], sampler.i, sampler.o), "embedding": (op[Opcode.EMBED], embedding.i, embedding.o),
+            "cache": (op[Opcode.APPEND], packer.i, self.o_record_data),
+        }
+        for i, name in enumerate(self.UNITS):
+            running, source, sink = watched[name]
+            m.d.comb += [self.events[i].busy.eq(running), self.events[i].starved.eq(running & source.ready & ~source.valid),
+                         self.events[i].stalled.eq(running & sink.valid & ~sink.ready)]
+        moving = [self.i_data, self.i_program, self.o_record_data, norm.o, vectors.i, engine.o_sums, attention.o_exponent,
+                  head.o, self.o_token, operations.o]
+        m.d.sync += self.progress.eq(Cat(port.valid & port.ready for port in moving).any() | self.start)
+        return m

@@ -1,0 +1,46 @@
+"""Registers of a pipeline that moves as a whole, and an adder tree on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from amaranth.hdl import Module, Signal, Value, ValueCastable
+from amaranth.lib import data
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Adds registers that all load when ``advance`` is high: the pipeline moves or stands as a whole.
+
+    Parameters
+    ----------
+    m : Module
+    advance : Signal
+        High in the cycles in which every stage hands its contents to the next one.
+    """
+
+    def __init__(self, m: Module, advance: Value):
+        self.m = m
+        self.advance = advance
+
+    def register(self, value: Any, stages: int = 1, *, reset: bool = False, name: str | None = None) -> Any:
+        """``value``, ``stages`` registers later; ``reset`` for flags that must be 0 after reset."""
+        for _ in range(stages):
+            shape = value.shape() if isinstance(value, (data.View, Value)) else Value.cast(value).shape()
+            later: Any = Signal(shape, reset_less=not reset, name=name or "stage")
+            target = Value.cast(later) if isinstance(later, ValueCastable) else later
+            with self.m.If(self.advance):
+                self.m.d.sync += target.eq(Value.cast(value))
+            value = later
+        return value
+
+    def add(self, terms: Sequence[Value]) -> tuple[Value, int]:
+        """``(sum, latency)``: a binary tree with one register per level, each level one bit wider."""
+        latency = 0
+        while len(terms) > 1:
+            pairs = [self.register(a + b) for a, b in zip(terms[0::2], terms[1::2], strict=False)]
+            if len(terms) % 2:
+                pairs.append(self.register(terms[-1]))
+            terms = pairs
+            latency += 1
+        return terms[0], latency

@@ -1,0 +1,33 @@
+"""Named configurations: each one is a complete accelerator that the tests, benches and tools know.
+
+- ``tiny``: the smallest useful accelerator, for tests and the demonstration.
+- ``edge``: a ULX3S-class ECP5 board, 16-bit SDRAM behind a 64-bit port.
+"""
+
+from .config import AcceleratorConfig
+
+__all__ = ["PRESETS", "preset"]
+
+PRESETS = {
+    config.name: config
+    for config in (
+        AcceleratorConfig(
+            name="tiny", bus_bits=32, vector_lanes=2, token_lanes=2, tables=8, table_rows=1,
+            query_lanes=4, max_vector=528, max_block_rows=256, vector_memory=4096, max_head_dim=64,
+            max_context=128, max_vocab=1024, prefetch_beats=128, top_k=8,
+        ),
+        AcceleratorConfig(
+            name="edge", bus_bits=64, vector_lanes=4, token_lanes=4, tables=16, table_rows=1,
+            query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,
+            max_context=512, max_vocab=4096, prefetch_beats=512, top_k=16,
+        ),
+    )
+}
+
+
+def preset(name: str) -> AcceleratorConfig:
+    """The configuration called ``name``; ``ValueError`` with the known names otherwise."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ValueError(f"preset must be one of {', '.join(sorted(PRESETS))}, not {name!r}") from None

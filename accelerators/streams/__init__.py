@@ -1,0 +1,24 @@
+"""Stream plumbing shared by all units: ``from ..streams import Queue, connect``.
+
+| block | does |
+|---|---|
+| ``connect`` | connects two ports of exactly the same shape, refuses all others |
+| ``StreamBuffer`` | registers valid, payload and ready |
+| ``Queue`` | first in, first out, any depth |
+| ``Fork``, ``Join`` | one stream to several, several to one |
+| ``Gearbox`` | dense bit stream from one word width to any other |
+| ``Upsizer``, ``Downsizer`` | integer ratios of word widths, packets padded to whole words |
+"""
+
+from .buffer import StreamBuffer
+from .connect import connect
+from .downsizer import Downsizer
+from .fork import Fork
+from .gearbox import Gearbox
+from .join import Join
+from .queue import Queue
+from .upsizer import Upsizer
+from .words import word_layout
+
+__all__ = ["Downsizer", "Fork", "Gearbox", "Join", "Queue", "StreamBuffer", "Upsizer", "connect",
+           "word_layout"]

@@ -1,0 +1,100 @@
+"""Ternary matrix times int8 vectors by table lookup."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig
+from ..streams import Queue, connect
+from .accumulators import Accumulators, sums_layout
+from .feeder import ActivationFeeder, activation_word, command_layout, tile_layout
+from .lanes import LookupLanes
+from .table import TableBuilder
+from .timing import HAZARD, TernaryTiming
+
+__all__ = ["TernaryEngine"]
+
+
+class TernaryEngine(wiring.Component):
+    """TODO"""
+
+    interval = 1
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.timing = TernaryTiming(config)
+        self.latency = self.timing.latency
+        super().__init__({
+            "i_activations": In(stream.Signature(activation_word(config))),
+            "i_command": In(stream.Signature(command_layout(config))),
+            "i_weights": In(stream.Signature(config.lane_bits)),
+            "o_sums": Out(stream.Signature(sums_layout(config))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "TernaryEngine":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config, timing = self.config, self.timing
+        m.submodules.feeder = feeder = ActivationFeeder(config)
+        m.submodules.builder = builder = TableBuilder(config)
+        m.submodules.lanes = lanes = LookupLanes(config)
+        m.submodules.accumulators = accumulators = Accumulators(config)
+        m.submodules.tiles = tiles = Queue(tile_layout(config), 4)
+        m.submodules.results = results = Queue(sums_layout(config), timing.result_slots)
+        connect(m, wiring.flipped(self.i_activations), feeder.i_activations)
+        connect(m, wiring.flipped(self.i_command), feeder.i_command)
+        connect(m, feeder.o, builder.i)
+        connect(m, feeder.o_tiles, tiles.i)
+        connect(m, builder.o, lanes.i_tables)
+        connect(m, results.o, wiring.flipped(self.o_sums))
+
+        # A word is taken when its tables are complete, the accumulators of its sweep are written, and its sums
+        # (if the sweep emits any) have a slot: so the pipeline itself never stalls.
+        tile = tiles.o.p
+        row = Signal.like(tile.last_row)
+        slots = Signal(range(timing.result_slots + 1), init=timing.result_slots)
+        settling = Signal(range(HAZARD))
+        open_, taken, sweep_ends, leaves = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            open_.eq(tiles.o.valid & (tile.first | (settling == 0)) & (~tile.emit | (slots != 0))),
+            lanes.i.valid.eq(self.i_weights.valid & open_),
+            lanes.i.p.indices.eq(self.i_weights.p),
+            lanes.i.p.last.eq(row == tile.last_row),
+            self.i_weights.ready.eq(lanes.i.ready & open_),
+            taken.eq(lanes.i.valid & lanes.i.ready),
+            sweep_ends.eq(taken & lanes.i.p.last),
+            tiles.o.ready.eq(sweep_ends),
+            leaves.eq(results.o.valid & results.o.ready),
+        ]
+        with m.If(taken):
+            m.d.sync += row.eq(row + 1)
+        with m.If(settling != 0):
+            m.d.sync += settling.eq(settling - 1)
+        with m.If(sweep_ends):
+            m.d.sync += [row.eq(0)]
+            with m.If(row < HAZARD - 1):
+                m.d.sync += settling.eq(HAZARD - 1)
+        with m.If(taken & tile.emit & ~leaves):
+            m.d.sync += slots.eq(slots - 1)
+        with m.Elif(leaves & ~(taken & tile.emit)):
+            m.d.sync += slots.eq(slots + 1)
+
+        # What belongs to a word travels beside it.
+        beside = Signal(data.StructLayout({"row": row.shape(), "first": 1, "emit": 1, "last": 1}))
+        m.d.comb += beside.eq(Cat(row, tile.first, tile.emit, tile.last & lanes.i.p.last))
+        for stage in range(lanes.latency):
+            register = Signal.like(beside, name=f"beside_{stage}")
+            m.d.sync += register.eq(beside)
+            beside = register
+        m.d.comb += [
+            accumulators.i.valid.eq(lanes.o.valid),
+            accumulators.i.p.sums.eq(lanes.o.p.sums),
+            accumulators.i.p.carry.eq(lanes.o.p.carry),
+            *(accumulators.i.p[name].eq(beside[name]) for name in ("row", "first", "emit", "last")),
+            results.i.valid.eq(accumulators.o.valid),
+            results.i.p.eq(accumulators.o.p),
+        ]
+        return m

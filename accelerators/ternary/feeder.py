@@ -1,0 +1,177 @@
+"""Activation buffers of the ternary engine, and the order in which K tiles are fed to the table builder."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig, ceil_div
+
+__all__ = ["ActivationFeeder", "activation_word", "command_layout", "tile_layout"]
+
+
+def activation_word(config: AcceleratorConfig) -> data.StructLayout:
+    """``vector_lanes`` activations of one token; ``last`` ends the token's vector."""
+    return data.StructLayout({"token": range(config.token_lanes),
+                              "q": data.ArrayLayout(signed(8), config.vector_lanes), "last": 1})
+
+
+def command_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """One matrix: K tiles, row groups of a full block, row groups in all, tokens."""
+    return data.StructLayout({
+        "tiles": range(ceil_div(config.max_vector, config.tile_activations) + 1),
+        "block_rows": range(config.max_block_rows // config.table_rows + 1),
+        "rows": range(config.vector_memory // config.table_rows + 1),
+        "tokens": range(config.token_lanes + 1)})
+
+
+def tile_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """One sweep: its row groups - 1, first and last K tile of a block, last sweep of a matrix."""
+    return data.StructLayout({"last_row": range(config.max_block_rows // config.table_rows),
+                              "first": 1, "emit": 1, "last": 1})
+
+
+class ActivationFeeder(wiring.Component):
+    """Activation buffers and K-tile order.
+
+    A command uses one vector of each of its tokens, and uses it up: vectors wait at ``i_activations`` while
+    their token's buffer is still needed, a command waits until its vectors are in. So commands and vectors may be
+    sent ahead and in any order relative to each other; the vectors of a command must be sent token by token
+    before those of the next command. The K tiles of a matrix are fed once per block of rows.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``vector_lanes``, ``token_lanes``, ``group_size``, ``tables``, ``table_rows``, ``max_vector``, ``max_block_rows`` and
+        ``vector_memory`` (bound of ``rows``) matter here.
+
+    Members
+    -------
+    i_activations : In(stream): ``{token, q: vector_lanes x signed(8), last}``
+        Fills the buffer of ``token`` from element 0; ``last`` completes it. Elements of the last K tile that are not sent
+        are whatever was there before: their trits must be 0. Words that do not fit ``max_vector``, and words for
+        a token that does not exist, are dropped.
+    i_command : In(stream): ``{tiles, block_rows, rows, tokens}``
+        Taken when the previous command has been fed. One with a zero in any field is dropped.
+    o : Out(stream): ``{x: token_lanes x signed(8)}``
+        One activation of every token lane, column by column; undefined (but driven) for lanes beyond ``tokens``.
+    o_tiles : Out(stream): ``{last_row, first, emit, last}``
+        One item per tile that is fed, offered with its first activation.
+
+    Attributes: ``latency`` from a command (its vectors being in) to the first activation. ``interval`` 1: an activation
+    per cycle; 2 cycles between commands.
+    """
+
+    latency = 4
+    interval = None
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.tile_words = config.tile_activations // config.vector_lanes
+        self.depth = ceil_div(config.max_vector, config.tile_activations) * self.tile_words
+        super().__init__({
+            "i_activations": In(stream.Signature(activation_word(config))),
+            "i_command": In(stream.Signature(command_layout(config))),
+            "o": Out(stream.Signature(data.StructLayout({"x": data.ArrayLayout(signed(8), config.token_lanes)}))),
+            "o_tiles": Out(stream.Signature(tile_layout(config))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "ActivationFeeder":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        tokens, lanes = config.token_lanes, config.vector_lanes
+        full = Signal(tokens)
+        used_up = Signal()
+
+        # Vectors in.
+        token = self.i_activations.p.token if tokens > 1 else 0
+        write_word = Signal(range(self.depth + 1))
+        writes = Signal()
+        m.d.comb += [
+            self.i_activations.ready.eq(~(full.bit_select(token, 1) if tokens > 1 else full)),
+            writes.eq(self.i_activations.valid & self.i_activations.ready & (write_word != self.depth)),
+        ]
+        with m.If(writes):
+            m.d.sync += write_word.eq(write_word + 1)
+        with m.If(used_up):
+            m.d.sync += full.eq(0)
+        with m.If(self.i_activations.valid & self.i_activations.ready & self.i_activations.p.last):
+            m.d.sync += write_word.eq(0)
+            for lane in range(tokens):
+                with m.If(token == lane):
+                    m.d.sync += full[lane].eq(1)
+
+        # Order of tiles.
+        command = Signal(command_layout(config))
+        word, tile_word = Signal(range(self.depth)), Signal(range(self.tile_words))
+        element = Signal(range(lanes))
+        tile = Signal(range(ceil_div(config.max_vector, config.tile_activations)))
+        issue, advance = Signal(), Signal()
+        tile_starts, tile_ends = Signal(), Signal()
+        last_tile, last_block = Signal(), Signal()
+        needed = Cat(command.tokens > lane for lane in range(tokens))
+        m.d.comb += [
+            last_tile.eq(tile == command.tiles - 1),
+            last_block.eq(command.rows <= command.block_rows),
+            tile_starts.eq((element == 0) & (tile_word == 0)),
+            tile_ends.eq((element == lanes - 1) & (tile_word == self.tile_words - 1)),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.i_command.ready.eq(1)
+                m.d.sync += command.eq(self.i_command.p)
+                zero = [self.i_command.p[name] == 0 for name in ("tiles", "block_rows", "rows", "tokens")]
+                with m.If(self.i_command.valid & ~Cat(zero).any()):
+                    m.next = "WAIT"
+            with m.State("WAIT"), m.If((full | ~needed).all()):
+                m.next = "FEED"
+            with m.State("FEED"):
+                m.d.comb += issue.eq(advance & (~tile_starts | ~self.o_tiles.valid | self.o_tiles.ready))
+                with m.If(issue & tile_ends & last_tile & last_block):
+                    m.d.comb += used_up.eq(1)
+                    m.next = "IDLE"
+        with m.If(issue):
+            m.d.sync += element.eq(element + 1)
+            with m.If(element == lanes - 1):
+                m.d.sync += [element.eq(0), word.eq(word + 1), tile_word.eq(tile_word + 1)]
+            with m.If(tile_ends):
+                m.d.sync += [tile_word.eq(0), tile.eq(tile + 1)]
+                with m.If(last_tile):
+                    m.d.sync += [tile.eq(0), word.eq(0), command.rows.eq(command.rows - command.block_rows)]
+        with m.If(self.o_tiles.ready):
+            m.d.sync += self.o_tiles.valid.eq(0)
+        with m.If(issue & tile_starts):
+            m.d.sync += [
+                self.o_tiles.valid.eq(1),
+                self.o_tiles.p.last_row.eq(Mux(last_block, command.rows, command.block_rows) - 1),
+                self.o_tiles.p.first.eq(tile == 0),
+                self.o_tiles.p.emit.eq(last_tile),
+                self.o_tiles.p.last.eq(last_tile & last_block),
+            ]
+
+        # Read: memory, register, selection of one activation.
+        fetched, fetched_element, element_out = Signal(), Signal.like(element), Signal.like(element)
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        with m.If(advance):
+            m.d.sync += [fetched.eq(issue), fetched_element.eq(element),
+                         self.o.valid.eq(fetched), element_out.eq(fetched_element)]
+        for lane in range(tokens):
+            m.submodules[f"buffer_{lane}"] = buffer = Memory(shape=8 * lanes, depth=self.depth, init=[])
+            write, read = buffer.write_port(), buffer.read_port()
+            activations = Signal(8 * lanes, name=f"activations_{lane}")
+            m.d.comb += [
+                write.en.eq(writes & (token == lane)),
+                write.addr.eq(write_word),
+                write.data.eq(self.i_activations.p.q),
+                # Buffers are never written while they are read. Saying so spares the bypass that Yosys would add.
+                read.en.eq(issue & ~(write.en & (write.addr == read.addr))),
+                read.addr.eq(word),
+                self.o.p.x[lane].eq(activations.word_select(element_out, 8).as_signed()),
+            ]
+            with m.If(advance & fetched):
+                m.d.sync += activations.eq(read.data)
+        return m

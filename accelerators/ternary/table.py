@@ -1,0 +1,140 @@
+"""Builds the half tables of the ternary engine: all sums of a group of activations, one entry per cycle."""
+
+from amaranth.hdl import Array, Cat, Module, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig
+from .code import steps
+from .timing import TernaryTiming, entry_bits
+
+__all__ = ["TableBuilder", "table_write"]
+
+
+def table_write(config: AcceleratorConfig) -> data.StructLayout:
+    """One entry of ``builders`` tables, for every token lane; ``last`` ends the tables of a K tile."""
+    timing = TernaryTiming(config)
+    sums = data.ArrayLayout(data.ArrayLayout(signed(entry_bits(config)), timing.builders), config.token_lanes)
+    return data.StructLayout({"slice": range(timing.slices), "entry": range(config.table_entries),
+                              "sums": sums, "last": 1})
+
+
+class TableBuilder(wiring.Component):
+    """Table builder (TeLLMe, section 3.2: TLMM; half tables instead of full ones).
+
+    A K tile has ``tables`` groups of ``group_size`` activations. Its tables are built in *slices* of ``builders``
+    tables at a time; a builder is one adder and one register, because every entry is the previous one plus or minus
+    one activation (``code.py``). All token lanes are built in step. ``builders`` is as many groups as can be
+    loaded, one activation per cycle, in the time that a slice takes, so loading is always hidden::
+
+        i --> shift register --> group registers --> select, negate --> + --+--> o
+              (next slice)       (this slice)                           ^   |
+                                                                        +---+ previous entry
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``group_size``, ``tables`` and ``token_lanes`` matter here.
+
+    Members
+    -------
+    i : In(stream): ``{x: token_lanes x signed(8)}``
+        One activation of every token lane, in the order of the columns; -127..127.
+    o : Out(stream): ``{slice, entry, sums: token_lanes x builders x signed, last}``
+        ``sums[p][b]``: ``entry`` of the table that builder ``b`` builds in ``slice``: table ``slice * builders + b``,
+        in the last slice ``tables - builders + b`` (builders below its first table give no table: ignore them).
+        Entries in order, slices in order, ``last`` on the last entry of a tile.
+
+    Attributes: ``latency``: from the last activation of the first slice to its entry 0. ``interval``: ``entries``
+    cycles per slice, so ``slices * entries`` per tile. No activation is refused by value; -128 is not legal and may wrap.
+    """
+
+    interval = None
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.timing = TernaryTiming(config)
+        self.latency = self.timing.builder_latency
+        super().__init__({
+            "i": In(stream.Signature(data.StructLayout({"x": data.ArrayLayout(signed(8), config.token_lanes)}))),
+            "o": Out(stream.Signature(table_write(config))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "TableBuilder":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config, timing = self.config, self.timing
+        group, builders = config.group_size, timing.builders
+        last_entry = config.table_entries - 1
+
+        # Load: the newest activation enters at the top, so a short last slice ends up in the top builders.
+        waiting = Signal(data.ArrayLayout(data.ArrayLayout(signed(8), group * builders), config.token_lanes))
+        loaded, take, enters = Signal(), Signal(), Signal()
+        complete = Signal()
+        element, load_slice = Signal(range(group * builders)), Signal(range(timing.slices))
+        short = group * (config.tables - builders * (timing.slices - 1)) - 1
+        m.d.comb += [
+            self.i.ready.eq(~loaded | take),
+            enters.eq(self.i.valid & self.i.ready),
+            complete.eq(enters & (element == group * builders - 1)),
+        ]
+        with m.If(load_slice == timing.slices - 1):
+            m.d.comb += complete.eq(enters & (element == short))
+        with m.If(enters):
+            m.d.sync += element.eq(element + 1)
+            for token in range(config.token_lanes):
+                m.d.sync += waiting[token].as_value().eq(Cat(waiting[token].as_value()[8:], self.i.p.x[token]))
+        with m.If(complete):
+            m.d.sync += [element.eq(0), load_slice.eq(load_slice + 1)]
+            with m.If(load_slice == timing.slices - 1):
+                m.d.sync += load_slice.eq(0)
+        m.d.sync += loaded.eq(complete | (loaded & ~take))
+
+        # Steps: what to add for an entry is decoded one step ahead, into registers.
+        groups = Signal.like(waiting)
+        running, entry, slice_ = Signal(), Signal(range(config.table_entries)), Signal(range(timing.slices))
+        chosen, subtract = Signal(range(group)), Signal()
+        advance = Signal()
+        m.d.comb += [
+            advance.eq(~self.o.valid | self.o.ready),
+            take.eq(loaded & advance & (~running | (entry == last_entry))),
+        ]
+        with m.If(advance & running):
+            m.d.sync += entry.eq(entry + 1)
+            with m.Switch(entry):
+                for before, (which, sign) in enumerate(steps(group)):
+                    with m.Case(before):
+                        m.d.sync += [chosen.eq(which), subtract.eq(sign < 0)]
+            with m.If(entry == last_entry):
+                m.d.sync += [running.eq(0), entry.eq(0), slice_.eq(slice_ + 1)]
+                with m.If(slice_ == timing.slices - 1):
+                    m.d.sync += slice_.eq(0)
+        with m.If(take):
+            m.d.sync += [groups.eq(waiting), running.eq(1), entry.eq(0)]
+
+        # Operand, then sum; entry 0 is the zero sum.
+        operand_valid, operand_subtract = Signal(), Signal()
+        operand_entry, operand_slice, operand_last = Signal.like(entry), Signal.like(slice_), Signal()
+        with m.If(advance):
+            m.d.sync += [
+                operand_valid.eq(running), operand_subtract.eq(subtract),
+                operand_entry.eq(entry), operand_slice.eq(slice_),
+                operand_last.eq((entry == last_entry) & (slice_ == timing.slices - 1)),
+                self.o.valid.eq(operand_valid), self.o.p.entry.eq(operand_entry),
+                self.o.p.slice.eq(operand_slice), self.o.p.last.eq(operand_last),
+            ]
+        for token in range(config.token_lanes):
+            for builder in range(builders):
+                mine = Array(groups[token][builder * group + i] for i in range(group))
+                operand = Signal(signed(8), name=f"operand_{token}_{builder}")
+                previous = self.o.p.sums[token][builder]
+                # The carry into the lowest bit completes the negation.
+                total = Cat(operand_subtract, previous).as_signed() + Cat(operand_subtract, operand).as_signed()
+                with m.If(advance):
+                    m.d.sync += [operand.eq(mine[chosen] ^ subtract.replicate(8).as_signed()), previous.eq(total[1:])]
+                    with m.If(operand_entry == 0):
+                        m.d.sync += previous.eq(0)
+        return m

@@ -1,0 +1,77 @@
+"""What the ternary engine promises in cycles, and the widths and counts that its parts share. Plain Python.
+
+Cycle counts are exact when weights are always offered, sums are always taken and the activations of a command are
+in before it.
+"""
+
+from dataclasses import dataclass
+
+from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
+
+__all__ = ["HAZARD", "TernaryTiming", "entry_bits"]
+
+HAZARD = 4
+"""Cycles from reading an accumulator until the new value can be read."""
+
+
+def entry_bits(config: AcceleratorConfig) -> int:
+    """Bits of a table entry: a sum of ``group_size`` activations in -127..127."""
+    return bits_for_magnitude(127 * config.group_size)
+
+
+@dataclass(frozen=True)
+class TernaryTiming:
+    """Cycle model of ``TernaryEngine``.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+    """
+
+    config: AcceleratorConfig
+
+    @property
+    def builders(self) -> int:
+        """Tables built at a time: as many groups as are loaded, one activation per cycle, while a slice is built."""
+        return min(self.config.tables, self.config.table_entries // self.config.group_size)
+
+    @property
+    def slices(self) -> int:
+        """Slices of ``builders`` tables per K tile; the last one may be short."""
+        return ceil_div(self.config.tables, self.builders)
+
+    @property
+    def build(self) -> int:
+        """Cycles to build the tables of a K tile."""
+        return self.slices * self.config.table_entries
+
+    @property
+    def builder_latency(self) -> int:
+        """From the last activation of a slice until its entry 0 is offered."""
+        return 4
+
+    @property
+    def levels(self) -> int:
+        """Register stages of the adder tree, table lookup included."""
+        return max(1, (self.config.tables - 1).bit_length())
+
+    @property
+    def latency(self) -> int:
+        """From a lane word of the last K tile until its sums are offered: index register, tree, accumulators, queue."""
+        return 1 + self.levels + (HAZARD - 1) + 2
+
+    @property
+    def result_slots(self) -> int:
+        """Row groups between acceptance of a word and its sums being taken: enough for a word per cycle."""
+        return 1 << (self.latency + 1).bit_length()
+
+    @property
+    def start(self) -> int:
+        """From a command (its activations being in, nothing running) until its first lane word is taken."""
+        first_slice = self.config.group_size * min(self.builders, self.config.tables)
+        return first_slice + self.build + 7
+
+    def sweep(self, row_groups: int) -> int:
+        """Cycles from the first word of a K tile to the first word of the next, in the steady state."""
+        settled = row_groups if row_groups >= HAZARD else row_groups + HAZARD - 1
+        return max(settled, self.build)

@@ -1,0 +1,175 @@
+"""The accelerator: core, memory port, register block and token output, with standard AXI port names."""
+
+from amaranth.hdl import ClockDomain, ClockSignal, Module, Mux, ResetInserter, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .axi import AXI4LiteSignature, AXI4Signature, merge_channels
+from .config import AcceleratorConfig
+from .control.errors import ErrorCause
+from .control.registers import RegisterBlock
+from .control.regmap import WINDOW_BITS
+from .core import CONTROL, Core, pass_fields
+from .memory.arbiter import ReadArbiter
+from .memory.bursts import default_burst_beats
+from .memory.reader import BurstReader
+from .memory.writer import BurstWriter
+from .streams import StreamBuffer, connect
+
+__all__ = ["Accelerator"]
+
+RESET_CYCLES = 4
+
+
+class Accelerator(wiring.Component):
+    """Everything that a board or an SoC connects.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+
+    Members
+    -------
+    aclk, aresetn : In(1)
+        Clock and synchronous active-low reset of everything.
+    m_axi_gmem_* : AXI4 master, ``bus_bits`` wide, 32-bit addresses, 1-bit IDs
+        Program, weights, tables, K/V cache. INCR bursts that never cross 4 KiB.
+    s_axi_csr_* : AXI4-Lite slave, 4 KiB
+        ``control/regmap.py``.
+    m_axis_tokens_* : AXI4-Stream master
+        One transfer per generated token: ``tdata`` token id, ``tuser`` the largest logit (signed integer units),
+        ``tlast`` on the final one.
+    interrupt : Out(1)
+        A generation is done or an error is pending.
+
+    Errors stop the run cleanly: no new transfer begins, those under way end (write data that the stopped core no longer gives is
+    zero and belongs to the position that failed), the core is reset, ``STATUS`` and ``ERROR_CAUSE`` tell; the next start begins afresh.
+
+    Latency and interval: per program; see ``sim/timing.py`` for the cycle model.
+    """
+
+    latency = None
+    interval = None
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self._memory = AXI4Signature(config.bus_bits, id_bits=1)
+        self._csr = AXI4LiteSignature(32, address_bits=WINDOW_BITS)
+        ports: dict = {"aclk": In(1), "aresetn": In(1)}
+        ports |= {f"m_axi_gmem_{name}": member for name, member in self._memory.members.items()}
+        ports |= {f"s_axi_csr_{name}": member.flip() for name, member in self._csr.members.items()}
+        ports |= {"m_axis_tokens_tdata": Out(32), "m_axis_tokens_tuser": Out(64), "m_axis_tokens_tlast": Out(1),
+                  "m_axis_tokens_tvalid": Out(1), "m_axis_tokens_tready": In(1), "interrupt": Out(1)}
+        super().__init__(ports)
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "Accelerator":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.domains.sync = ClockDomain()
+        m.d.comb += [ClockSignal().eq(self.aclk), ResetSignal().eq(~self.aresetn)]
+
+        core_reset = Signal()
+        core = Core(config)
+        m.submodules.core = ResetInserter(core_reset)(core)
+        m.submodules.registers = registers = RegisterBlock(config, Core.UNITS)
+        short_burst = min(16, default_burst_beats(config.bus_bits))
+        m.submodules.program_reader = program = BurstReader(config.bus_bits, burst_beats=short_burst, outstanding=2,
+                                                            buffer_beats=max(32, 2 * short_burst))
+        m.submodules.data_reader = reader = BurstReader.for_config(config)
+        m.submodules.arbiter = arbiter = ReadArbiter(config.bus_bits, 2, policy="priority")
+        m.submodules.writer = writer = BurstWriter.for_config(config)
+        m.submodules.tokens = tokens = StreamBuffer(core.o_token.p.shape())
+
+        # Memory port.
+        port = self._memory.create(path=("gmem",))
+        for name, member in self._memory.members.items():
+            outside, inside = getattr(self, f"m_axi_gmem_{name}"), getattr(port, name)
+            m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        connect(m, program.m_axi, arbiter.s_axi[0])
+        connect(m, reader.m_axi, arbiter.s_axi[1])
+        merge_channels(m, port, read=arbiter.m_axi, write=writer.m_axi)
+
+        # Commands under way; a halted core starts no more.
+        halted = Signal()
+        waiting = []
+        for source, sink, ended in (
+                (core.o_program, program.i_command, program.o.valid & program.o.ready & program.o.p.last),
+                (core.o_data, reader.i_command, reader.o.valid & reader.o.ready & reader.o.p.last),
+                (core.o_record, writer.i_command, writer.o_done.valid & writer.o_done.ready)):
+            m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
+                         source.ready.eq(sink.ready & ~halted)]
+            under_way = Signal(8)
+            m.d.sync += under_way.eq(under_way + (sink.valid & sink.ready) - ended)
+            waiting.append(under_way)
+        for source, sink in ((program.o, core.i_program), (reader.o, core.i_data)):
+            m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
+                         source.ready.eq(sink.ready | halted)]
+        m.d.comb += [
+            writer.i.p.data.eq(Mux(halted, 0, core.o_record_data.p.data)), writer.i.valid.eq(core.o_record_data.valid | halted),
+            core.o_record_data.ready.eq(writer.i.ready & ~halted),
+        ]
+        pass_fields(m, writer.o_done, core.i_record_done)
+        with m.If(halted):
+            m.d.comb += writer.o_done.ready.eq(1)
+
+        # The first error halts the core; when the port is quiet the core is reset and a new run may start.
+        count = Signal(range(RESET_CYCLES + 1))
+        quiet = Signal()
+        m.d.comb += [quiet.eq(~(waiting[0].any() | waiting[1].any() | waiting[2].any())), core_reset.eq(count.any())]
+        cause, info = Signal(8), Signal(32)
+        with m.If(program.error | reader.error):
+            m.d.comb += [cause.eq(ErrorCause.BUS_READ_ERROR),
+                         info.eq(Mux(program.error, program.error_address, reader.error_address))]
+        with m.Elif(writer.error):
+            m.d.comb += [cause.eq(ErrorCause.BUS_WRITE_ERROR), info.eq(writer.error_address)]
+        with m.Elif(core.error != 0):
+            m.d.comb += [cause.eq(core.error), info.eq(core.error_info)]
+        with m.FSM():
+            with m.State("RUN"):
+                m.d.comb += [registers.raise_error.eq(cause), registers.raise_info.eq(info)]
+                with m.If((cause != 0) | (registers.error_pending & core.busy)):
+                    m.next = "HALT"
+            with m.State("HALT"):
+                m.d.comb += halted.eq(1)
+                with m.If(quiet):
+                    m.d.sync += count.eq(RESET_CYCLES)
+                    m.next = "RESET"
+            with m.State("RESET"):
+                m.d.comb += [halted.eq(1), program.clear.eq(1), reader.clear.eq(1), writer.clear.eq(1)]
+                m.d.sync += count.eq(count - 1)
+                with m.If(count == 1):
+                    m.next = "RUN"
+
+        # Registers.
+        m.d.comb += [
+            core.start.eq(registers.start), core.reseed.eq(registers.reseed), core.seed.eq(registers.seed),
+            core.greedy.eq(registers.greedy), core.top_k.eq(registers.top_k),
+            core.inverse_temperature.eq(registers.inverse_temperature),
+            *(getattr(core, name).eq(getattr(registers, name)) for name in CONTROL),
+            registers.busy.eq(core.busy | halted), registers.done.eq(core.done),
+            registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
+            registers.operation.eq(core.tag), registers.progress.eq(core.progress),
+            registers.saturated.eq(core.saturations), registers.events.eq(core.events),
+            registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
+            registers.read_stall.eq(port.rvalid & ~port.rready),
+            registers.read_idle.eq(~port.rvalid & (waiting[0].any() | waiting[1].any())),
+            self.interrupt.eq(registers.interrupt),
+        ]
+        for name, member in self._csr.members.items():
+            outside, inside = getattr(self, f"s_axi_csr_{name}"), getattr(registers.s_axi_csr, name)
+            m.d.comb += inside.eq(outside) if member.flow is Out else outside.eq(inside)
+
+        # Tokens; those that were generated leave even if an error follows.
+        connect(m, core.o_token, tokens.i)
+        with m.If(tokens.i.valid & tokens.i.ready):
+            m.d.sync += [registers.last_token.eq(tokens.i.p.token), registers.last_value.eq(tokens.i.p.value)]
+        m.d.comb += [
+            self.m_axis_tokens_tdata.eq(tokens.o.p.token), self.m_axis_tokens_tuser.eq(tokens.o.p.value),
+            self.m_axis_tokens_tlast.eq(tokens.o.p.last), self.m_axis_tokens_tvalid.eq(tokens.o.valid),
+            tokens.o.ready.eq(self.m_axis_tokens_tready),
+        ]
+        return m

@@ -1,0 +1,275 @@
+"""Compiler: checkpoint -> memory image and program.
+
+Lays out, from address 0: the embedding and rotary tables, per layer the gains and packed ternary matrices (q|k|v fused, o,
+gate|up fused, down), the LM head, the program, and, behind the bytes of the file, the prompt buffer (one token id per bus
+word) and the KV cache. Every section starts at a bus word.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import ceil, frexp, log2, sqrt
+
+import numpy as np
+
+from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div
+from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
+from ..sim.golden import head, ternary
+from ..sim.golden.numerics import Scalar
+from .checkpoint import Checkpoint
+from .image import Image, Section
+
+__all__ = ["CompileError", "compile_model", "fraction_bits_for"]
+
+ROPE_FRACTION_BITS = 14
+ROPE_KEPT_BITS = 6
+
+
+class CompileError(ValueError):
+    """The model does not fit the accelerator; the message names the parameter of each and the rule."""
+
+
+def fraction_bits_for(peak: float) -> int:
+    """Fraction bits of the int32 residual stream that leave 8x headroom above ``peak``, at most 24."""
+    _, exponent = frexp(max(peak, 1e-30) * 8)
+    return max(0, min(24, 31 - exponent))
+
+
+def check_fit(model: ModelShape, config: AcceleratorConfig) -> None:
+    """Raise ``CompileError`` unless ``config`` can run ``model``."""
+    lanes = config.vector_lanes
+    rules = [
+        (model.head_dim % (2 * lanes) == 0,
+         f"head_dim {model.head_dim} must be a multiple of 2 * vector_lanes = {2 * lanes}"),
+        (model.head_dim <= config.max_head_dim, f"head_dim {model.head_dim} exceeds max_head_dim {config.max_head_dim}"),
+        (model.group <= config.query_lanes,
+         f"{model.group} query heads per KV head exceed query_lanes {config.query_lanes}"),
+        (model.vocab_size <= config.max_vocab, f"vocab_size {model.vocab_size} exceeds max_vocab {config.max_vocab}"),
+        (model.heads <= config.max_heads, f"{model.heads} heads exceed max_heads {config.max_heads}"),
+    ]
+    for name, length in (("hidden_size", model.hidden_size), ("intermediate_size", model.intermediate_size),
+                         ("heads * head_dim", model.heads * model.head_dim)):
+        rules.append((length <= config.max_vector, f"{name} {length} exceeds max_vector {config.max_vector}"))
+    needed = VectorMemory(model, config).elements
+    rules.append((needed <= config.vector_memory,
+                  f"the model needs {needed} elements of vector memory, vector_memory is {config.vector_memory}"))
+    for holds, message in rules:
+        if not holds:
+            raise CompileError(f"preset {config.name!r} cannot run this model: {message}")
+
+
+class VectorMemory:
+    """Word addresses of the vector-memory regions of one token."""
+
+    def __init__(self, model: ModelShape, config: AcceleratorConfig) -> None:
+        lanes = config.vector_lanes
+        self.hidden = ceil_div(model.hidden_size, lanes)
+        self.ffn = ceil_div(model.intermediate_size, lanes)
+        self.head = ceil_div(model.head_dim, lanes)
+        self.residual = 0
+        self.sums = self.q = self.gate = self.hidden
+        self.k = self.q + model.heads * self.head
+        self.v = self.k + model.kv_heads * self.head
+        self.attention = self.v + model.kv_heads * self.head
+        self.up = self.gate + self.ffn
+        end = max(self.sums + self.hidden, self.attention + model.heads * self.head, self.up + self.ffn)
+        self.elements = end * lanes
+
+
+class _Layout:
+    """Grows the image section by section; every section starts at a bus word."""
+
+    def __init__(self, bus_bytes: int) -> None:
+        self.bus_bytes = bus_bytes
+        self.sections: list[Section] = []
+        self.parts: list[np.ndarray] = []
+        self.end = 0
+
+    def add(self, name: str, contents: np.ndarray, kind: str) -> tuple[int, int]:
+        """Append ``contents``; returns ``(address, beats)``."""
+        raw = np.ascontiguousarray(contents).view(np.uint8).reshape(-1)
+        padded = np.zeros(ceil_div(raw.size, self.bus_bytes) * self.bus_bytes, np.uint8)
+        padded[:raw.size] = raw
+        address, self.end = self.end, self.end + padded.size
+        self.sections.append(Section(name, address, padded.size, kind))
+        self.parts.append(padded)
+        return address, padded.size // self.bus_bytes
+
+
+def fixed_point(values: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
+    """Integers of ``bits`` and the exponent ``e`` with ``values ~ integers * 2**e``, as precise as fits."""
+    peak = float(np.abs(values).max(initial=0.0))
+    exponent = ceil(log2(peak / ((1 << (bits - 1)) - 1))) if peak > 0 else 0
+    integers = np.rint(values.astype(np.float64) * 2.0 ** -exponent).astype(np.int64)
+    return integers, exponent
+
+
+def rope_table(model: ModelShape, config: AcceleratorConfig, positions: int) -> np.ndarray:
+    """int16 ``[positions, row]``: per pair word V cosines then V sines in Q1.14, rows padded to bus words."""
+    frequencies = model.rope_theta ** (-np.arange(0, model.head_dim, 2) / model.head_dim)
+    angles = np.arange(positions)[:, None] * frequencies
+    parts = [np.rint(f(angles) * (1 << ROPE_FRACTION_BITS)).astype(np.int16)
+             .reshape(positions, -1, 1, config.vector_lanes) for f in (np.cos, np.sin)]
+    rows = np.concatenate(parts, axis=2).reshape(positions, -1)
+    elements = ceil_div(rows.shape[1] * 16, config.bus_bits) * config.bus_bits // 16
+    return np.pad(rows, ((0, 0), (0, elements - rows.shape[1])))
+
+
+def embedding_table(weights: np.ndarray, config: AcceleratorConfig, fraction_bits: int) -> tuple[np.ndarray, int]:
+    """Embedding rows as integers padded to bus words, and the left shift to the residual's format."""
+    integers, exponent = fixed_point(weights, config.embedding_bits)
+    if exponent < -fraction_bits:  # more precise than the residual stream: round once, here
+        exponent = -fraction_bits
+        integers = np.rint(weights.astype(np.float64) * 2.0 ** fraction_bits).astype(np.int64)
+    row = ceil_div(weights.shape[1] * config.embedding_bits, config.bus_bits) * config.bus_bits // config.embedding_bits
+    padded = np.zeros((weights.shape[0], row), np.int16 if config.embedding_bits == 16 else np.int32)
+    padded[:, :weights.shape[1]] = integers
+    return padded, exponent + fraction_bits
+
+
+def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int,
+                  context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> Image:
+    """Compile ``checkpoint`` for ``config``.
+
+    Parameters
+    ----------
+    fraction_bits : int
+        Of the residual stream, 0 to 24 (``fraction_bits_for`` of a calibration run's peak).
+    context : int
+        Positions of KV cache; the smaller of the model's and the configuration's maximum by default.
+    progress : callable
+        Called with the name of each section before it is packed.
+
+    Raises ``CompileError`` if the model does not fit and ``CheckpointError`` for a bad checkpoint.
+    """
+    model = checkpoint.model
+    check_fit(model, config)
+    limit = min(model.max_context, config.max_context)
+    capacity = limit if context is None else context
+    if not 1 <= capacity <= limit:
+        raise CompileError(f"context must be in 1..{limit}, not {capacity}")
+    if not 0 <= fraction_bits <= 24:
+        raise CompileError(f"fraction_bits must be in 0..24, not {fraction_bits}")
+    layout = _Layout(config.bus_bytes)
+    build = _Builder(checkpoint, config, layout, fraction_bits, capacity, progress)
+    program = build.program()
+    # The cache lies behind the program and the prompt buffer; the operations count its addresses from 0 until here.
+    program_bytes = ceil_div(len(program) * INSTRUCTION_BYTES, config.bus_bytes) * config.bus_bytes
+    prompt_address = layout.end + program_bytes
+    kv_address = prompt_address + limit * config.bus_bytes
+    memory_bytes = kv_address + model.layers * model.kv_heads * build.head_stride
+    if memory_bytes >= 1 << 32:
+        raise CompileError(f"image and KV cache take {memory_bytes} bytes; addresses have 32 bits")
+    program = [replace(op, address=op.address + kv_address) if op.opcode in (Opcode.APPEND, Opcode.ATTEND) else op
+               for op in program]
+    program_address, _ = layout.add("program", np.frombuffer(encode_program(program), np.uint8), "program")
+    return Image(config=config, model=model, data=np.concatenate(layout.parts), memory_bytes=memory_bytes,
+                 program_address=program_address, prompt_address=prompt_address, kv_capacity=capacity,
+                 kv_record_beats=build.record_beats, kv_head_stride=build.head_stride, fraction_bits=fraction_bits,
+                 operations=build.names, sections=layout.sections, checkpoint_sha256=checkpoint.sha256)
+
+
+class _Builder:
+    """Packs the tensors and writes the program of one model."""
+
+    def __init__(self, checkpoint: Checkpoint, config: AcceleratorConfig, layout: _Layout, fraction_bits: int,
+                 capacity: int, progress: Callable[[str], None]) -> None:
+        self.checkpoint, self.model, self.config = checkpoint, checkpoint.model, config
+        self.layout, self.fraction_bits, self.progress = layout, fraction_bits, progress
+        self.memory = VectorMemory(self.model, config)
+        self.names: list[str] = []
+        self.ops: list[Instruction] = []
+        self.kv_beats = ceil_div(self.model.head_dim * config.kv_bits, config.bus_bits)
+        self.record_beats = ceil_div(64, config.bus_bits) + 2 * self.kv_beats
+        self.head_stride = capacity * self.record_beats * config.bus_bytes
+
+    def emit(self, name: str, opcode: Opcode, **fields) -> None:
+        scalars = {key: (value.mantissa, value.exponent) for key, value in fields.items() if isinstance(value, Scalar)}
+        self.ops.append(Instruction(opcode, tag=len(self.names), **{**fields, **scalars}))
+        self.names.append(name)
+
+    def program(self) -> list[Instruction]:
+        model, config, memory = self.model, self.config, self.memory
+        self.progress("embedding")
+        table, shift = embedding_table(self.checkpoint.embedding(), config, self.fraction_bits)
+        address, beats = self.layout.add("embedding", table, "embedding")
+        self.emit("embedding", Opcode.EMBED, address=address, beats=beats // model.vocab_size, rows=model.vocab_size,
+                  destination=memory.residual, words=memory.hidden, shift=shift)
+        self.rope, beats = self.layout.add("rope", rope_table(model, config, min(model.max_context, config.max_context)),
+                                           "rope")
+        self.rope_beats = beats // min(model.max_context, config.max_context)
+        for layer in range(model.layers):
+            self.progress(f"layer {layer}")
+            self.layer(layer, layer * model.kv_heads * self.head_stride)
+        self.progress("lm head")
+        wide = Flag.WIDE if config.head_activation_bits == 16 else Flag(0)
+        self.norm("final norm", "final_norm", self.checkpoint.final_gain(), memory.residual, model.hidden_size,
+                  Flag.LAST_CHUNK | Flag.TO_HEAD | Flag.NORMALIZE | wide, Scalar.from_float(2.0 ** -self.fraction_bits),
+                  rows=model.vocab_size)
+        packed, unit = head.pack_head(self.checkpoint.lm_head(), config)
+        address, beats = self.layout.add("lm_head", packed, "head")
+        self.emit("lm head", Opcode.HEAD, flags=Flag.LAST_CHUNK, address=address, beats=beats, rows=model.vocab_size,
+                  words=memory.hidden, scalar_a=Scalar.from_float(float(unit) * log2(np.e)))
+        self.emit("end", Opcode.END)
+        return self.ops
+
+    def norm(self, name: str, key: str, gain: np.ndarray | None, source: int, length: int, flags: Flag,
+             scale: Scalar, **fields: int) -> None:
+        """One NORM with its gains; ``gain`` None: no gains and no division by the root mean square."""
+        address = beats = exponent = 0
+        if gain is not None:
+            integers, exponent = fixed_point(gain, 16)
+            address, beats = self.layout.add(key, integers.astype(np.int16), "gain")
+            flags |= Flag.GAIN | Flag.NORMALIZE
+        self.emit(name, Opcode.NORM, flags=flags, source=source, words=ceil_div(length, self.config.vector_lanes),
+                  address=address, beats=beats, shift=exponent, scalar_a=scale, **fields,
+                  scalar_b=Scalar.from_float(1 / length), scalar_c=Scalar.from_float(self.model.rms_norm_eps))
+
+    def linear(self, name: str, key: str, matrices: list[np.ndarray], destination: int) -> None:
+        """One LINEAR; the rows of each matrix are padded to whole vector words."""
+        config = self.config
+        padded = [np.pad(m, ((0, -m.shape[0] % config.vector_lanes), (0, 0))) for m in matrices]
+        trits = np.concatenate(padded)
+        address, beats = self.layout.add(key, ternary.pack(trits, config), "ternary")
+        self.emit(name, Opcode.LINEAR, address=address, beats=beats, rows=trits.shape[0] // config.table_rows,
+                  tiles=ceil_div(trits.shape[1], config.tile_activations),
+                  block_rows=config.max_block_rows // config.table_rows, destination=destination,
+                  other=padded[0].shape[0] // config.table_rows)
+
+    def layer(self, layer: int, cache: int) -> None:
+        model, config, memory, checkpoint = self.model, self.config, self.memory, self.checkpoint
+        name = f"layer {layer} "
+        projection = {which: checkpoint.projection(layer, which) for which in ("q", "k", "v", "o", "gate", "up", "down")}
+        scale = {which: projection[which].scale for which in projection}
+        residual_scale = Scalar.from_float(2.0 ** -self.fraction_bits)
+        self.norm(name + "attention norm", f"layers.{layer}.attention_norm", checkpoint.gain(layer, "attention"),
+                  memory.residual, model.hidden_size, Flag(0), residual_scale)
+        self.linear(name + "q+k+v", f"layers.{layer}.qkv", [projection[w].trits for w in "qkv"], memory.q)
+        self.emit(name + "rotary embedding", Opcode.ROPE, source=memory.q, count=model.heads + model.kv_heads,
+                  words=memory.head, address=self.rope, beats=self.rope_beats)
+        kept = 2.0 ** -ROPE_KEPT_BITS
+        self.emit(name + "cache append", Opcode.APPEND, address=cache, source=memory.k, destination=memory.v,
+                  count=model.kv_heads, words=memory.head, scalar_a=Scalar.from_float(scale["k"] * kept),
+                  scalar_b=Scalar.from_float(scale["v"]))
+        self.emit(name + "attention", Opcode.ATTEND, address=cache, source=memory.q, destination=memory.attention,
+                  count=model.kv_heads, group=model.group, words=memory.head, beats=self.kv_beats,
+                  tiles=config.query_lanes // model.group,
+                  scalar_a=Scalar.from_float(scale["q"] * kept * log2(np.e) / sqrt(model.head_dim)))
+        self.norm(name + "attention sub-norm", f"layers.{layer}.attention_sub_norm", checkpoint.gain(layer, "attention_sub"),
+                  memory.attention, model.heads * model.head_dim, Flag.ALIGN, Scalar.from_float(1.0), group=memory.head)
+        self.linear(name + "o", f"layers.{layer}.o", [projection["o"].trits], memory.sums)
+        self.emit(name + "attention residual", Opcode.RESIDUAL, source=memory.sums, destination=memory.residual,
+                  words=memory.hidden, scalar_a=Scalar.from_float(scale["o"] * 2.0 ** self.fraction_bits))
+        self.norm(name + "ffn norm", f"layers.{layer}.ffn_norm", checkpoint.gain(layer, "ffn"), memory.residual,
+                  model.hidden_size, Flag(0), residual_scale)
+        self.linear(name + "gate+up", f"layers.{layer}.gate_up", [projection["gate"].trits, projection["up"].trits],
+                    memory.gate)
+        silu = model.activation == "silu"
+        product = scale["gate"] * scale["up"] * (1.0 if silu else scale["gate"])
+        self.emit(name + "activation", Opcode.GLU, flags=Flag.SILU if silu else Flag(0), source=memory.gate,
+                  other=memory.up, destination=memory.gate, words=memory.ffn,
+                  scalar_a=Scalar.from_float(scale["gate"]), scalar_b=Scalar.from_float(product))
+        self.norm(name + "ffn sub-norm", f"layers.{layer}.ffn_sub_norm", checkpoint.gain(layer, "ffn_sub"), memory.gate,
+                  model.intermediate_size, Flag.PRODUCT, Scalar.from_float(1.0))
+        self.linear(name + "down", f"layers.{layer}.down", [projection["down"].trits], memory.sums)
+        self.emit(name + "ffn residual", Opcode.RESIDUAL, source=memory.sums, destination=memory.residual,
+                  words=memory.hidden, scalar_a=Scalar.from_float(scale["down"] * 2.0 ** self.fraction_bits))

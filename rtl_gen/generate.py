@@ -1,0 +1,154 @@
+"""From a checkpoint to generated text: calibrate, compile, emit, build, simulate, and check every token against the golden model."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.control.regmap import UNIT_EVENTS, UNIT_NAMES
+from ..accelerators.top import Accelerator
+from ..sim.golden.machine import Machine, Step
+from ..sim.native.build import build_driver
+from ..sim.native.run import Generated, Run, Sampling, simulate
+from ..sim.reference import Reference
+from .checkpoint import Checkpoint
+from .compile import compile_model, fraction_bits_for
+from .emit import Emitted, emit
+from .image import Image, ImageError, write_atomically
+from .yowasp import build_root
+
+__all__ = ["Outcome", "calibrate", "compiled_image", "emitted_accelerator", "generate", "write_summary"]
+
+CALIBRATION_TOKENS = 48
+
+
+def calibrate(checkpoint: Checkpoint, seed: int = 1) -> int:
+    """Fraction bits of the residual stream: 8x headroom above the peak of a float run over seeded random tokens."""
+    model = checkpoint.model
+    count = min(CALIBRATION_TOKENS, model.max_context)
+    tokens = np.random.default_rng(seed).integers(0, model.vocab_size, count).tolist()
+    if model.bos is not None:
+        tokens[0] = model.bos
+    capture: dict[str, np.ndarray] = {}
+    Reference(checkpoint, np.float32).forward(tokens, capture=capture)
+    return fraction_bits_for(float(np.abs(capture["hidden_states"]).max()))
+
+
+def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
+                   context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
+    """Image and its ``.bin`` file in ``build/images``, compiled unless the same one is there and intact."""
+    key = hashlib.sha256(json.dumps([checkpoint.sha256, config.to_json(), fraction_bits, context, _compiler_hash()]).encode())
+    stem = build_root() / "images" / f"{checkpoint.path.name}-{config.name}-{key.hexdigest()[:12]}"
+    try:
+        return Image.load(stem), stem.with_suffix(".bin")
+    except ImageError:
+        pass
+    if fraction_bits is None:
+        progress("calibration")
+        fraction_bits = calibrate(checkpoint)
+    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, progress=progress)
+    image.save(stem)
+    return image, stem.with_suffix(".bin")
+
+
+def _compiler_hash() -> str:
+    """Hash of the sources that decide what an image contains."""
+    here = Path(__file__).parent
+    sources = [here / "compile.py", here / "image.py", here / "generate.py", *sorted((here.parent / "sim/golden").glob("*.py")),
+               here.parent / "accelerators/control/isa.py", here.parent / "accelerators/ternary/code.py"]
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes() if source.is_file() else b"")
+    return digest.hexdigest()
+
+
+def emitted_accelerator(config: AcceleratorConfig) -> Emitted:
+    """Verilog and sidecar of the whole accelerator."""
+    return emit(Accelerator(config), f"accelerator_{config.name}", config)
+
+
+@dataclass
+class Outcome:
+    """A generation and its comparison with the golden model."""
+
+    run: Run
+    steps: list[Step] = field(default_factory=list)
+    mismatch: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def golden_match(self) -> bool:
+        return self.mismatch is None and self.run.error is None and len(self.steps) == len(self.run.tokens) > 0
+
+
+def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[int], count: int, *,
+             eos: int | None = None, sampling: Sampling = Sampling(), wave: Path | None = None,
+             on_token: Callable[[Generated], None] = lambda token: None, **memory: Any) -> Outcome:
+    """Run the simulated accelerator; the golden model keeps pace and the first difference is recorded."""
+    program = build_driver(emitted, image.config.bus_bits, waves=wave is not None)
+    machine = Machine(image, seed=sampling.seed, greedy=sampling.greedy, top_k=sampling.top_k,
+                      inverse_temperature=float(sampling.inverse_temperature))
+    expected = machine.generate(prompt, count, eos=eos)
+    outcome = Outcome(Run())
+    started = time.monotonic()
+
+    def check(token: Generated) -> None:
+        on_token(token)
+        step = next(expected, None)
+        if step is None:
+            outcome.mismatch = outcome.mismatch or f"step {len(outcome.steps)}: the golden model had stopped"
+            return
+        outcome.steps.append(step)
+        if outcome.mismatch is None and (step.token, step.value) != (token.token, token.value):
+            outcome.mismatch = (f"step {len(outcome.steps) - 1} (position {step.position}): the accelerator chose token "
+                                f"{token.token} (logit {token.value}), the golden model {step.token} ({step.value})")
+
+    outcome.run = simulate(program, image, image_file, prompt, count, eos=eos, sampling=sampling, wave=wave,
+                           on_token=check, **memory)
+    if outcome.mismatch is None and outcome.run.error is None and next(expected, None) is not None:
+        outcome.mismatch = f"the accelerator stopped after {len(outcome.run.tokens)} tokens, the golden model goes on"
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence[int]) -> dict[str, Any]:
+    """What ``build/run/summary.json`` holds."""
+    run, registers = outcome.run, outcome.run.registers
+    tokens = run.tokens
+    bus = image.config.bus_bytes
+    summary: dict[str, Any] = {
+        "golden_match": outcome.golden_match, "mismatch": outcome.mismatch, "error": run.error,
+        "prompt_tokens": len(prompt), "tokens_generated": len(tokens), "tokens": [token.token for token in tokens],
+        "parameters": image.model.parameters, "checkpoint_sha256": image.checkpoint_sha256, "image_sha256": image.sha256,
+        "verilog_sha256": emitted.sidecar["verilog_sha256"], "preset": image.config.name,
+        "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2),
+    }
+    if tokens:
+        first, last = tokens[0], tokens[-1]
+        steps = max(len(tokens) - 1, 1)
+        decode_cycles = last.cycle - first.cycle
+        reads, writes = last.read_beats - first.read_beats, last.write_beats - first.write_beats
+        summary |= {
+            "cycles_prefill": first.cycle, "cycles_decode": decode_cycles,
+            "cycles_per_decoded_token": round(decode_cycles / steps, 1),
+            "bytes_read_per_token": round(reads * bus / steps), "bytes_written_per_token": round(writes * bus / steps),
+            "read_utilization_decode": round(reads / decode_cycles, 4) if decode_cycles else None,
+            "read_utilization_prefill": round(first.read_beats / first.cycle, 4),
+            "cycles_total": registers.get("CYCLES"),
+            "simulated_cycles_per_second": round(last.cycle / outcome.seconds) if outcome.seconds else None,
+        }
+    summary["units"] = {unit: {event: registers.get(f"{unit}_{event}".upper()) for event in UNIT_EVENTS}
+                        for unit in UNIT_NAMES}
+    summary["registers"] = {name: registers[name] for name in sorted(registers)}
+    return summary
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Write the summary as JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())

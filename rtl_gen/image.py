@@ -1,0 +1,122 @@
+"""The memory image: what compile writes, the golden machine executes and a board loads.
+
+An image is two files: ``NAME.bin`` (the bytes at memory address 0 onwards) and ``NAME.json`` (the manifest: format
+version, sizes, SHA-256, addresses, accelerator configuration, model shape, sections and operation names). Prompt buffer
+and KV cache lie behind the bytes of the file and need no initial contents.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..accelerators.config import AcceleratorConfig, ModelShape
+
+__all__ = ["FORMAT_VERSION", "Image", "ImageError", "Section", "write_atomically"]
+
+FORMAT_VERSION = 1
+
+
+class ImageError(ValueError):
+    """An image file that is damaged, truncated or of another version; the message names the file and the rule."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A named range of the image: byte address, bytes, and what it holds."""
+
+    name: str
+    address: int
+    bytes: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """A compiled model.
+
+    Parameters
+    ----------
+    config, model : what it was compiled for.
+    data : uint8 array, the bytes from address 0.
+    memory_bytes : bytes of memory in use, prompt buffer and KV cache included.
+    program_address, prompt_address : byte addresses.
+    kv_capacity, kv_record_beats, kv_head_stride : positions, bus words per record, bytes from head to head.
+    fraction_bits : of the residual stream.
+    operations : tag -> name, e.g. ``"layer 3 gate+up"``.
+    sections : ranges of ``data``.
+    checkpoint_sha256 : hash of the checkpoint.
+    """
+
+    config: AcceleratorConfig
+    model: ModelShape
+    data: np.ndarray
+    memory_bytes: int
+    program_address: int
+    prompt_address: int
+    kv_capacity: int
+    kv_record_beats: int
+    kv_head_stride: int
+    fraction_bits: int
+    operations: list[str]
+    sections: list[Section]
+    checkpoint_sha256: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def save(self, stem: Path) -> None:
+        """Write ``stem.bin`` and ``stem.json``; both or, on an error, neither is replaced."""
+        stem = Path(stem)
+        manifest = {key: value for key, value in asdict(self).items() if key != "data"}
+        manifest |= {"format_version": FORMAT_VERSION, "bytes": int(self.data.size), "sha256": self.sha256}
+        text = json.dumps(manifest, indent=1) + "\n"
+        write_atomically(stem.with_suffix(".bin"), memoryview(self.data))
+        write_atomically(stem.with_suffix(".json"), text.encode())
+
+    @classmethod
+    def load(cls, stem: Path) -> "Image":
+        """Read and verify; ``ImageError`` for a missing, truncated, damaged or foreign file."""
+        manifest_path, data_path = Path(stem).with_suffix(".json"), Path(stem).with_suffix(".bin")
+        try:
+            manifest = json.loads(manifest_path.read_text())
+            data = np.memmap(data_path, dtype=np.uint8, mode="r")
+        except FileNotFoundError as error:
+            raise ImageError(f"{error.filename}: no such image file") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ImageError(f"{manifest_path}: the manifest is not JSON: {error}") from None
+        except ValueError:
+            raise ImageError(f"{data_path}: the image is empty") from None
+        if manifest.pop("format_version", None) != FORMAT_VERSION:
+            raise ImageError(f"{manifest_path}: image format version must be {FORMAT_VERSION}; compile the checkpoint again")
+        size, digest = manifest.pop("bytes"), manifest.pop("sha256")
+        if data.size != size:
+            raise ImageError(f"{data_path}: must have {size} bytes, has {data.size}: truncated or overwritten")
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ImageError(f"{data_path}: SHA-256 differs from the manifest's {digest[:16]}...: damaged")
+        manifest["config"] = AcceleratorConfig.from_json(manifest["config"])
+        manifest["model"] = ModelShape.from_json(manifest["model"])
+        manifest["sections"] = [Section(**section) for section in manifest["sections"]]
+        return cls(data=data, **manifest)
+
+
+def write_atomically(path: Path, contents) -> None:
+    """Write a whole file or nothing: a temporary file in the same folder, then a rename. ``OSError`` names the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

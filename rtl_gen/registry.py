@@ -1,0 +1,79 @@
+"""All units: name -> component and bench. Tests, benches and synthesis iterate over ``UNITS``.
+
+Every component class has a class method ``for_config(config)``. Add a unit with one line below.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from amaranth.lib import wiring
+
+from ..accelerators.config import AcceleratorConfig
+from .emit import Emitted, emit
+from .loading import load
+
+__all__ = ["UNITS", "Unit", "build", "emit_unit", "unit"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit that is emitted, linted, benched and synthesized alone.
+
+    Parameters
+    ----------
+    name : str
+        Verilog module name.
+    component, bench : str
+        ``module:Class`` of the Amaranth component and of its ``UnitBench``.
+    presets : tuple of str
+        Configurations to test.
+    icarus : bool
+        Also run the menu in Icarus, which knows X (slow: for small units).
+    """
+
+    name: str
+    component: str
+    bench: str
+    presets: tuple[str, ...] = ("tiny", "edge")
+    icarus: bool = True
+
+
+_A = "llmrtl.accelerators."
+_B = "llmrtl.sim.bench."
+
+UNITS: dict[str, Unit] = {
+    entry.name: entry
+    for entry in (
+        Unit("stream_buffer", _A + "streams:StreamBuffer", _B + "streams:StreamBufferBench"),
+        Unit("queue", _A + "streams:Queue", _B + "streams:QueueBench"),
+        Unit("fork", _A + "streams:Fork", _B + "streams:ForkBench"),
+        Unit("join", _A + "streams:Join", _B + "streams:JoinBench"),
+        Unit("gearbox", _A + "streams:Gearbox", _B + "streams:GearboxBench"),
+        Unit("upsizer", _A + "streams:Upsizer", _B + "streams:UpsizerBench"),
+        Unit("downsizer", _A + "streams:Downsizer", _B + "streams:DownsizerBench"),
+        Unit("head", _A + "elementwise.head:HeadMatvec", _B + "head:HeadMatvecBench"),
+        Unit("sampler", _A + "elementwise.sampler:Sampler", _B + "sampler:SamplerBench"),
+    )
+}
+
+
+def unit(name: str) -> Unit:
+    """The unit called ``name``; ``ValueError`` with the known names otherwise."""
+    try:
+        return UNITS[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, UNITS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unit must be one of {', '.join(sorted(UNITS))}, not {name!r}{hint}") from None
+
+
+def build(unit_or_name: Unit | str, config: AcceleratorConfig) -> wiring.Component:
+    """The component of a unit for ``config``."""
+    entry = unit(unit_or_name) if isinstance(unit_or_name, str) else unit_or_name
+    return load(entry.component).for_config(config)
+
+
+def emit_unit(unit_or_name: Unit | str, config: AcceleratorConfig) -> Emitted:
+    """Verilog and sidecar of a unit for ``config``."""
+    entry = unit(unit_or_name) if isinstance(unit_or_name, str) else unit_or_name
+    return emit(build(entry, config), entry.name, config)

@@ -1,0 +1,210 @@
+"""Golden model of streaming attention: online softmax in fixed point, bit-exact, integers only.
+
+FlashAttention-2's recurrence (arXiv:2307.08691, section 3.1) with ITA's integer twist (arXiv:2307.03493):
+base-2 logits and an *integer* running maximum, so that every rescale is a shift. Per lane and visible row:
+
+    dot    = sum q_i k_i
+    c      = round_shift((qs.mantissa >> 8) * ks.mantissa, 15)                        17 bits
+    logit  = saturate(round_shift(dot * c, -(qs.exponent + ks.exponent + 23 + F)))    F + 12 bits
+    m'     = max(m, ceil(logit / 2**F))                                               first row: the ceil
+    p      = pow2_negative((m' << F) - logit)                                         B fraction bits
+    l      = (l >> d) + p                                     d = m' - m; a shift of 32 or more gives 0
+    t'     = max(t, vs.exponent)        first row with a V scale: its exponent; row without one: unchanged
+    w      = round_shift(p * vs.mantissa, 16 + t' - vs.exponent)           0 for a row without V scale
+    w      = round_shift(w, B - 16) << (B - 16)    if w >= 2**17: two ranges, so that 17-bit factors suffice
+    acc_i  = (acc_i >> (d + t' - t)) + w * v_i         arithmetic shift, 32 or more gives 0; 0 before t exists
+
+and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_context)``,
+``pre = max(0, A - 35)``, ``post = max(0, A - pre - 15)``:
+
+    R      = min(2**(lb + 16) // l, 2**17 - 1)
+    x_i    = round_shift((acc_i >> pre) * R, post)        value x * 2**e,  e = t + pre + post - lb
+
+A lane that saw no V scale gives x = 0 and e = ``NO_VALUE_EXPONENT``.
+
+Widths (proofs). ``|dot| <= 2**(2 kv_bits - 2) * head_dim <= 2**40`` and ``c < 2**17``: products stay below
+2**57. ``p <= 2**B`` and, as ``vs.mantissa < 2**16`` and ``t' >= vs.exponent``, ``w <= 2**B``: so
+``|acc| <= 2**(kv_bits-1) * max_context * 2**B`` fits A bits (at most 57: 16-bit K/V, 20 probability bits,
+2**20 rows). For the result: ``w <= f * p`` with ``f = 1 + 2**-14`` (half a step of ``2**(B - 16)`` on at
+least 2**17), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
+sides keeps it, as ``(l + 1) / 2**s <= (l >> s) + 1``. At the end ``l >= 2**(B-1)``: the row that set ``m``
+has ``p >= 2**(B-1)``. ``R`` has exactly 17 bits, so ``|(acc >> pre) * R| < 2**51`` and
+``|x| <= 2**30 * (1 + 2**-10) + 2 < 2**31``. What a shift of 32 or more loses is below ``rows / 2**32`` of
+what follows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...accelerators.config import AcceleratorConfig
+from .exp import pow2_negative
+from .numerics import Scalar, round_shift
+
+__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "attend",
+           "attend_rows", "final_shifts", "logits", "weights"]
+
+NO_VALUE_EXPONENT = -1024
+"""Exponent of a lane whose V rows all have scale zero: below all in use, so that alignment ignores it."""
+
+RECIPROCAL_BITS = 17
+"""Width of the reciprocal of the row sum."""
+
+WEIGHT_BITS = 17
+"""Width of the factor that multiplies a V element: larger weights drop their low bits (two ranges)."""
+
+FACTOR_BITS = 35
+"""Width of the accumulator in the product with the reciprocal: 18 + 17 bits, two multipliers."""
+
+SHIFT_LIMIT = 32
+"""Rescaling by this many bits or more gives zero."""
+
+INT64 = np.int64
+
+
+def final_shifts(config: AcceleratorConfig) -> tuple[int, int, int]:
+    """``(A, pre, post)``: accumulator width, shift before and shift after the product with the reciprocal."""
+    width = config.probability_bits + config.kv_bits + config.max_context.bit_length()
+    before = max(0, width - FACTOR_BITS)
+    return width, before, max(0, width - before + RECIPROCAL_BITS - 32)
+
+
+def logits(dots: np.ndarray, scale: Scalar, k_scales: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Base-2 logits of one lane in ``logit_frac_bits`` fraction bits, saturated to 12 bits more.
+
+    A negative shift saturates by the sign of the product (0 stays 0).
+    """
+    frac = config.logit_frac_bits
+    limit = INT64(1) << (frac + 11)
+    c = round_shift((scale.mantissa >> 8) * k_scales[:, 0], 15)
+    product = dots * c
+    shift = -(scale.exponent + k_scales[:, 1] + 23 + frac)
+    shifted = round_shift(product, np.maximum(shift, 0))
+    return np.clip(np.where(shift >= 0, shifted, np.sign(product) * limit), -limit, limit - 1)
+
+
+def weights(p, mantissas, shift, config: AcceleratorConfig) -> np.ndarray:
+    """Weights of V rows: ``p * mantissa`` shifted right by ``16 + shift``, then one of two 17-bit ranges."""
+    w = round_shift(p * mantissas, 16 + shift)
+    drop = max(0, config.probability_bits - WEIGHT_BITS + 1)
+    return np.where(w < 1 << WEIGHT_BITS, w, round_shift(w, drop) << drop)
+
+
+def _scaled_down(value, shift):
+    return np.where(shift < SHIFT_LIMIT, value >> np.minimum(shift, SHIFT_LIMIT), 0)
+
+
+def _finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
+    _, before, after = final_shifts(config)
+    length = int(total).bit_length()
+    reciprocal = min((1 << (length + RECIPROCAL_BITS - 1)) // int(total), (1 << RECIPROCAL_BITS) - 1)
+    exponent = top + before + after - length
+    if not -(1 << 15) <= exponent < 1 << 15:
+        raise OverflowError(f"output exponent {exponent} does not fit 16 bits")
+    return round_shift((acc >> before) * reciprocal, after), exponent
+
+
+def _checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig):
+    q, limits, k, k_scales, v, v_scales = (np.asarray(a, dtype=INT64)
+                                           for a in (q, limits, k, k_scales, v, v_scales))
+    lanes, head_dim = q.shape
+    rows = len(k)
+    low, high = -(1 << (config.kv_bits - 1)), (1 << (config.kv_bits - 1)) - 1
+    for name, array, shape in (("limits", limits, (lanes,)), ("k", k, (rows, head_dim)),
+                               ("v", v, (rows, head_dim)), ("k_scales", k_scales, (rows, 2)),
+                               ("v_scales", v_scales, (rows, 2))):
+        if array.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        if array.size and not low <= array.min() <= array.max() <= high:
+            raise ValueError(f"{name} must be in {low}..{high}, not {array.min()}..{array.max()}")
+    if len(scales) != lanes:
+        raise ValueError(f"scales must have one entry per lane ({lanes}), not {len(scales)}")
+    if not 0 < rows <= config.max_context:
+        raise ValueError(f"rows must be in 1..{config.max_context}, not {rows}")
+    return q, limits, k, k_scales, v, v_scales
+
+
+def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config: AcceleratorConfig
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Attention of several lanes (token, query head) against the rows of one K/V head.
+
+    Between two changes of the running maximum or of the top V exponent the sums are plain dot products, so
+    only the (few) change points are walked one by one. ``attend_rows`` is the same, row by row.
+
+    Parameters
+    ----------
+    q : int [lanes, head_dim]
+        Quantized queries.
+    scales : sequence of Scalar
+        Per lane: real value of one step of ``q``, times log2(e) / sqrt(head_dim).
+    limits : int [lanes]
+        Lane l sees rows ``0 .. limits[l] - 1``.
+    k, v : int [rows, head_dim]
+    k_scales, v_scales : int [rows, 2]
+        ``(mantissa, exponent)`` as stored: 16-bit mantissa with its top bit set, or 0.
+
+    Returns
+    -------
+    x : int64 [lanes, head_dim], ``|x| < 2**31``
+    exponents : int64 [lanes]
+        The output of lane l is ``x[l] * 2.0**exponents[l]``.
+    """
+    q, limits, k, k_scales, v, v_scales = _checked(q, scales, limits, k, k_scales, v, v_scales, config)
+    x = np.zeros_like(q)
+    exponents = np.full(len(q), NO_VALUE_EXPONENT, INT64)
+    scaled = v_scales[:, 0] != 0
+    undefined = INT64(-(1 << 20))
+    tops = np.maximum.accumulate(np.where(scaled, v_scales[:, 1], undefined))
+    for lane, scale in enumerate(scales):
+        rows = int(min(limits[lane], len(k)))
+        if not scaled[:rows].any():
+            continue
+        frac = config.logit_frac_bits
+        logit = logits(k[:rows] @ q[lane], scale, k_scales[:rows], config)
+        maxima = np.maximum.accumulate(-(-logit >> frac))
+        top = tops[:rows]
+        p = pow2_negative((maxima << frac) - logit, config)
+        w = weights(p, v_scales[:rows, 0], np.where(scaled[:rows], top - v_scales[:rows, 1], 0), config)
+        starts = np.flatnonzero(np.diff(maxima + top, prepend=maxima[0] + top[0] - 1))
+        total, acc = 0, np.zeros(q.shape[1], INT64)
+        for start, end in zip(starts, [*starts[1:], rows], strict=True):
+            if start:
+                total = int(_scaled_down(total, maxima[start] - maxima[start - 1]))
+                acc = _scaled_down(acc, maxima[start] + top[start] - maxima[start - 1] - top[start - 1])
+            total += int(p[start:end].sum())
+            acc += w[start:end] @ v[start:end]
+        x[lane], exponents[lane] = _finish(acc, total, int(top[-1]), config)
+    return x, exponents
+
+
+def attend_rows(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config: AcceleratorConfig
+                ) -> tuple[np.ndarray, np.ndarray]:
+    """``attend`` as the hardware does it: lane by lane and row by row, as the module's docstring says."""
+    q, limits, k, k_scales, v, v_scales = _checked(q, scales, limits, k, k_scales, v, v_scales, config)
+    frac = config.logit_frac_bits
+    x = np.zeros_like(q)
+    exponents = np.full(len(q), NO_VALUE_EXPONENT, INT64)
+    for lane, scale in enumerate(scales):
+        maximum: int | None = None
+        top: int | None = None
+        total, acc = 0, np.zeros(q.shape[1], INT64)
+        for row in range(min(int(limits[lane]), len(k))):
+            logit = int(logits(np.array([k[row] @ q[lane]]), scale, k_scales[row:row + 1], config)[0])
+            ceiling = -(-logit >> frac)
+            new_maximum = ceiling if maximum is None else max(maximum, ceiling)
+            moved = 0 if maximum is None else new_maximum - maximum
+            p = int(pow2_negative(np.int64((new_maximum << frac) - logit), config))
+            total = int(_scaled_down(total, moved)) + p
+            mantissa, exponent = (int(value) for value in v_scales[row])
+            w = 0
+            if mantissa:
+                new_top = exponent if top is None else max(top, exponent)
+                moved += 0 if top is None else new_top - top
+                w = int(weights(np.int64(p), mantissa, np.int64(new_top - exponent), config))
+                top = new_top
+            acc = _scaled_down(acc, moved) + w * v[row]
+            maximum = new_maximum
+        if top is not None:
+            x[lane], exponents[lane] = _finish(acc, total, top, config)
+    return x, exponents

@@ -1,0 +1,1 @@
+"""Tests; packages, so that helpers can be shared and file names repeated."""

@@ -1,0 +1,35 @@
+"""Every registered unit, in every preset it names: emitted, linted, put through the menu."""
+
+import pytest
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.rtl_gen.registry import UNITS, emit_unit
+from llmrtl.sim.bench.runner import run_unit
+from llmrtl.sim.bench.simulators import icarus_missing
+
+EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
+
+
+def _names(cases):
+    return ["-".join([case[0].name, *case[1:]]) for case in cases]
+
+
+@pytest.mark.parametrize(("unit", "name"), EACH, ids=_names(EACH))
+def test_lint(unit, name):
+    assert lint(emit_unit(unit, preset(name))) == []
+
+
+@pytest.mark.parametrize(("unit", "name"), EACH, ids=_names(EACH))
+def test_verilator(unit, name):
+    report = run_unit(unit, preset(name), "verilator")
+    assert report.ok, str(report)
+
+
+IN_ICARUS = [case for case in EACH if case[0].icarus]
+
+
+@pytest.mark.parametrize(("unit", "name"), IN_ICARUS, ids=_names(IN_ICARUS))
+@pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
+def test_icarus(unit, name):
+    report = run_unit(unit, preset(name), "icarus")
+    assert report.ok, str(report)
