@@ -3,14 +3,19 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 EXTRA ?= test
 
-.PHONY: run test bench synth lint setup clean
+.PHONY: run test bench synth lint setup clean types
 
 run: setup        ; $(BIN)/llmrtl run --checkpoint models/stories --preset edge --tokens 64
 test: setup       ; $(BIN)/pytest -n 2
 bench: setup      ; $(BIN)/llmrtl bench
 synth: setup      ; $(BIN)/llmrtl synth all
-lint: setup       ; $(BIN)/ruff check . && $(BIN)/mypy -p llmrtl.accelerators -p llmrtl.rtl_gen -p llmrtl.sim
+lint: setup types ; $(BIN)/ruff check . && MYPYPATH=build/types $(BIN)/mypy -p llmrtl
 clean:            ; rm -rf build
+
+# mypy does not follow the editable install's package mapping: show it the packages under their import name.
+types:
+	mkdir -p build/types/llmrtl
+	for each in accelerators models rtl_gen sim; do ln -sfn ../../../$$each build/types/llmrtl/$$each; done
 
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml

@@ -27,7 +27,7 @@ from .numerics import SCALAR
 from .streams import Gearbox, Queue, word_layout
 from .ternary.engine import TernaryEngine
 
-__all__ = ["CONTROL", "Core"]
+__all__ = ["CONTROL", "Core", "observe_layout"]
 
 CONTROL = {
     "stop": 1, "program_address": 32, "prompt_address": 32, "prompt_length": 20, "start_position": 20,
@@ -35,6 +35,17 @@ CONTROL = {
     "kv_head_stride": 32,
 }
 """Inputs passed on to the front end: name -> width."""
+
+
+def observe_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """One word of an operation's result: operation tag and signed 32-bit elements.
+
+    Vector words (EMBED, ROPE, ATTEND, RESIDUAL, GLU) and quantized words (NORM, APPEND) have ``vector_lanes`` elements in the
+    order of the vectors; LINEAR words hold the row groups of all token lanes (token-major); HEAD words hold a logit,
+    low and high half.
+    """
+    elements = max(config.vector_lanes, config.token_lanes * config.table_rows, 2)
+    return data.StructLayout({"elements": data.ArrayLayout(signed(32), elements), "tag": 16, "valid": 1})
 
 
 def steer(m: Module, source, sinks: dict) -> None:
@@ -78,6 +89,9 @@ class Core(wiring.Component):
     events : Out, one {busy, starved, stalled} per unit of ``UNIT_NAMES``
     progress : Out(1)
         Something moved in this cycle; the watchdog counts the cycles without.
+    observe : Out(observe_layout)
+        The result of the operation under way, word by word: what the golden model traces. For simulation; costs nothing
+        when it is not connected.
 
     Latency and interval follow from the program; see ``sim/timing.py`` for the model.
     """
@@ -103,6 +117,7 @@ class Core(wiring.Component):
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
+            "observe": Out(observe_layout(config)),
         })
 
     @classmethod
@@ -318,5 +333,20 @@ class Core(wiring.Component):
                          self.events[i].stalled.eq(running & sink.valid & ~sink.ready)]
         moving = [self.i_data, self.i_program, self.o_record_data, norm.o, vectors.i, engine.o_sums, attention.o_exponent,
                   head.o, self.o_token, operations.o]
+        word = self.observe.elements
+        m.d.comb += self.observe.tag.eq(executor.tag)
+        with m.If(op[Opcode.LINEAR]):
+            m.d.comb += [self.observe.valid.eq(vectors.i_sums.valid & vectors.i_sums.ready),
+                         *(word[i].eq(value) for i, value in enumerate(vectors.i_sums.p.sums))]
+        with m.Elif(op[Opcode.NORM] | op[Opcode.APPEND]):
+            m.d.comb += [self.observe.valid.eq(norm.o.valid & norm.o.ready),
+                         *(word[i].eq(norm.o.p.q[i]) for i in range(lanes))]
+        with m.Elif(op[Opcode.HEAD]):
+            value = head.o.p.value.as_unsigned()
+            m.d.comb += [self.observe.valid.eq(head.o.valid & head.o.ready), word[0].eq(value[:32].as_signed()),
+                         word[1].eq(head.o.p.value >> 32)]
+        with m.Else():
+            m.d.comb += [self.observe.valid.eq(vectors.i.valid & vectors.i.ready),
+                         *(word[i].eq(vectors.i.p.x[i]) for i in range(lanes))]
         m.d.sync += self.progress.eq(Cat(port.valid & port.ready for port in moving).any() | self.start)
         return m

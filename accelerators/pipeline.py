@@ -8,6 +8,8 @@ from amaranth.lib import data
 
 __all__ = ["Pipeline"]
 
+PART_BITS = 17
+
 
 class Pipeline:
     """Adds registers that all load when ``advance`` is high: the pipeline moves or stands as a whole.
@@ -44,3 +46,22 @@ class Pipeline:
             terms = pairs
             latency += 1
         return terms[0], latency
+
+    def multiply(self, a: Value, b: Value) -> Value:
+        """``a * b``, two registers later: products of 17-bit parts of ``a``, then their sum.
+
+        Wide factors take several multipliers; a register between them and the adder keeps the clock fast. ``b`` should
+        fit 18 bits signed.
+        """
+        signed = a.shape().signed
+        start, parts = 0, []
+        while len(a) - start > PART_BITS + signed:
+            parts.append(self.register(a[start:start + PART_BITS] * b).shift_left(start))
+            start += PART_BITS
+        rest = a[start:].as_signed() if signed else a[start:]
+        parts.append(self.register(rest * b).shift_left(start))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        total = total[:len(a) + len(b)]
+        return self.register(total.as_signed() if signed or b.shape().signed else total)

@@ -9,7 +9,7 @@ from .config import AcceleratorConfig
 from .control.errors import ErrorCause
 from .control.registers import RegisterBlock
 from .control.regmap import WINDOW_BITS
-from .core import CONTROL, Core, pass_fields
+from .core import CONTROL, Core, observe_layout, pass_fields
 from .memory.arbiter import ReadArbiter
 from .memory.bursts import default_burst_beats
 from .memory.reader import BurstReader
@@ -27,6 +27,9 @@ class Accelerator(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
+    observe : bool
+        Adds the outputs ``observe_valid``, ``observe_tag`` and ``observe_elements``: the result of every operation, word by
+        word (``core.observe_layout``), to find the first one that differs from the golden model. For simulation only.
 
     Members
     -------
@@ -51,8 +54,8 @@ class Accelerator(wiring.Component):
     latency = None
     interval = None
 
-    def __init__(self, config: AcceleratorConfig):
-        self.config = config
+    def __init__(self, config: AcceleratorConfig, *, observe: bool = False):
+        self.config, self.observe = config, observe
         self._memory = AXI4Signature(config.bus_bits, id_bits=1)
         self._csr = AXI4LiteSignature(32, address_bits=WINDOW_BITS)
         ports: dict = {"aclk": In(1), "aresetn": In(1)}
@@ -60,6 +63,9 @@ class Accelerator(wiring.Component):
         ports |= {f"s_axi_csr_{name}": member.flip() for name, member in self._csr.members.items()}
         ports |= {"m_axis_tokens_tdata": Out(32), "m_axis_tokens_tuser": Out(64), "m_axis_tokens_tlast": Out(1),
                   "m_axis_tokens_tvalid": Out(1), "m_axis_tokens_tready": In(1), "interrupt": Out(1)}
+        if observe:
+            word = observe_layout(config)
+            ports |= {"observe_valid": Out(1), "observe_tag": Out(16), "observe_elements": Out(word["elements"].width)}
         super().__init__(ports)
 
     @classmethod
@@ -144,6 +150,10 @@ class Accelerator(wiring.Component):
                 with m.If(count == 1):
                     m.next = "RUN"
 
+        if self.observe:
+            m.d.comb += [self.observe_valid.eq(core.observe.valid), self.observe_tag.eq(core.observe.tag),
+                         self.observe_elements.eq(core.observe.elements)]
+
         # Registers.
         m.d.comb += [
             core.start.eq(registers.start), core.reseed.eq(registers.reseed), core.seed.eq(registers.seed),
@@ -157,7 +167,7 @@ class Accelerator(wiring.Component):
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),
             registers.read_idle.eq(~port.rvalid & (waiting[0].any() | waiting[1].any())),
-            self.interrupt.eq(registers.interrupt),
+            self.interrupt.eq(registers.irq),
         ]
         for name, member in self._csr.members.items():
             outside, inside = getattr(self, f"s_axi_csr_{name}"), getattr(registers.s_axi_csr, name)

@@ -8,37 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.regmap import UNIT_EVENTS, UNIT_NAMES
 from ..accelerators.top import Accelerator
 from ..sim.golden.machine import Machine, Step
 from ..sim.native.build import build_driver
 from ..sim.native.run import Generated, Run, Sampling, simulate
-from ..sim.reference import Reference
+from .calibration import calibrate
 from .checkpoint import Checkpoint
-from .compile import compile_model, fraction_bits_for
+from .compile import compile_model
 from .emit import Emitted, emit
 from .image import Image, ImageError, write_atomically
 from .yowasp import build_root
 
-__all__ = ["Outcome", "calibrate", "compiled_image", "emitted_accelerator", "generate", "write_summary"]
-
-CALIBRATION_TOKENS = 48
-
-
-def calibrate(checkpoint: Checkpoint, seed: int = 1) -> int:
-    """Fraction bits of the residual stream: 8x headroom above the peak of a float run over seeded random tokens."""
-    model = checkpoint.model
-    count = min(CALIBRATION_TOKENS, model.max_context)
-    tokens = np.random.default_rng(seed).integers(0, model.vocab_size, count).tolist()
-    if model.bos is not None:
-        tokens[0] = model.bos
-    capture: dict[str, np.ndarray] = {}
-    Reference(checkpoint, np.float32).forward(tokens, capture=capture)
-    return fraction_bits_for(float(np.abs(capture["hidden_states"]).max()))
-
+__all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "write_summary"]
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
                    context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
@@ -68,9 +51,10 @@ def _compiler_hash() -> str:
     return digest.hexdigest()
 
 
-def emitted_accelerator(config: AcceleratorConfig) -> Emitted:
-    """Verilog and sidecar of the whole accelerator."""
-    return emit(Accelerator(config), f"accelerator_{config.name}", config)
+def emitted_accelerator(config: AcceleratorConfig, *, observe: bool = False) -> Emitted:
+    """Verilog and sidecar of the whole accelerator (``observe``: with outputs for every operation's result)."""
+    name = f"accelerator_{config.name}" + "_observed" * observe
+    return emit(Accelerator(config, observe=observe), name, config)
 
 
 @dataclass

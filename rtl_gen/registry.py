@@ -51,8 +51,22 @@ UNITS: dict[str, Unit] = {
         Unit("gearbox", _A + "streams:Gearbox", _B + "streams:GearboxBench"),
         Unit("upsizer", _A + "streams:Upsizer", _B + "streams:UpsizerBench"),
         Unit("downsizer", _A + "streams:Downsizer", _B + "streams:DownsizerBench"),
+        Unit("burst_splitter", _A + "memory.bursts:BurstSplitter", _B + "memory:BurstSplitterBench"),
+        Unit("burst_reader", _A + "memory.reader:BurstReader", _B + "memory:BurstReaderBench"),
+        Unit("burst_writer", _A + "memory.writer:BurstWriter", _B + "memory:BurstWriterBench"),
+        Unit("read_arbiter", _A + "memory.arbiter:ReadArbiter", _B + "memory:ReadArbiterBench"),
+        Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench"),
+        Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench"),
+        Unit("divider", _A + "numerics:Divider", _B + "numerics:DividerBench"),
+        Unit("square_root", _A + "numerics:SquareRoot", _B + "numerics:SquareRootBench"),
+        Unit("normalizer", _A + "numerics:Normalizer", _B + "numerics:NormalizerBench"),
+        Unit("scalar_unit", _A + "numerics:ScalarUnit", _B + "numerics:ScalarUnitBench"),
+        Unit("step_scale", _A + "elementwise.step_scale:StepScale", _B + "norm_quantize:StepScaleBench"),
+        Unit("norm_quantize", _A + "elementwise.norm_quantize:NormQuantize",
+             _B + "norm_quantize:NormQuantizeBench"),
         Unit("head", _A + "elementwise.head:HeadMatvec", _B + "head:HeadMatvecBench"),
         Unit("sampler", _A + "elementwise.sampler:Sampler", _B + "sampler:SamplerBench"),
+        Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench"),
     )
 }
 

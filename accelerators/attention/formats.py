@@ -4,10 +4,11 @@ from amaranth.hdl import signed
 from amaranth.lib import data
 
 from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
+from ..numerics import SCALAR
 
-__all__ = ["HEADER", "SCALE16", "WEIGHT_BITS", "accumulator_bits", "command_layout", "dot_bits",
-           "dot_layout", "max_beats", "max_words", "mix_lanes", "query_layout", "row_sum_bits", "score_layout",
-           "total_layout", "weight_layout"]
+__all__ = ["HEADER", "SCALE16", "WEIGHT_BITS", "accumulator_bits", "command_layout", "dot_bits", "dot_layout",
+           "lane_layout", "max_beats", "mix_lanes", "mixed_layout", "query_layout", "result_layout", "row_sum_bits",
+           "score_layout", "total_layout", "weight_layout"]
 
 WEIGHT_BITS = 17
 """Width of the factor that multiplies a V element: an 18-bit signed multiplier takes it."""
@@ -22,11 +23,6 @@ HEADER = data.StructLayout({"key": SCALE16, "value": SCALE16})
 def max_beats(config: AcceleratorConfig) -> int:
     """Beats of the longest K (or V) vector."""
     return ceil_div(config.max_head_dim, config.kv_lanes)
-
-
-def max_words(config: AcceleratorConfig) -> int:
-    """V-words of the longest head."""
-    return config.max_head_dim // config.vector_lanes
 
 
 def mix_lanes(config: AcceleratorConfig) -> int:
@@ -55,6 +51,11 @@ def command_layout(config: AcceleratorConfig) -> data.StructLayout:
                               "beats": 16, "words": 16})
 
 
+def lane_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Scale of a lane's query times log2(e) / sqrt(head_dim); the lane sees rows ``0 .. limit - 1``."""
+    return data.StructLayout({"scale": SCALAR, "limit": range(config.max_context + 1)})
+
+
 def query_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({"q": data.ArrayLayout(signed(config.kv_bits), config.vector_lanes), "last": 1})
 
@@ -81,3 +82,14 @@ def weight_layout(config: AcceleratorConfig) -> data.StructLayout:
 def total_layout(config: AcceleratorConfig) -> data.StructLayout:
     """End state of one lane: sum of its probabilities, exponent of its weights; not ``defined``: result 0."""
     return data.StructLayout({"sum": row_sum_bits(config), "exponent": signed(16), "defined": 1})
+
+
+def mixed_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Weighted sums of one V-word; ``last`` on the last word of a lane."""
+    return data.StructLayout({"sums": data.ArrayLayout(signed(accumulator_bits(config)), config.vector_lanes),
+                              "last": 1})
+
+
+def result_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """One V-word of a lane's result; ``last`` on the last one."""
+    return data.StructLayout({"x": data.ArrayLayout(signed(32), config.vector_lanes), "last": 1})

@@ -14,7 +14,7 @@ __all__ = ["Softmax"]
 CLEAR = 32
 """Rescaling shift that clears."""
 
-LATENCY = 13 + POW2_LATENCY
+LATENCY = 15 + POW2_LATENCY
 
 
 def clipped(value: Value, limit: int) -> Value:
@@ -50,7 +50,7 @@ class Softmax(wiring.Component):
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
         ``sum`` is at least ``2**(B-1)``.
 
-    Latency: 18 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the ``ready`` of
+    Latency: 20 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the ``ready`` of
     both outputs.
     """
 
@@ -84,10 +84,10 @@ class Softmax(wiring.Component):
             self.i.ready.eq(advance & ~(recent & (previous == self.i.p.lane))),
         ]
 
-        # Logit and its ceiling: 7 stages. The running maximum: one more.
+        # Logit and its ceiling: 8 stages. The running maximum: one more.
         logit = self._logit(pipeline)
         ceiling = register((logit + ((1 << frac) - 1))[frac:].as_signed())
-        logit, valid, item = register(logit), register(accepted, 7, reset=True), register(self.i.p, 7)
+        logit, valid, item = register(logit), register(accepted, 8, reset=True), register(self.i.p, 8)
         peak = register(self._peak(m, advance & valid, item, ceiling))
         logit, valid, item = register(logit), register(valid, reset=True), register(item)
 
@@ -95,7 +95,7 @@ class Softmax(wiring.Component):
         moved = register(Mux(peak.moves, peak.maximum - peak.old_maximum, 0)[:13])
         raised = register(Mux(peak.raises, peak.top - peak.old_top, 0)[:16])
         below = register((peak.top - item.value.exponent)[:16])
-        u = register(((peak.maximum << frac) - logit)[:frac + 13])
+        u = register((peak.maximum.shift_left(frac) - logit)[:frac + 13])
         valid, item, peak = register(valid, reset=True), register(item), register(peak)
 
         # The probability.
@@ -107,9 +107,9 @@ class Softmax(wiring.Component):
         item, peak = register(item, POW2_LATENCY), register(peak, POW2_LATENCY)
         p = Mux(item.visible, p, 0)
 
-        # The weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges: 4 stages.
-        product = register(p * Mux(peak.scaled, item.value.mantissa, 0))
-        below = register(below)
+        # The weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges: 5 stages.
+        product = pipeline.multiply(p, Mux(peak.scaled, item.value.mantissa, 0))
+        below = register(below, 2)
         half_steps = register(Mux(below[5], 0, product[15:] >> below[:5]))
         weight = register((half_steps + 1)[1:bits + 2])
         drop = max(0, bits - WEIGHT_BITS + 1)
@@ -117,14 +117,14 @@ class Softmax(wiring.Component):
         m.d.comb += [
             self.o_weight.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight)[:WEIGHT_BITS])),
             self.o_weight.p.coarse.eq(register(large)),
-            self.o_weight.p.shift.eq(register(shift, 4)),
-            self.o_weight.p.last.eq(register(item.last, 4)),
-            self.o_total.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 3)),
-            self.o_total.p.exponent.eq(register(peak.top, 4)),
-            self.o_total.p.defined.eq(register(peak.defined, 4)),
+            self.o_weight.p.shift.eq(register(shift, 5)),
+            self.o_weight.p.last.eq(register(item.last, 5)),
+            self.o_total.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 4)),
+            self.o_total.p.exponent.eq(register(peak.top, 5)),
+            self.o_total.p.defined.eq(register(peak.defined, 5)),
         ]
-        final = register(item.final, 3)
-        valid = register(valid, 3, reset=True)
+        final = register(item.final, 4)
+        valid = register(valid, 4, reset=True)
         for stream_, comes in ((self.o_weight, valid), (self.o_total, valid & final)):
             with m.If(advance):
                 m.d.sync += stream_.valid.eq(comes)
@@ -133,7 +133,7 @@ class Softmax(wiring.Component):
         return m
 
     def _logit(self, pipeline: Pipeline) -> Value:
-        """``dot * query * key`` in F fraction bits, saturated to F + 12 bits: 6 stages."""
+        """``dot * query * key`` in F fraction bits, saturated to F + 12 bits: 7 stages."""
         register, item = pipeline.register, self.i.p
         frac = self.config.logit_frac_bits
         scale = register(item.query.mantissa * item.key.mantissa)
@@ -144,8 +144,8 @@ class Softmax(wiring.Component):
         left, right = register(right < 0), register(Mux(right >= 64, 63, right)[:6])
         dot = register(dot)
 
-        product = register(dot * scale)
-        left, right = register(left), register(right)
+        product = pipeline.multiply(dot, scale)
+        left, right = register(left, 2), register(right, 2)
 
         doubled = product << 1
         coarse = register(doubled >> (right & 0x38))

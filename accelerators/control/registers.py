@@ -51,7 +51,7 @@ class RegisterBlock(wiring.Component):
         Shown as they are.
     raise_error : In(8), raise_info : In(32)
         While not 0, the cause of an error; the first one since the last clear is kept.
-    error_pending : Out(1), interrupt : Out(1)
+    error_pending : Out(1), irq : Out(1)
         An error is kept; STATUS.done or an error is pending.
     progress : In(1)
         Restarts the watchdog, which raises WATCHDOG after WATCHDOG_LIMIT busy cycles without it.
@@ -82,7 +82,7 @@ class RegisterBlock(wiring.Component):
             "inverse_temperature": Out(SCALAR),
             "start": Out(1), "stop": Out(1), "clear_errors": Out(1), "reseed": Out(1), "done": In(1),
             "raise_error": In(CAUSE_BITS), "raise_info": In(WORD), "error_pending": Out(1),
-            "interrupt": Out(1), "progress": In(1), "saturated": In(range(config.vector_lanes + 1)),
+            "irq": Out(1), "progress": In(1), "saturated": In(range(config.vector_lanes + 1)),
             **{name: In(1) for name in COUNTERS if name != "cycles"},
             "events": In(data.ArrayLayout(data.StructLayout(dict.fromkeys(UNIT_EVENTS, 1)), len(units))),
         })
@@ -118,7 +118,7 @@ class RegisterBlock(wiring.Component):
         m.d.comb += [
             self.inverse_temperature.mantissa.eq(values["inverse_temperature_mantissa"]),
             self.inverse_temperature.exponent.eq(values["inverse_temperature_exponent"]),
-            self.interrupt.eq(values["done"] | self.error_pending),
+            self.irq.eq(values["done"] | self.error_pending),
         ]
         return m
 
@@ -212,11 +212,12 @@ class RegisterBlock(wiring.Component):
         number = Signal.like(counters.index)
 
         def word_of(register: Register):
-            word = Signal(WORD, name=f"read_{register.name.lower()}")
+            word, width = [], 0
             for field in register.fields:
-                if field.access != "wo":
-                    m.d.comb += word[field.low:field.low + field.width].eq(values[field.name])
-            return word
+                shown = values[field.name] if field.access != "wo" else Const(0, field.width)
+                word += [Const(0, field.low - width), shown]
+                width = field.low + field.width
+            return Cat(word)
 
         with m.FSM():
             with m.State("ADDRESS"):

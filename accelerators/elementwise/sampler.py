@@ -13,6 +13,7 @@ from .head import LOGIT_BITS, logit_layout
 __all__ = ["Sampler"]
 
 FACTOR_BITS = 18
+SCALE_SHIFT = 24 - FACTOR_BITS
 RANDOM_BITS = 32
 WARM_UP = 8
 ZERO_SEED = 0xFFFF_FFFF
@@ -36,8 +37,8 @@ class Sampler(wiring.Component):
         p_i = 2**-u_i                          in probability_bits
         first i with p_0 + ... + p_i > (r * (p_0 + ... + p_(k-1))) >> 32
 
-    by shift-and-add on one adder, without multipliers but the one of ``Pow2Negative``. ``r`` is the next state
-    of xorshift32, which advances once per sampled token (not for a greedy one).
+    by shift-and-add on one adder; the only multiplier is that of ``Pow2Negative``. ``r`` is the next state of
+    xorshift32, which advances once per sampled token (not for a greedy one).
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ class Sampler(wiring.Component):
     -------
     i_command : In(stream): ``{greedy: 1, k: 8, scale: SCALAR}``
         One per logit vector. ``k``: 1 to ``top_k``; 0 means 1 and more means ``top_k``. ``scale``: real value
-        of one logit unit times log2(e) / temperature; only the upper 18 bits of its mantissa count.
+        of one logit unit times log2(e) / temperature; only the upper 18 bits of its mantissa count. If its
+        exponent is above ``-(6 + F)``, every ``u_i`` but 0 is clamped.
     i : In(stream): ``{index, value: signed(48), last}``
         Logits in rising order of ``index`` (of equal ones the first wins).
     o : Out(stream): ``{token, value: signed(48)}``
@@ -57,9 +59,9 @@ class Sampler(wiring.Component):
         With ``reseed`` the generator restarts from ``seed`` (0 stands for ``2**32 - 1``), and makes
         ``WARM_UP`` steps before its next use. After reset it starts from seed 1.
 
-    Latency: from the last logit, ``latency`` cycles for a greedy choice, at most ``35 + 41 * k`` for a sampled
-    one, and up to ``k`` (greedy: 1) more if that logit is inserted. Interval: 1 cycle per logit that is not
-    among the best ``k`` so far, up to ``1 + k`` cycles for one that is.
+    Latency: from the last logit, ``latency`` cycles for a greedy choice, at most ``35 + 92 * k`` for a draw
+    (some ``65 * k`` for usual scales), and up to ``1 + k`` more if that logit is inserted. Interval: 1 cycle
+    per logit that is not among the best ``k`` so far, up to ``2 + k`` cycles for one that is.
     """
 
     latency = 2
@@ -104,38 +106,40 @@ class Sampler(wiring.Component):
             m.d.sync += random.eq(xorshift32(random))
 
         greedy = Signal()
-        limit, count = Signal(range(config.top_k + 1)), Signal(range(config.top_k + 1))
-        factor = Signal(FACTOR_BITS)
-        shift = Signal(signed(18))
-        logit = Signal.like(self.i.p)
-        position = Signal(range(config.top_k))  # where the new logit goes, unless the one before is smaller
+        final_slot, slot = Signal(range(config.top_k)), Signal(range(config.top_k))  # list's end; first free
+        full, found = Signal(), Signal()
         worst, best = Signal(signed(LOGIT_BITS)), Signal(signed(LOGIT_BITS))
+        logit, above = Signal.like(self.i.p), Signal.like(read.data)
+        position = Signal(range(config.top_k))  # where the new logit goes, unless the one above it is smaller
+        slot_above, item = Signal(range(config.top_k)), Signal(range(config.top_k))
+        token = Signal(range(config.max_vocab))
 
-        # product = {high, low} is operand * multiplier after one step per multiplier bit, lowest first
+        # {high, low} is operand * multiplier after one step per bit of the multiplier, lowest first; every
+        # further step shifts it right.
         operand, high = Signal(LOGIT_BITS), Signal(LOGIT_BITS)
         low, multiplier = Signal(FACTOR_BITS), Signal(RANDOM_BITS)
-        steps = Signal(range(RANDOM_BITS))
-        drawing = Signal()
         product = Cat(low, high)
-        large = Signal()
-        m.d.comb += large.eq(product[u_bits:].any())
-        remaining = Signal(signed(18))
-        item = Signal(range(config.top_k))
-        last_item = item == count - 1
+        most_steps = LOGIT_BITS + 2 * FACTOR_BITS  # leave nothing of any product
+        factor, scale_steps = Signal(FACTOR_BITS), Signal(range(most_steps))
+        shift, clamps, large = Signal(signed(18)), Signal(), Signal()
+        steps = Signal.like(scale_steps)
+        drawing = Signal()
         total = Signal(config.probability_bits + 1 + (config.top_k - 1).bit_length())
-        cumulative = Signal.like(total)
-
         m.d.comb += [
+            shift.eq(-(self.i_command.p.scale.exponent + SCALE_SHIFT + config.logit_frac_bits)),
             read.addr.eq(item),
             p_read.addr.eq(item),
             p_write.addr.eq(item),
             write.addr.eq(position),
+            large.eq(product[u_bits:].any() | (clamps & product.any())),
             power.i.p.u.eq(Mux(large, (1 << u_bits) - 1, product)),
             p_write.data.eq(power.o.p.p),
+            self.o.p.token.eq(token),
+            self.o.p.value.eq(best),
         ]
 
-        def multiply(a, b, bits: int) -> None:
-            m.d.sync += [operand.eq(a), multiplier.eq(b), steps.eq(bits - 1), high.eq(0), low.eq(0)]
+        def multiply(a, b, last_step) -> None:
+            m.d.sync += [operand.eq(a), multiplier.eq(b), steps.eq(last_step), high.eq(0), low.eq(0)]
             m.next = "MULTIPLY"
 
         with m.FSM():
@@ -144,73 +148,66 @@ class Sampler(wiring.Component):
                 m.d.comb += self.i_command.ready.eq(1)
                 m.d.sync += [
                     greedy.eq(command.greedy),
-                    limit.eq(Mux(command.greedy | (command.k == 0), 1,
-                                 Mux(command.k > config.top_k, config.top_k, command.k))),
+                    final_slot.eq(Mux(command.greedy | (command.k == 0), 0,
+                                      Mux(command.k > config.top_k, config.top_k, command.k) - 1)),
                     factor.eq(command.scale.mantissa[-FACTOR_BITS:]),
-                    shift.eq(-(command.scale.exponent + 24 - FACTOR_BITS + config.logit_frac_bits)),
-                    count.eq(0),
-                    item.eq(0),
+                    clamps.eq(shift < 0),
+                    scale_steps.eq(FACTOR_BITS - 1 + Mux(shift < 0, 0, shift)),
+                    slot.eq(0),
+                    full.eq(0),
                     total.eq(0),
-                    cumulative.eq(0),
                     drawing.eq(0),
                 ]
+                with m.If(shift > most_steps - FACTOR_BITS):
+                    m.d.sync += scale_steps.eq(most_steps - 1)
                 with m.If(self.i_command.valid):
                     m.next = "SCAN"
             with m.State("SCAN"):
                 m.d.comb += self.i.ready.eq(1)
-                m.d.sync += [logit.eq(self.i.p), position.eq(Mux(count == limit, limit - 1, count))]
+                m.d.sync += [logit.eq(self.i.p), position.eq(slot), item.eq(slot_above)]
                 with m.If(self.i.valid):
-                    with m.If((count != limit) | (self.i.p.value > worst)):
-                        m.next = "INSERT"
+                    with m.If(~full | (self.i.p.value > worst)):
+                        m.next = "LOOK"
                     with m.Elif(self.i.p.last):
                         m.next = "CHOOSE"
+            with m.State("LOOK"):
+                m.d.sync += [item.eq(item - 1), above.eq(read.data), found.eq(read.data.value >= logit.value)]
+                with m.If(slot == final_slot):
+                    m.d.sync += [slot_above.eq(slot - 1), full.eq(1)]
+                with m.Else():
+                    m.d.sync += [slot_above.eq(slot), slot.eq(slot + 1)]
+                m.next = "INSERT"
             with m.State("INSERT"):
-                above = read.data
-                here = (position == 0) | (above.value >= logit.value)
-                m.d.comb += [
-                    read.addr.eq(position - 1),
-                    write.en.eq(1),
-                    write.data.eq(above),
-                ]
+                m.d.comb += [write.en.eq(1), write.data.eq(above)]
+                m.d.sync += [item.eq(item - 1), above.eq(read.data), found.eq(read.data.value >= logit.value)]
                 m.d.sync += position.eq(position - 1)
-                with m.If(here):
+                with m.If(found | (position == 0)):
                     m.d.comb += [write.data.value.eq(logit.value), write.data.index.eq(logit.index)]
-                    with m.If(count != limit):
-                        m.d.sync += count.eq(count + 1)
                     m.next = "SCAN"
                     with m.If(logit.last):
                         m.next = "CHOOSE"
                 with m.If(position == 0):
-                    m.d.sync += best.eq(logit.value)
-                with m.If(position == limit - 1):
+                    m.d.sync += [best.eq(logit.value), token.eq(logit.index)]
+                with m.If(position == final_slot):
                     m.d.sync += worst.eq(write.data.value)
             with m.State("CHOOSE"):
+                m.d.sync += item.eq(0)
+                m.next = "DISTANCE"
                 with m.If(greedy):
                     m.next = "TOKEN"
-                with m.Else():
-                    m.next = "DISTANCE"
             with m.State("DISTANCE"):
-                multiply(best - read.data.value, factor, FACTOR_BITS)
+                multiply(best - read.data.value, factor, scale_steps)
             with m.State("MULTIPLY"):
+                addend = operand & multiplier[0].replicate(LOGIT_BITS)
                 m.d.sync += [
-                    Cat(low, high).eq(Cat(low[1:], high + (operand & multiplier[0].replicate(LOGIT_BITS)))),
+                    product.eq(Cat(low[1:], high + addend)),
                     multiplier.eq(multiplier >> 1),
                     steps.eq(steps - 1),
-                    remaining.eq(shift),
                 ]
                 with m.If(steps == 0):
-                    m.next = "ALIGN"
+                    m.next = "POWER"
                     with m.If(drawing):
                         m.next = "PICK"
-            with m.State("ALIGN"):
-                with m.If((product == 0) | (remaining == 0) | ((remaining < 0) & large)):
-                    m.next = "POWER"
-                with m.Elif(remaining < 0):
-                    m.d.sync += [product.eq(product << 1), remaining.eq(remaining + 1)]
-                with m.Elif(remaining >= 8):
-                    m.d.sync += [product.eq(product >> 8), remaining.eq(remaining - 8)]
-                with m.Else():
-                    m.d.sync += [product.eq(product >> 1), remaining.eq(remaining - 1)]
             with m.State("POWER"):
                 m.d.comb += power.i.valid.eq(1)
                 with m.If(power.i.ready):
@@ -220,23 +217,21 @@ class Sampler(wiring.Component):
                 with m.If(power.o.valid):
                     m.d.sync += [total.eq(total + power.o.p.p), item.eq(item + 1)]
                     m.next = "DISTANCE"
-                    with m.If(last_item):
+                    with m.If(item == Mux(full, final_slot, slot - 1)):
                         m.d.sync += item.eq(0)
                         m.next = "DRAW"
             with m.State("DRAW"):
                 m.d.comb += advance.eq(1)
                 with m.If((warm_up == 0) & ~self.reseed):
                     m.d.sync += drawing.eq(1)
-                    multiply(total, xorshift32(random), RANDOM_BITS)
+                    multiply(total, xorshift32(random), RANDOM_BITS - 1)
             with m.State("PICK"):
-                m.d.sync += cumulative.eq(cumulative + p_read.data)
-                with m.If(cumulative + p_read.data > high):
+                # high is what is left of the threshold
+                m.d.sync += [high.eq(high - p_read.data), token.eq(read.data.index), item.eq(item + 1)]
+                with m.If(p_read.data > high):
                     m.next = "TOKEN"
-                with m.Else():
-                    m.d.sync += item.eq(item + 1)
             with m.State("TOKEN"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):
                     m.next = "COMMAND"
-        m.d.comb += [self.o.p.token.eq(read.data.index), self.o.p.value.eq(best)]
         return m

@@ -24,7 +24,7 @@ class ReadArbiter(wiring.Component):
     Parameters
     ----------
     bus_bits : int
-        Bus word, 8 to 1024, a power of two.
+        Bus word, 32 to 1024, a power of two.
     clients : int
         Number of readers, 2 to 16.
     policy : ``"round_robin"`` or ``"priority"``
@@ -34,11 +34,12 @@ class ReadArbiter(wiring.Component):
     Members
     -------
     s_axi : In(AXI4Signature(bus_bits, read=True, write=False)).array(clients)
-        Full-width INCR bursts, without IDs. ``arsize``, ``arburst``, ``arcache`` and ``arprot`` are not looked at.
+        Full-width INCR bursts, without IDs. ``arsize``, ``arburst``, ``arcache`` and ``arprot`` are ignored.
     m_axi : Out(AXI4Signature(bus_bits, id_bits=ceil(log2(clients)), read=True, write=False))
 
-    Latency: 1 cycle on AR and 1 cycle on R, both registered in both directions but for ``s_axi.arready``, which
-    depends on ``m_axi.arready`` and all ``s_axi.arvalid`` within the cycle. Interval: 1 cycle per beat and per burst.
+    Latency: 1 cycle on AR and 1 cycle on R, both registered in both directions but for ``s_axi.arready``,
+    which depends on ``m_axi.arready`` and all ``s_axi.arvalid`` within the cycle. Interval: 1 cycle per beat
+    and per burst.
 
     Bad input: beats with an ID that is no client's are dropped.
     """
@@ -47,7 +48,7 @@ class ReadArbiter(wiring.Component):
     interval = 1
 
     def __init__(self, bus_bits: int, clients: int, *, policy: str = "round_robin"):
-        check_int("bus_bits", bus_bits, 8, 1024, power_of_two=True)
+        check_int("bus_bits", bus_bits, 32, 1024, power_of_two=True)
         check_int("clients", clients, 2, 16)
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}, not {policy!r}")
@@ -55,7 +56,8 @@ class ReadArbiter(wiring.Component):
         self.id_bits = (clients - 1).bit_length()
         super().__init__({
             "s_axi": In(AXI4Signature(bus_bits, address_bits=ADDRESS_BITS, write=False)).array(clients),
-            "m_axi": Out(AXI4Signature(bus_bits, address_bits=ADDRESS_BITS, id_bits=self.id_bits, write=False)),
+            "m_axi": Out(AXI4Signature(bus_bits, address_bits=ADDRESS_BITS, id_bits=self.id_bits,
+                                       write=False)),
         })
 
     @classmethod

@@ -15,9 +15,9 @@ BURST_COMMAND = data.StructLayout({"address": ADDRESS_BITS, "beats": 24})
 """Transfer of ``beats`` bus words from byte ``address``, which is a multiple of the bus word."""
 
 BURST = data.StructLayout({"address": ADDRESS_BITS, "length": 8, "last": 1, "unaligned": 1, "empty": 1})
-"""One burst: ``length`` is the number of beats less one, as on AXI; ``last`` marks the final burst of a command;
-``unaligned`` is set on all bursts of a command whose address is no multiple of the bus word; ``empty`` (with
-``last``) stands for a command of no beats, and there is nothing to transfer."""
+"""One burst: ``length`` is the number of beats less one, as on AXI; ``last`` marks the final burst of a
+command; ``unaligned`` is set on all bursts of a command whose address is no multiple of the bus word; ``empty``
+(with ``last``) stands for a command of no beats, and there is nothing to transfer."""
 
 
 def default_burst_beats(bus_bits: int) -> int:
@@ -27,7 +27,7 @@ def default_burst_beats(bus_bits: int) -> int:
 
 def check_bursts(bus_bits: int, burst_beats: int) -> None:
     """Refuse widths and burst lengths with which a burst could cross a page."""
-    check_int("bus_bits", bus_bits, 8, 1024, power_of_two=True)
+    check_int("bus_bits", bus_bits, 32, 1024, power_of_two=True)
     check_int("burst_beats", burst_beats, 2, min(256, PAGE_BYTES * 8 // bus_bits), power_of_two=True)
 
 
@@ -40,7 +40,7 @@ class BurstSplitter(wiring.Component):
     Parameters
     ----------
     bus_bits : int
-        Bus word, 8 to 1024, a power of two.
+        Bus word, 32 to 1024, a power of two.
     burst_beats : int
         Longest burst, a power of two, 2 to 256, at most 4 KiB.
 
@@ -48,8 +48,8 @@ class BurstSplitter(wiring.Component):
     -------
     i : In(stream.Signature({address: 32, beats: 24}))
     o : Out(stream.Signature({address: 32, length: 8, last: 1, unaligned: 1, empty: 1}))
-        Registered. ``length`` is beats less one. The first address of an unaligned command is given as it came,
-        later ones are aligned.
+        Registered. ``length`` is beats less one. The first address of an unaligned command is given as it
+        came, later ones are aligned.
 
     Latency: 2 cycles. Interval: 1 cycle per burst.
 

@@ -21,19 +21,19 @@ class BurstReader(wiring.Component):
                                           o <-- queue <-- R, always ready
 
     A burst is only asked for when the queue can hold all of it, so ``rready`` is always up: a reader whose
-    consumer stalls never holds up the responses of others on the same port. The queue is the prefetch queue:
-    as long as it has room, bursts of this command and of the next are asked for back to back. The port is busy in
-    every cycle if ``outstanding - 1`` bursts, and ``buffer_beats - burst_beats`` beats, cover the memory's latency
-    plus 8 cycles.
+    consumer stalls never holds up the responses of others on the same port. The queue is the prefetch
+    queue: as long as it has room, bursts of this command and of the next are asked for back to back. The port
+    is busy in every cycle if ``outstanding - 1`` bursts, and ``buffer_beats - burst_beats`` beats, cover the
+    memory's latency plus 8 cycles.
 
     Parameters
     ----------
     bus_bits : int
-        Bus word, 8 to 1024, a power of two.
+        Bus word, 32 to 1024, a power of two.
     burst_beats : int
         Longest burst, a power of two, 2 to 256, at most 4 KiB. Bursts end at multiples of it.
     outstanding : int
-        Bursts asked for and not yet answered in full, 1 to 64.
+        Bursts asked for and not yet answered in full, 2 to 64.
     buffer_beats : int
         Depth of the queue, ``burst_beats`` to 2**16.
 
@@ -47,13 +47,14 @@ class BurstReader(wiring.Component):
         No IDs: all responses come in order.
     error : Out(1), error_address : Out(32)
         Sticky: a response was SLVERR or DECERR, or a command's address was no multiple of the bus word; the
-        address is that of the first beat of the first such burst. All beats come all the same (of an unaligned command:
-        those from the bus word that holds its address).
+        address is that of the first beat of the first such burst. All beats come all the same (of an
+        unaligned command: those from the bus word that holds its address on).
     clear : In(1)
         Clears ``error``.
 
-    Latency: 2 cycles from command to ``arvalid``; 2 cycles (3 for more than 32 ``buffer_beats``) from R to ``o``. The
-    attribute is their sum with a memory that answers in the cycle after AR. Interval: 1 cycle per beat.
+    Latency: 2 cycles from command to ``arvalid``; 2 cycles (3 for more than 32 ``buffer_beats``) from R to
+    ``o``. The attribute is their sum with a memory that answers in the cycle after AR. Interval: 1 cycle per
+    beat.
     """
 
     interval = 1
@@ -61,7 +62,7 @@ class BurstReader(wiring.Component):
     def __init__(self, bus_bits: int, *, burst_beats: int = 64, outstanding: int = 4,
                  buffer_beats: int | None = None):
         check_bursts(bus_bits, burst_beats)
-        check_int("outstanding", outstanding, 1, 64)
+        check_int("outstanding", outstanding, 2, 64)
         if buffer_beats is None:
             buffer_beats = 4 * burst_beats
         check_int("buffer_beats", buffer_beats, max(3, burst_beats), 1 << 16)

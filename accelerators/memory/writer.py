@@ -26,11 +26,11 @@ class BurstWriter(wiring.Component):
     Parameters
     ----------
     bus_bits : int
-        Bus word, 8 to 1024, a power of two.
+        Bus word, 32 to 1024, a power of two.
     burst_beats : int
         Longest burst, a power of two, 2 to 256, at most 4 KiB. Bursts end at multiples of it.
     outstanding : int
-        Bursts begun and not yet answered, 1 to 64.
+        Bursts begun and not yet answered, 2 to 64.
 
     Members
     -------
@@ -59,7 +59,7 @@ class BurstWriter(wiring.Component):
 
     def __init__(self, bus_bits: int, *, burst_beats: int = 64, outstanding: int = 4):
         check_bursts(bus_bits, burst_beats)
-        check_int("outstanding", outstanding, 1, 64)
+        check_int("outstanding", outstanding, 2, 64)
         self.bus_bits, self.burst_beats, self.outstanding = bus_bits, burst_beats, outstanding
         super().__init__({
             "i_command": In(stream.Signature(BURST_COMMAND)),

@@ -72,11 +72,11 @@ class Gearbox(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         unit, a, b = self.unit, self.in_bits // self.unit, self.out_bits // self.unit
-        seen = Signal((b - 1) * unit)  # the b - 1 units before the input word
+        seen = Signal(max(1, b - 1) * unit)  # the b - 1 units before the input word
         window = Signal((a + b - 1) * unit)
         # Where the next output word starts in the window, in units; from a on it needs a further input word.
-        start = Signal(range(max(a, b)), init=b - 1)
-        m.d.comb += window.eq(Cat(seen, self.i.p.data))
+        start = Signal(range(max(a, b, 2)), init=b - 1)
+        m.d.comb += window.eq(Cat(seen[:(b - 1) * unit], self.i.p.data))
 
         fills, exhausts = Signal(), Signal()  # the output word is complete; the input word is used up
         after = Signal(range(a + b))
@@ -91,7 +91,7 @@ class Gearbox(wiring.Component):
             m.d.sync += start.eq(after)
             with m.If(exhausts):
                 m.d.sync += [
-                    seen.eq(window[self.in_bits:]),
+                    seen.eq(window[self.in_bits:]) if b > 1 else seen.eq(0),
                     start.eq(Mux(self.i.p.last, b - 1, after - a)),
                 ]
         self._shift(m, window, start, self.i.p.last & exhausts, self.i.valid & fills, free)

@@ -53,8 +53,8 @@ class Upsizer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         width = len(self.i.p.data)
-        held = Signal((self.ratio - 1) * width)  # parts before this one; zero from the current part on
-        part = Signal(range(self.ratio))
+        held = Signal(max(self.ratio - 1, 1) * width)  # parts before this one; zero from the current part on
+        part = Signal(range(max(self.ratio, 2)))
         completes = Signal()
         free = self.o.ready | ~self.o.valid
         m.d.comb += [

@@ -77,7 +77,7 @@ class Accumulators(wiring.Component):
         sums = Signal(data.ArrayLayout(signed(config.sum_bits), lanes))
         m.d.comb += [
             # Never both at one row in a legal stream. Saying so spares the bypass that Yosys would add.
-            read.en.eq(~(write.en & (write.addr == read.addr))),
+            read.en.eq(write.addr != read.addr),
             read.addr.eq(self.i.p.row),
             write.en.eq(write_valid),
             write.addr.eq(write_row),

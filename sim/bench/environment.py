@@ -172,5 +172,6 @@ class Environment:
 
     def trace(self) -> Trace:
         return Trace({name: source.accepted for name, source in self.sources.items()},
-                     {name: sink.delivered for name, sink in self.sinks.items()},
+                     {name: sink.delivered for name, sink in self.sinks.items()}
+                     | {model.name: model.transfers for model in self.models},
                      {name: sink.raised for name, sink in self.sinks.items() if sink.raised is not None})

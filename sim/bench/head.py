@@ -22,9 +22,9 @@ class HeadMatvecBench(UnitBench):
         lanes = self.config.vector_lanes
         items: Items = {"i_command": [], "i_activations": [], "i_weights": []}
         for weights, row_scales, q in heads:
-            words = q.reshape(-1, lanes)
+            words = list(q.reshape(-1, lanes))
             items["i_command"].append({"rows": len(weights), "words": len(words)})
-            items["i_activations"] += [{"q": word, "last": k == len(words) - 1} for k, word in enumerate(words)]
+            items["i_activations"] += [{"q": word, "last": word is words[-1]} for word in words]
             image = pack_rows(QuantizedHead(weights, row_scales, self.config.head_shift), self.config)
             beats = image.reshape(-1, self.config.bus_bytes)
             items["i_weights"] += [int.from_bytes(beat.tobytes(), "little") for beat in beats]
@@ -44,7 +44,8 @@ class HeadMatvecBench(UnitBench):
     def stimulus(self, rng: random.Random, case: str) -> Items:
         generator = np.random.default_rng(rng.getrandbits(32))
         shapes = [(rng.randint(1, 40), rng.randint(1, 9)) for _ in range(4)]
-        return self._items([self._random(generator, *shape, -self._bound(), self._bound()) for shape in shapes])
+        bound = self._bound()
+        return self._items([self._random(generator, *shape, -bound, bound) for shape in shapes])
 
     def boundary(self) -> Items:
         """Longest vector, extreme operands, single row and word, exactly one block, one row more."""

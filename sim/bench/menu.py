@@ -102,7 +102,9 @@ async def stress(dut: Any) -> None:
 async def latency(dut: Any) -> None:
     """Latency and interval, measured, against what the component promises."""
     env = Environment(dut)
-    stimulus = env.bench.latency_stimulus() or env.bench.stimulus(env.rng("latency"), "latency")
+    stimulus = env.bench.latency_stimulus()
+    if stimulus is None:
+        stimulus = env.bench.stimulus(env.rng("latency"), "latency")
     measured = env.bench.measure(await env.run(stimulus))
     attributes = {key: env.sidecar[key] for key in ("latency", "interval")}
     Path(os.environ["LLMRTL_FIGURES"]).write_text(json.dumps(measured))

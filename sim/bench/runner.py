@@ -172,11 +172,13 @@ def _simulate(report: Report, emitted: Emitted, bench: str, simulator: str, buil
     environment = {"LLMRTL_SIDECAR": str(sidecar), "LLMRTL_BENCH": bench, "LLMRTL_SEED": str(report.seed),
                    "LLMRTL_FIGURES": str(figures), "COCOTB_ANSI_OUTPUT": "0"}
     test_filter = r"\.(" + "|".join(map(re.escape, cases)) + ")$" if cases else None
+    plusargs = [f"+dumpfile_path={runs / emitted.name}.fst"] if simulator == "icarus" and waves else []
     stopped = None
     try:
         instance.test(test_module=load(bench).modules, hdl_toplevel=emitted.name, hdl_toplevel_lang="verilog",
-                      build_dir=built, test_dir=runs, waves=waves, extra_env=environment, log_file=log,
-                      results_xml=str(results), test_filter=test_filter, timescale=_TIMESCALE)
+                      build_dir=built, test_dir=runs, waves=waves, plusargs=plusargs,
+                      extra_env=environment, log_file=log, results_xml=str(results),
+                      test_filter=test_filter, timescale=_TIMESCALE)
     except (RuntimeError, SystemExit) as error:
         stopped = error  # also raised, under pytest, when a case failed
     _read(report, results, log, figures)

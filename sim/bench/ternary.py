@@ -13,10 +13,11 @@ from ..golden import ternary as golden
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["EngineItems", "Matrix", "TernaryEngineBench", "random_matrix"]
+__all__ = ["EngineItems", "Matrix", "TernaryEngineBench", "integers", "random_matrix"]
 
 
-def _array(rng: random.Random, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+def integers(rng: random.Random, shape: tuple[int, ...], low: int, high: int) -> np.ndarray:
+    """Random integers in ``low..high``."""
     return np.random.default_rng(rng.getrandbits(64)).integers(low, high, shape, endpoint=True)
 
 
@@ -31,8 +32,8 @@ class Matrix:
 
 def random_matrix(rng: random.Random, rows: int, columns: int, block_rows: int, tokens: int) -> Matrix:
     """A matrix of the given shape, a share of it zeros."""
-    trits = _array(rng, (rows, columns), -1, 1)
-    return Matrix(trits * (_array(rng, (rows, 1), 0, 3) > 0), _array(rng, (tokens, columns), -127, 127), block_rows)
+    trits = integers(rng, (rows, columns), -1, 1)
+    return Matrix(trits * (integers(rng, (rows, 1), 0, 3) > 0), integers(rng, (tokens, columns), -127, 127), block_rows)
 
 
 class TernaryEngineBench(UnitBench):
@@ -45,7 +46,8 @@ class TernaryEngineBench(UnitBench):
         config = self.config
         found = []
         for _ in range(count):
-            block_rows = rng.choice((1, 2, 3, 4, 5, 9, config.max_block_rows // config.table_rows))
+            depth = config.max_block_rows // config.table_rows
+            block_rows = min(rng.choice((1, 2, 3, 4, 5, 9, depth)), depth)
             rows = rng.choice((1, config.table_rows, rng.randint(1, 6), rng.randint(1, 12 * config.table_rows)))
             columns = rng.choice((1, rng.randint(1, config.tile_activations),
                                   rng.randint(1, min(config.max_vector, 4 * config.tile_activations))))
@@ -68,19 +70,21 @@ class TernaryEngineBench(UnitBench):
     def latency_stimulus(self) -> Items:
         """Two blocks of three K tiles, sweeps long enough to hide the building of tables."""
         config, rng = self.config, random.Random(0)
-        self.sweep = max(TernaryTiming(config).build, 8)
+        self.sweep = min(max(TernaryTiming(config).build, 8), config.max_block_rows // config.table_rows)
         self.tiles = min(3, config.max_vector // config.tile_activations)
         return EngineItems(config, [random_matrix(rng, 2 * self.sweep * config.table_rows,
                                                   self.tiles * config.tile_activations, self.sweep, config.token_lanes)])
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        vectors_in = max(trace.accepted["i_activations"][-1] - 1, trace.accepted["i_command"][0])
+        vectors_in = max(trace.accepted["i_activations"][-1], trace.accepted["i_command"][0])
         return {"latency": trace.latency("i_weights", "o_sums", index=(self.tiles - 1) * self.sweep),
                 "interval": trace.interval("i_weights"),
                 "start": trace.accepted["i_weights"][0] - vectors_in}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return {**super().figures(attributes), "start": TernaryTiming(self.config).start}
+        timing = TernaryTiming(self.config)
+        return {"latency": attributes["latency"], "start": timing.start,
+                "interval": attributes["interval"] + timing.sweep(self.sweep) - self.sweep}
 
     def expected(self, stimulus: Items) -> Items:
         assert isinstance(stimulus, EngineItems)

@@ -23,7 +23,7 @@ def xorshift32(state: int) -> int:
 
 
 def top_candidates(values: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the ``k`` largest values (all, if fewer), largest first, the lower index first among equals."""
+    """Indices of the ``k`` largest values (all, if fewer), largest first; of equal ones the lower first."""
     values = np.asarray(values, dtype=np.int64)
     return np.argsort(-values, kind="stable")[:k]
 
@@ -31,12 +31,12 @@ def top_candidates(values: np.ndarray, k: int) -> np.ndarray:
 def scaled_distance(distance: int, scale: Scalar, frac_bits: int) -> int:
     """``distance * scale`` in ``frac_bits`` fraction bits: floor, clamped to ``2**(frac_bits + 5) - 1``.
 
-    Only the upper 18 bits of the mantissa count.
+    Only the upper 18 bits of the mantissa count. A shift to the left clamps all but 0.
     """
     product = distance * (scale.mantissa >> 6)
     shift = -(scale.exponent + 6 + frac_bits)
-    scaled = product >> shift if shift >= 0 else product << -shift
-    return min(scaled, (1 << (frac_bits + 5)) - 1)
+    top = (1 << (frac_bits + 5)) - 1
+    return min(product >> shift, top) if shift >= 0 else top * (product > 0)
 
 
 class Sampler:
@@ -80,8 +80,9 @@ class Sampler:
             raise ValueError(f"k must be in 1..{self.config.top_k}, not {k}")
         tokens = top_candidates(values, k)
         best = int(values[tokens[0]])
-        distances = [scaled_distance(best - int(values[t]), scale, self.config.logit_frac_bits) for t in tokens]
-        cumulative = np.cumsum([int(pow2_negative(u, self.config)) for u in distances])
+        fraction = self.config.logit_frac_bits
+        distances = [scaled_distance(best - int(values[t]), scale, fraction) for t in tokens]
+        cumulative = np.cumsum(pow2_negative(np.array(distances), self.config))
         self.state = xorshift32(self.state)
         threshold = (self.state * int(cumulative[-1])) >> 32
         return int(tokens[int(np.argmax(cumulative > threshold))]), best

@@ -54,7 +54,8 @@ class AxiMemory(Model):
     Attributes
     ----------
     latency : int
-        Cycles from the transfer on AR (or the last of AW and W) to the first that may have ``valid`` up; from 1.
+        Cycles from the transfer on AR (or the last of AW and W) to the first that may have ``valid`` up; at
+        least 1.
     jitter : int
         Up to so many more, at random for every burst.
     depth : int
@@ -64,6 +65,8 @@ class AxiMemory(Model):
     faults : list of Fault
     want : array of uint8 or None
         If set, what ``data`` must hold after the run.
+    eager : tuple of str
+        Channels (``"r"``, ``"b"``) on which the unit promises to be always ready.
     rng : random.Random
     accepts, offers : Pattern
         Cycles in which it may be ready, and may raise valid; set by every run of the menu.
@@ -78,6 +81,7 @@ class AxiMemory(Model):
         self.latency, self.jitter, self.depth, self.reorder = 1, 0, 16, False
         self.faults: list[Fault] = []
         self.want: np.ndarray | None = None
+        self.eager: tuple[str, ...] = ()
         self.rng = random.Random(0)
         self.clear()
 
@@ -189,11 +193,15 @@ class AxiMemory(Model):
         return self.port.pending()
 
     def finish(self) -> None:
-        """Compare the contents with ``want``."""
+        """Compare the contents with ``want``; look for stalls on ``eager`` channels."""
+        for channel in self.eager:
+            if self.port.stalls[channel]:
+                raise BenchFailure(f"{self.name} {channel.upper()} channel: the unit was not ready in "
+                                   f"{self.port.stalls[channel]} cycles with valid up")
         if self.want is None:
             return
         wrong = np.flatnonzero(self.want != self.data)
         if len(wrong):
             address = int(wrong[0])
-            raise BenchFailure(f"{self.name}: {len(wrong)} bytes are wrong after the run, the first at {address:#x}: "
-                               f"{self.data[address]:#04x}, expected {self.want[address]:#04x}")
+            raise BenchFailure(f"{self.name}: {len(wrong)} bytes are wrong after the run, the first at "
+                               f"{address:#x}: {self.data[address]:#04x}, expected {self.want[address]:#04x}")

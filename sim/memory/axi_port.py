@@ -33,9 +33,9 @@ def burst_problem(address: int, beats: int, size: int, burst: int, bus_bytes: in
 class AxiPort:
     """Watches a port: what was transferred in each cycle, and whether both sides keep the rules.
 
-    Checked: no X on valid, ready or a payload; valid and payload kept until ready; bursts are full-width INCR
-    within 4 KiB; RLAST and WLAST exactly on the final beat; data only for a burst that was asked for; one write
-    response per burst, after its final beat.
+    Checked: no X on valid, ready or a payload; valid and payload kept until ready; bursts are full-width
+    INCR within 4 KiB; RLAST and WLAST exactly on the final beat; read data only for a burst that was asked for;
+    one write response per burst, after its final beat.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ class AxiPort:
         Cycles of the transfers on each channel.
     raised : dict of str to int
         Cycle in which each channel first had valid up.
+    stalls : dict of str to int
+        Cycles in which each channel had valid up and ready down.
     most_outstanding : int
         Most read bursts that were open at once.
     """
@@ -62,7 +64,7 @@ class AxiPort:
                       for name in (*fields, "valid", "ready") if f"{prefix}__{channel}{name}" in ports}
             for channel, fields in CHANNELS.items() if f"{prefix}__{channel}valid" in ports}
         if not self.channels:
-            raise ValueError(f"prefix must be that of an AXI4 port, not {prefix!r}: there is no {prefix}__arvalid")
+            raise ValueError(f"prefix must be that of an AXI4 port, not {prefix!r}")
         data = self.channels.get("r") or self.channels["w"]
         self.bus_bytes = len(data["data"]) // 8
         self.clear()
@@ -70,6 +72,7 @@ class AxiPort:
     def clear(self) -> None:
         self.transfers: dict[str, list[int]] = {channel: [] for channel in self.channels}
         self.raised: dict[str, int] = {}
+        self.stalls: dict[str, int] = dict.fromkeys(self.channels, 0)
         self.most_outstanding = 0
         self._held: dict[str, dict[str, str]] = {}
         self._reads: dict[int, deque[int]] = {}  # beats left of the open bursts, by ID
@@ -109,13 +112,15 @@ class AxiPort:
                 self._fail(channel, "valid was dropped before ready")
             return None
         self.raised.setdefault(channel, cycle)
-        payload = {name: str(handle.value) for name, handle in signals.items() if name not in ("valid", "ready")}
+        payload = {name: str(handle.value) for name, handle in signals.items()
+                   if name not in ("valid", "ready")}
         if held is not None and held != payload:
             changed = ", ".join(f"{name} from {held[name]} to {payload[name]}" for name in held
                                 if held[name] != payload[name])
             self._fail(channel, f"the payload changed before ready: {changed}")
         if ready == "0":
             self._held[channel] = payload
+            self.stalls[channel] += 1
             return None
         self.transfers[channel].append(cycle)
         try:

@@ -83,7 +83,8 @@ class AxiReader(Model):
         want = int.from_bytes(self.data[address:address + size].tobytes(), "little")
         self.responses.add(beat["resp"])
         if beat["data"] != want:
-            raise BenchFailure(f"{self.name}: wrong data from {address:#x}: {beat['data']:#x}, expected {want:#x}")
+            raise BenchFailure(f"{self.name}: wrong data from {address:#x}: {beat['data']:#x}, "
+                               f"expected {want:#x}")
         burst[0] += size
         burst[1] -= 1
         if burst[1] == 0:

@@ -38,6 +38,9 @@ def build_driver(emitted: Emitted, bus_bits: int, *, waves: bool = False, fast: 
     Raises ``BuildError`` when a tool fails. A build that was done before is reused.
     """
     defines = [f"-DBUS_BYTES={bus_bits // 8}"]
+    for port in emitted.sidecar["ports"]:
+        if port["name"] == "observe_elements":
+            defines.append(f"-DOBSERVE_BYTES={port['width'] // 8}")
     flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
              "--top-module", emitted.name, "--prefix", "Vaccelerator", "-Wno-fatal", "--output-split", "20000",
              *(["--trace-fst"] if waves else []), "-CFLAGS", " ".join(["-std=c++17", *defines])]

@@ -21,9 +21,6 @@
 #if VM_TRACE
 #include "verilated_fst_c.h"
 #endif
-#ifdef OBSERVE
-#include "observe.h"
-#endif
 
 namespace {
 
@@ -56,12 +53,15 @@ public:
             trace->open(options.wave.c_str());
         }
 #endif
-#ifdef OBSERVE
-        if (!options.observe.empty()) observer.reset(new Observer(options.observe));
+#ifdef OBSERVE_BYTES
+        if (!options.observe.empty() && !(observed = std::fopen(options.observe.c_str(), "wb"))) {
+            std::perror(options.observe.c_str()); std::exit(2);
+        }
 #endif
     }
 
     ~Simulation() {
+        if (observed) std::fclose(observed);
 #if VM_TRACE
         if (trace) trace->close();
 #endif
@@ -140,9 +140,7 @@ private:
 #if VM_TRACE
     std::unique_ptr<VerilatedFstC> trace;
 #endif
-#ifdef OBSERVE
-    std::unique_ptr<Observer> observer;
-#endif
+    std::FILE* observed = nullptr;
     uint64_t cycle = 0, start = 0, read_beats = 0, write_beats = 0;
     uint32_t generated = 0;
     bool aw_taken = false, w_taken = false, b_taken = false, ar_taken = false, r_taken = false;
@@ -234,8 +232,12 @@ private:
             r_taken = d.s_axi_csr_rvalid && d.s_axi_csr_rready;
             r_data = d.s_axi_csr_rdata;
             take_memory();
-#ifdef OBSERVE
-            if (observer) observer->sample(d, cycle - start);
+#ifdef OBSERVE_BYTES
+            if (observed && d.observe_valid) {  // tag, then the elements
+                uint32_t tag = d.observe_tag;
+                std::fwrite(&tag, 4, 1, observed);
+                std::fwrite(&d.observe_elements, OBSERVE_BYTES, 1, observed);
+            }
 #endif
         } else {
             r_offered = b_offered = false;

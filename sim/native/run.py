@@ -64,7 +64,7 @@ class Run:
 
 def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int], count: int, *,
              eos: int | None = None, sampling: Sampling = Sampling(), on_token: Callable[[Generated], None] | None = None,
-             wave: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20, registers: dict[str, int] | None = None,
+             wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20, registers: dict[str, int] | None = None,
              **memory: int) -> Run:
     """Generate up to ``count`` tokens after ``prompt``.
 
@@ -80,6 +80,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         Called as each token is printed.
     wave : Path
         FST file (needs a driver built with ``waves``).
+    observe : Path
+        File of operation results (needs an accelerator with ``observe``); see ``sim/native/locate.py``.
     cycle_limit : int
         Stop after so many cycles (0: never).
     registers : dict
@@ -111,8 +113,9 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     command = [str(program)]
     for name, value in arguments.items():
         command += [name, str(value)]
-    if wave is not None:
-        command += ["wave", str(wave)]
+    for name, path in (("wave", wave), ("observe", observe)):
+        if path is not None:
+            command += [name, str(path)]
     for name, value in values.items():
         command += ["write", f"{offsets[name]}={value & 0xFFFFFFFF}"]
     for token in prompt:

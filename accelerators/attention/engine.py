@@ -1,0 +1,114 @@
+"""Streaming attention: up to L query lanes against the rows of one K/V head, at the full rate of the port."""
+
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig, ceil_div
+from ..streams import Fork, Queue, StreamBuffer, connect
+from .finish import Finish
+from .formats import HEADER, command_layout, dot_layout, lane_layout, max_beats, query_layout, result_layout, total_layout
+from .lanes import LaneTable
+from .mix import Mix
+from .rows import RowSplitter
+from .scores import Scores
+from .softmax import Softmax
+
+__all__ = ["Attention"]
+
+HEADER_QUEUE = 8
+
+
+class Attention(wiring.Component):
+    """Attention of several lanes (token, query head) over one K/V head, in one pass over its rows.
+
+    FlashAttention-2's online softmax (arXiv:2307.08691, section 3.1) in integers (after ITA, arXiv:2307.03493): base-2
+    logits, an integer running maximum, so that rescaling is a shift, and one division per lane at the end::
+
+        i_query ----------> Scores --- dots --> LaneTable --> Softmax --- weights --> Mix --- sums --> Finish --> o
+        i_rows -> RowSplitter -+- headers ------^  ^            '------- totals ------|----------------^  '--> o_exponent
+                   '---------- values ----------|-------------------------------------^
+        i_lane ---------------------------------'
+
+    Each K/V row is read once for all lanes (grouped-query heads and tokens of a chunk alike); a lane's ``limit`` makes it
+    causal. Queries and lanes of the next operation are taken while the rows of this one stream, and its rows while the
+    results of this one leave.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes`` (V), ``max_head_dim``, ``max_context``,
+        ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``.
+
+    Members
+    -------
+    i_command : In(stream of {lanes, rows, beats: 16, words: 16})
+        One per operation: lanes in use, rows, beats of K (= of V) per row, V-words per head; all at least 1 and within
+        the configuration. Others are not checked.
+    i_query : In(stream of {q: V x signed(kv_bits), last})
+        ``words`` words per lane, lane after lane, ``last`` on the last word of each.
+    i_lane : In(stream of {scale: SCALAR, limit})
+        One per lane: real value of one step of q times log2(e) / sqrt(head_dim); rows that the lane sees.
+    i_rows : In(stream of bus_bits)
+        Row after row: header (K scale in bits 0..31, V scale in 32..63: 16-bit mantissa, then signed exponent), beats
+        of K, beats of V, zero padded.
+    o : Out(stream of {x: V x signed(32), last})
+        Results, ``words`` words per lane, lane after lane.
+    o_exponent : Out(stream of {exponent: signed(16)})
+        One per lane: its result is ``x * 2**exponent``. A lane that saw no row with a V scale: 0 and -1024.
+
+    Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the first result.
+    Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes. A shorter row takes as many
+    cycles as it has beats, but at least ``lanes`` and at least 5.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        beats = max_beats(config)
+        self.interval = max(2 * beats + ceil_div(HEADER.size, config.bus_bits), config.query_lanes, 5)
+        self.latency = 0
+        super().__init__({
+            "i_command": In(stream.Signature(command_layout(config))),
+            "i_query": In(stream.Signature(query_layout(config))),
+            "i_lane": In(stream.Signature(lane_layout(config))),
+            "i_rows": In(stream.Signature(config.bus_bits)),
+            "o": Out(stream.Signature(result_layout(config))),
+            "o_exponent": Out(stream.Signature(data.StructLayout({"exponent": signed(16)}))),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "Attention":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.scores = scores = Scores(config)
+        m.submodules.lanes = lanes = LaneTable(config)
+        m.submodules.splitter = splitter = RowSplitter(config)
+        m.submodules.softmax = softmax = Softmax(config)
+        m.submodules.mix = mix = Mix(config)
+        m.submodules.finish = finish = Finish(config)
+
+        # Every part takes the command when it comes to the operation.
+        m.submodules.commands = commands = Fork(command_layout(config), 4)
+        connect(m, wiring.flipped(self.i_command), commands.i)
+        for k, part in enumerate((scores, lanes, splitter, mix)):
+            m.submodules[f"command_{k}"] = buffer = StreamBuffer(command_layout(config))
+            connect(m, commands.o[k], buffer.i)
+            connect(m, buffer.o, part.i_command)
+
+        m.submodules.rows = rows = StreamBuffer(config.bus_bits)
+        m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
+        m.submodules.dots = dots = StreamBuffer(dot_layout(config))
+        m.submodules.totals = totals = Queue(total_layout(config), max(config.query_lanes, 3))
+        for source, sink in (
+                (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
+                (wiring.flipped(self.i_rows), rows.i), (rows.o, splitter.i),
+                (splitter.o_header, headers.i), (headers.o, lanes.i_header),
+                (splitter.o_keys, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
+                (lanes.o, softmax.i), (softmax.o_weight, mix.i_weights), (splitter.o_values, mix.i_values),
+                (softmax.o_total, totals.i), (totals.o, finish.i_total), (mix.o, finish.i),
+                (finish.o, wiring.flipped(self.o)), (finish.o_exponent, wiring.flipped(self.o_exponent))):
+            connect(m, source, sink)
+        return m

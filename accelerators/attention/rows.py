@@ -1,0 +1,92 @@
+"""Row records: splits them into headers, keys and values."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig, ceil_div
+from .formats import HEADER, command_layout, max_beats
+
+__all__ = ["RowSplitter"]
+
+
+class RowSplitter(wiring.Component):
+    """Splits row records ``header, K beats, V beats`` into three streams.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``bus_bits``, ``max_head_dim``, ``kv_bits`` and ``max_context`` matter.
+
+    Members
+    -------
+    i_command : In(stream of command_layout)
+        ``rows`` and ``beats`` matter.
+    i : In(stream of bus_bits)
+        Row after row; a header is 64 bits, ``ceil(64 / bus_bits)`` beats, the rest of its last beat is not used.
+    o_header : Out(stream of HEADER)
+    o_keys, o_values : Out(stream of bus_bits)
+
+    Latency: 0 cycles for keys and values (combinational), 1 cycle for headers. Interval: 1 cycle per beat; one idle
+    cycle between operations.
+    """
+
+    latency = 1
+    interval = 1
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        beat = stream.Signature(config.bus_bits)
+        super().__init__({
+            "i_command": In(stream.Signature(command_layout(config))),
+            "i": In(beat),
+            "o_header": Out(stream.Signature(HEADER)),
+            "o_keys": Out(beat),
+            "o_values": Out(beat),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "RowSplitter":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self.config.bus_bits
+        header_beats = ceil_div(HEADER.size, width)
+        command = Signal(command_layout(self.config))
+        row, beat = Signal(range(self.config.max_context)), Signal(range(max(max_beats(self.config), header_beats)))
+        header = self.o_header.p.as_value()
+        last = beat == command.beats - 1
+        m.d.comb += [self.o_keys.p.eq(self.i.p), self.o_values.p.eq(self.i.p)]
+        with m.If(self.o_header.ready):
+            m.d.sync += self.o_header.valid.eq(0)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += beat.eq(beat + 1)
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.i_command.ready.eq(1)
+                m.d.sync += [command.eq(self.i_command.p), row.eq(0)]
+                with m.If(self.i_command.valid):
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                m.d.comb += self.i.ready.eq(self.o_header.ready | ~self.o_header.valid)
+                with m.If(self.i.valid & self.i.ready):
+                    for k in range(header_beats):
+                        with m.If(beat == k):
+                            m.d.sync += header[k * width:(k + 1) * width].eq(self.i.p)
+                    with m.If(beat == header_beats - 1):
+                        m.d.sync += [self.o_header.valid.eq(1), beat.eq(0)]
+                        m.next = "KEYS"
+            with m.State("KEYS"):
+                m.d.comb += [self.o_keys.valid.eq(self.i.valid), self.i.ready.eq(self.o_keys.ready)]
+                with m.If(self.i.valid & self.i.ready & last):
+                    m.d.sync += beat.eq(0)
+                    m.next = "VALUES"
+            with m.State("VALUES"):
+                m.d.comb += [self.o_values.valid.eq(self.i.valid), self.i.ready.eq(self.o_values.ready)]
+                with m.If(self.i.valid & self.i.ready & last):
+                    m.d.sync += [beat.eq(0), row.eq(row + 1)]
+                    m.next = "HEADER"
+                    with m.If(row == command.rows - 1):
+                        m.next = "IDLE"
+        return m

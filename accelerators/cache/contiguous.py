@@ -1,0 +1,137 @@
+"""KV cache of contiguous rows: addresses and bounds."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig
+from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from .append import record_beats
+
+__all__ = ["ContiguousCache", "request_layout"]
+
+HEAD_BITS = 8
+BEATS_BITS = BURST_COMMAND["beats"].width
+
+
+def request_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """``count`` rows from ``position`` on, of K/V head ``head`` of the layer whose cache starts at ``base``."""
+    positions = range(config.max_context + 1)
+    return data.StructLayout({"write": 1, "base": ADDRESS_BITS, "head": HEAD_BITS, "position": positions,
+                              "count": positions})
+
+
+class ContiguousCache(wiring.Component):
+    """Turns rows of a K/V head into one burst command.
+
+    ::
+
+        base -> head 0: record 0 | record 1 | ... | record capacity - 1
+                head 1: record 0 | ...          (head_stride bytes further on)
+
+        address = base + head * head_stride + position * record_beats * bus_bits / 8
+        beats   = count * record_beats
+
+    The products are made one binary digit per cycle.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        Of it: ``bus_bits``, ``kv_bits``, ``max_context``, ``max_head_dim``.
+
+    Members
+    -------
+    i_request : In(stream.Signature({write: 1, base: 32, head: 8, position, count}))
+        ``position`` and ``count`` hold 0 to ``max_context``; ``base`` is a multiple of the bus word.
+    o_read, o_write : Out(stream.Signature({address: 32, beats: 24}))
+        One command on one of them for every request within bounds, in order; a request of no rows gives one
+        of no beats. Registered.
+    capacity : In(range(max_context + 1))
+        Rows of a head.
+    record_beats : In(...)
+        Bus words of a record, up to that of ``max_head_dim``.
+    head_stride : In(32)
+        Bytes from one head to the next, a multiple of the bus word.
+    error : Out(1)
+        Sticky: a request went beyond ``capacity``; nothing was issued for it.
+    clear : In(1)
+        Clears ``error``.
+
+    Latency: 1 cycle and one for every bit of ``position`` (at least 8). Interval: 1 cycle more. A request out
+    of bounds takes 1 cycle. ``capacity``, ``record_beats`` and ``head_stride`` are read when a request is taken.
+    Addresses are modulo 2**32.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.steps = max(HEAD_BITS, config.max_context.bit_length())
+        self.latency = self.steps + 1
+        self.interval = self.steps + 2
+        super().__init__({
+            "i_request": In(stream.Signature(request_layout(config))),
+            "o_read": Out(stream.Signature(BURST_COMMAND)),
+            "o_write": Out(stream.Signature(BURST_COMMAND)),
+            "capacity": In(range(config.max_context + 1)),
+            "record_beats": In(range(record_beats(config, config.max_head_dim) + 1)),
+            "head_stride": In(ADDRESS_BITS),
+            "error": Out(1),
+            "clear": In(1),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "ContiguousCache":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        request = self.i_request
+        word = (self.config.bus_bits // 8).bit_length() - 1
+        write = Signal()
+        address = Signal(ADDRESS_BITS - word)  # in bus words
+        beats = Signal(BEATS_BITS)
+        head = Signal(HEAD_BITS)
+        position, count = Signal.like(request.p.position), Signal.like(request.p.count)
+        stride, record = Signal.like(address), Signal.like(address)  # doubled in every step
+        step = Signal(range(self.steps))
+        for port in (self.o_read, self.o_write):
+            m.d.comb += [port.p.address.eq(address << word), port.p.beats.eq(beats)]
+        with m.If(self.clear):
+            m.d.sync += self.error.eq(0)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += request.ready.eq(1)
+                m.d.sync += [
+                    write.eq(request.p.write),
+                    address.eq(request.p.base[word:]),
+                    beats.eq(0),
+                    head.eq(request.p.head),
+                    position.eq(request.p.position),
+                    count.eq(request.p.count),
+                    stride.eq(self.head_stride[word:]),
+                    record.eq(self.record_beats),
+                ]
+                with m.If(request.valid):
+                    with m.If(request.p.position + request.p.count > self.capacity):
+                        m.d.sync += self.error.eq(1)
+                    with m.Else():
+                        m.next = "MULTIPLY"
+            with m.State("MULTIPLY"):
+                m.d.sync += [
+                    address.eq(address + Mux(head[0], stride, 0) + Mux(position[0], record, 0)),
+                    beats.eq(beats + Mux(count[0], record[:BEATS_BITS], 0)),
+                    head.eq(head >> 1),
+                    position.eq(position >> 1),
+                    count.eq(count >> 1),
+                    stride.eq(stride << 1),
+                    record.eq(record << 1),
+                    step.eq(step + 1),
+                ]
+                with m.If(step == self.steps - 1):
+                    m.d.sync += [step.eq(0), self.o_read.valid.eq(~write), self.o_write.valid.eq(write)]
+                    m.next = "ISSUE"
+            with m.State("ISSUE"):
+                with m.If((self.o_read.ready & ~write) | (self.o_write.ready & write)):
+                    m.d.sync += [self.o_read.valid.eq(0), self.o_write.valid.eq(0)]
+                    m.next = "IDLE"
+        return m

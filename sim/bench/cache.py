@@ -1,0 +1,137 @@
+"""Benches of the record packer and the contiguous cache."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from ..golden.cache import contiguous_command, pack_record, record_beats
+from ..golden.numerics import Scalar
+from .trace import Trace
+from .unit import Items, UnitBench
+
+__all__ = ["ContiguousCacheBench", "RecordPackerBench"]
+
+
+def _random_scale(rng: random.Random) -> Scalar:
+    if rng.random() < 0.1:
+        return Scalar(0, 0)
+    return Scalar(rng.randrange(1 << 23, 1 << 24), rng.choice((0, -30, rng.randint(-100, 100))))
+
+
+class RecordPackerBench(UnitBench):
+    """Records of heads of different lengths."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.lanes, self.bits = config.vector_lanes, config.kv_bits
+
+    def _items(self, records: list[tuple[list[int], list[int], Scalar, Scalar]]) -> Items:
+        items: Items = {"i": [], "i_scale": []}
+        for *vectors, key_scale, value_scale in records:
+            for vector in vectors:
+                for start in range(0, len(vector), self.lanes):
+                    items["i"].append({"q": vector[start:start + self.lanes],
+                                       "last": int(start + self.lanes >= len(vector))})
+            items["i_scale"] += [{"scale": {"mantissa": scale.mantissa, "exponent": scale.exponent}}
+                                 for scale in (key_scale, value_scale)]
+        return items
+
+    def _vector(self, rng: random.Random, length: int) -> list[int]:
+        half = 1 << self.bits - 1
+        return [rng.randrange(-half, half) for _ in range(length)]
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        words = self.config.max_head_dim // self.lanes
+        records = []
+        for _ in range(10):
+            length = self.lanes * rng.choice((1, 2, 3, words, words, rng.randint(1, words)))
+            records.append((self._vector(rng, length), self._vector(rng, length), _random_scale(rng),
+                            _random_scale(rng)))
+        return self._items(records)
+
+    def boundary(self) -> Items:
+        half, full = 1 << self.bits - 1, self.config.max_head_dim
+        corners = [Scalar(0, 0), Scalar(1 << 23, -(1 << 15)), Scalar((1 << 24) - 1, 32759),
+                   Scalar((1 << 24) - 1, 32767), Scalar(1 << 23, -9), Scalar(0xFFFFFF, -8)]
+        return self._items([([-half] * full, [half - 1] * full, scale, corners[-1 - k])
+                            for k, scale in enumerate(corners)]
+                           + [([0] * self.lanes, [-1] * self.lanes, corners[4], corners[5])])
+
+    def expected(self, stimulus: Items) -> Items:
+        vectors: list[list[int]] = [[]]
+        for item in stimulus["i"]:
+            vectors[-1] += item["q"]
+            if item["last"]:
+                vectors.append([])
+        scales = [Scalar(**item["scale"]) for item in stimulus["i_scale"]]
+        beats = []
+        for k in range(0, len(scales), 2):
+            record = pack_record(vectors[k], vectors[k + 1], scales[k], scales[k + 1], kv_bits=self.bits,
+                                 bus_bits=self.config.bus_bits)
+            beats += [{"data": word, "last": int(n == len(record) - 1)} for n, word in enumerate(record)]
+        return {"o": beats}
+
+    def latency_stimulus(self) -> Items:
+        rng = random.Random(0)
+        length = self.config.max_head_dim
+        return self._items([(self._vector(rng, length), self._vector(rng, length), _random_scale(rng),
+                             _random_scale(rng)) for _ in range(4)])
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"latency": trace.latency("i_scale", "o", 1), "interval": trace.interval("i")}
+
+
+class ContiguousCacheBench(UnitBench):
+    """Requests inside and outside of the bounds; an error is seen in the same cycle and cleared by ``clear``."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.capacity = config.max_context - 3
+        self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.head_stride = self.capacity * self.beats * config.bus_bytes
+
+    def constants(self) -> Mapping[str, int]:
+        return {"capacity": self.capacity, "record_beats": self.beats, "head_stride": self.head_stride}
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        requests = []
+        for _ in range(60):
+            position = rng.randint(0, self.config.max_context)
+            count = rng.randint(0, self.config.max_context)
+            if rng.random() < 0.7:
+                position, count = min(position, self.capacity), rng.randint(0, max(0, self.capacity - position))
+            requests.append(self._request(rng.getrandbits(1), rng.getrandbits(20) * self.config.bus_bytes,
+                                          rng.getrandbits(8), position, count))
+        return {"i_request": requests}
+
+    @staticmethod
+    def _request(write: int, base: int, head: int, position: int, count: int) -> dict[str, int]:
+        return {"write": write, "base": base, "head": head, "position": position, "count": count}
+
+    def boundary(self) -> Items:
+        top = (1 << 32) - self.config.bus_bytes
+        return {"i_request": [
+            self._request(write, base, head, position, count)
+            for write in (0, 1) for base in (0, top) for head in (0, 255)
+            for position, count in ((0, 0), (0, self.capacity), (self.capacity, 0), (self.capacity - 1, 1),
+                                    (self.capacity, 1), (self.config.max_context, self.config.max_context))]}
+
+    def expected(self, stimulus: Items) -> Items:
+        commands: Items = {"o_read": [], "o_write": []}
+        for request in stimulus["i_request"]:
+            command = self._command(request)
+            if command is not None:
+                commands["o_write" if request["write"] else "o_read"].append(
+                    {"address": command.address, "beats": command.beats})
+        return commands
+
+    def _command(self, request: dict[str, int]) -> Any:
+        return contiguous_command(
+            request["base"], request["head"], request["position"], request["count"], capacity=self.capacity,
+            record_beats=self.beats, head_stride=self.head_stride, bus_bits=self.config.bus_bits)
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        return {"error": int(any(self._command(request) is None for request in stimulus["i_request"]))}
+
+    def latency_stimulus(self) -> Items:
+        return {"i_request": [self._request(k & 1, 4096 * k, k, k, 1) for k in range(10)]}

@@ -1,0 +1,95 @@
+"""K/V records and the contiguous cache: the golden model of ``accelerators/cache``.
+
+A record is what one token leaves behind for one K/V head: a header with the scales of key and value, the
+key, the value, each padded with zeros to whole bus words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .numerics import MANTISSA_BITS, Scalar
+
+__all__ = ["BurstCommand", "contiguous_command", "pack_record", "record_beats", "stored_scale", "unpack_record"]
+
+HEADER_BITS = 64
+DROPPED_BITS = MANTISSA_BITS - 16
+
+
+def stored_scale(scale: Scalar) -> tuple[int, int]:
+    """Mantissa (16 bits, truncated) and exponent of a scale in a record; ``(0, 0)`` for zero.
+
+    An exponent that does not fit 16 bits saturates; no legal model has one.
+    """
+    if not scale.mantissa:
+        return 0, 0
+    return scale.mantissa >> DROPPED_BITS, min(scale.exponent + DROPPED_BITS, (1 << 15) - 1)
+
+
+def record_beats(head_dim: int, *, kv_bits: int, bus_bits: int) -> int:
+    """Bus words of one record."""
+    return -(-HEADER_BITS // bus_bits) + 2 * -(-head_dim * kv_bits // bus_bits)
+
+
+def _beats(value: int, bits: int, bus_bits: int) -> list[int]:
+    return [value >> low & (1 << bus_bits) - 1 for low in range(0, bits, bus_bits)]
+
+
+def _packed(elements: Sequence[int], kv_bits: int) -> int:
+    low = -(1 << kv_bits - 1)
+    value = 0
+    for position, element in enumerate(elements):
+        if not low <= element < -low:
+            raise ValueError(f"elements must fit {kv_bits} bits, not {element}")
+        value |= (int(element) & (1 << kv_bits) - 1) << position * kv_bits
+    return value
+
+
+def pack_record(key: Sequence[int], value: Sequence[int], key_scale: Scalar, value_scale: Scalar, *,
+                kv_bits: int, bus_bits: int) -> list[int]:
+    """The bus words of a record."""
+    if len(key) != len(value):
+        raise ValueError(f"key and value must be of the same length, not {len(key)} and {len(value)}")
+    header = 0
+    for position, scale in enumerate((key_scale, value_scale)):
+        mantissa, exponent = stored_scale(scale)
+        header |= (mantissa | (exponent & 0xFFFF) << 16) << 32 * position
+    bits = len(key) * kv_bits
+    return (_beats(header, HEADER_BITS, bus_bits) + _beats(_packed(key, kv_bits), bits, bus_bits)
+            + _beats(_packed(value, kv_bits), bits, bus_bits))
+
+
+def unpack_record(beats: Sequence[int], head_dim: int, *, kv_bits: int,
+                  bus_bits: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int], tuple[int, int]]:
+    """Key, value, and their scales as (mantissa, exponent), from the bus words of a record."""
+    expected = record_beats(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+    if len(beats) != expected:
+        raise ValueError(f"beats must be the {expected} of a record, not {len(beats)}")
+    image = b"".join(int(beat).to_bytes(bus_bits // 8, "little") for beat in beats)
+    header = np.frombuffer(image[:8], dtype="<u2")
+    start = -(-HEADER_BITS // bus_bits) * bus_bits // 8
+    length = (len(image) - start) // 2
+    dtype = f"<i{kv_bits // 8}"
+    key, value = (np.frombuffer(image[offset:offset + length], dtype=dtype)[:head_dim].astype(np.int64)
+                  for offset in (start, start + length))
+    scales: list[Any] = [(int(header[k]), int(header[k + 1].astype(np.int16))) for k in (0, 2)]
+    return key, value, scales[0], scales[1]
+
+
+@dataclass(frozen=True)
+class BurstCommand:
+    """``beats`` bus words from byte ``address`` on."""
+
+    address: int
+    beats: int
+
+
+def contiguous_command(base: int, head: int, position: int, count: int, *, capacity: int, record_beats: int,
+                       head_stride: int, bus_bits: int) -> BurstCommand | None:
+    """The burst of rows ``position`` to ``position + count - 1`` of a head; ``None`` beyond ``capacity``."""
+    if position + count > capacity:
+        return None
+    address = base + head * head_stride + position * record_beats * bus_bits // 8
+    return BurstCommand(address % (1 << 32), count * record_beats)
