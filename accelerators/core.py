@@ -36,6 +36,9 @@ CONTROL = {
 }
 """Inputs passed on to the front end: name -> width."""
 
+COMMANDS = 4
+"""Commands that wait in front of a unit."""
+
 
 def observe_layout(config: AcceleratorConfig) -> data.StructLayout:
     """One word of an operation's result: operation tag and signed 32-bit elements.
@@ -133,7 +136,7 @@ class Core(wiring.Component):
         m.submodules.executor = executor = Executor(config)
         m.submodules.operations = operations = Queue(operation_layout(config), 8)
         m.submodules.memory = vectors = VectorMemory(config)
-        m.submodules.reads = reads = Queue(executor.o_read.p.shape(), 4)
+        m.submodules.reads = reads = Queue(executor.o_read.p.shape(), COMMANDS)
         m.submodules.writes = writes = Queue(executor.o_write.p.shape(), queue_depth)
         m.submodules.engine = engine = TernaryEngine(config)
         m.submodules.norm_quantize = norm = NormQuantize(config)
@@ -205,13 +208,16 @@ class Core(wiring.Component):
             lane_words.o.ready.eq(engine.i_weights.ready),
         ]
 
-        # Commands.
+        # Commands. Units may keep a command until its packet has passed, so each has a queue.
         for name, sink in (("o_gains", gains.i_command), ("o_table", table.i_command), ("o_norm", norm.i_command),
                            ("o_embedding", embedding.i_command), ("o_residual", residual.i_command),
                            ("o_glu", glu.i_command), ("o_engine", engine.i_command),
                            ("o_attention", attention.i_command), ("o_head", head.i_command),
                            ("o_sums", vectors.i_sums_access)):
-            pass_fields(m, getattr(executor, name), sink)
+            source = getattr(executor, name)
+            m.submodules[f"commands_{name[2:]}"] = commands = Queue(source.p.shape(), COMMANDS)
+            wiring.connect(m, source, commands.i)
+            pass_fields(m, commands.o, sink)
         pass_fields(m, executor.o_sampler, sampler.i_command, greedy=self.greedy, k=self.top_k)
         pass_fields(m, executor.o_request, cache.i_request, write=1, count=1)
         wiring.connect(m, executor.o_read, reads.i)

@@ -1,5 +1,7 @@
 """``2**-x`` in fixed point: piecewise linear, pipelined."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,7 +19,8 @@ def pow2_knots(probability_bits: int, segments: int) -> list[int]:
     return [round(2.0 ** (probability_bits + 2 - k / segments)) for k in range(segments + 1)]
 
 
-def pow2_negative(pipeline: Pipeline, u: Value, *, frac_bits: int, probability_bits: int, segments: int) -> Value:
+def pow2_negative(pipeline: Pipeline, u: Value, *, frac_bits: int, probability_bits: int, segments: int
+                  ) -> Value:
     """``2**-u`` in ``probability_bits`` fraction bits, ``POW2_LATENCY`` registers after ``u`` (unsigned).
 
     ``base[segment] - slope[segment] * rest`` (the chord), then a rounding shift by the integer part.
@@ -26,12 +29,11 @@ def pow2_negative(pipeline: Pipeline, u: Value, *, frac_bits: int, probability_b
     rest_bits = frac_bits - (segments.bit_length() - 1)
     knots = pow2_knots(probability_bits, segments)
     whole_bits = (probability_bits + 2).bit_length()
-    table = data.StructLayout({"base": probability_bits + 3,
-                               "slope": max(a - b for a, b in zip(knots, knots[1:], strict=False)).bit_length()})
+    table = data.StructLayout({"base": probability_bits + 3, "slope": (knots[0] - knots[1]).bit_length()})
 
     entry = Signal(table)
     with m.Switch(u[rest_bits:frac_bits]):
-        for k, (here, there) in enumerate(zip(knots, knots[1:], strict=False)):
+        for k, (here, there) in enumerate(pairwise(knots)):
             with m.Case(k):
                 m.d.comb += [entry.base.eq(here), entry.slope.eq(here - there)]
     whole = u[frac_bits:]
@@ -60,8 +62,8 @@ class Pow2Negative(wiring.Component):
     probability_bits : int
         Fraction bits of the result, 12 to 20.
     segments : int
-        Chords over [0, 1), a power of two, 8 to 256, fewer than ``2**frac_bits``. The largest relative error of the
-        chord is ``(ln 2 / segments)**2 / 8``: 2.3e-4 at 16.
+        Chords over [0, 1), a power of two, 8 to 256, fewer than ``2**frac_bits``. The largest relative error
+        of a chord is ``(ln 2 / segments)**2 / 8``: 2.3e-4 at 16.
     width : int
         Bits of ``u``, ``frac_bits + 1`` to 40.
 

@@ -50,8 +50,8 @@ class Pipeline:
     def multiply(self, a: Value, b: Value) -> Value:
         """``a * b``, two registers later: products of 17-bit parts of ``a``, then their sum.
 
-        Wide factors take several multipliers; a register between them and the adder keeps the clock fast. ``b`` should
-        fit 18 bits signed.
+        Wide factors take several multipliers; a register between them and the adder keeps the clock fast.
+        ``b`` should fit 18 bits signed.
         """
         signed = a.shape().signed
         start, parts = 0, []

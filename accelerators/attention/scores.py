@@ -23,8 +23,8 @@ class Scores(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes``, ``max_head_dim`` matter. Multipliers:
-        ``query_lanes * bus_bits / kv_bits``.
+        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes``, ``max_head_dim`` and ``max_context``
+        matter. Multipliers: ``query_lanes * bus_bits / kv_bits``.
 
     Members
     -------
@@ -38,8 +38,9 @@ class Scores(wiring.Component):
     o : Out(stream of dot_layout)
         Lanes 0 .. lanes - 1 of each row.
 
-    Latency: 4 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per beat,
-    but a row takes at least ``lanes`` cycles. The pipeline moves as a whole: ``i_keys.ready`` depends on ``o.ready``.
+    Latency: 4 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
+    beat, but a row takes at least ``lanes`` cycles. The pipeline moves as a whole: ``i_keys.ready`` depends
+    on ``o.ready``.
     """
 
     interval = 1
@@ -88,7 +89,8 @@ class Scores(wiring.Component):
         # Products, one register per level of the trees, sums over the beats of a row.
         pipeline = Pipeline(m, advance)
         register = pipeline.register
-        key = register(data.View(data.ArrayLayout(signed(config.kv_bits), config.kv_lanes), self.i_keys.p))
+        key_layout = data.ArrayLayout(signed(config.kv_bits), config.kv_lanes)
+        key = register(data.View(key_layout, self.i_keys.p))
         dots = Signal(data.ArrayLayout(signed(dot_bits(config)), config.query_lanes))
         first, valid = register(beat == 0, 2), register(accepted, 2, reset=True)
         ends_row, lanes = register(ends_row, 2), register(command.lanes, 2)
@@ -120,11 +122,12 @@ class Scores(wiring.Component):
             m.d.sync += [waiting[k].eq(waiting[k + 1]) for k in range(config.query_lanes - 1)]
         return m
 
-    def _load(self, m: Module, loaded: data.View, loaded_valid: Signal, loaded_bank: Signal, take: Signal
-              ) -> list[memory.ReadPort]:
+    def _load(self, m: Module, loaded: data.View, loaded_valid: Signal, loaded_bank: Signal,
+              take: Signal) -> list[memory.ReadPort]:
         """Fills one bank of the query memory per operation; a read port per lane."""
         config = self.config
         parts = config.kv_lanes // config.vector_lanes
+        key_layout = data.ArrayLayout(signed(config.kv_bits), config.kv_lanes)
         loading = Signal()
         part, beat = Signal(range(max(parts, 2))), Signal(range(max_beats(config)))
         lane = Signal(range(max(config.query_lanes, 2)))
@@ -145,7 +148,7 @@ class Scores(wiring.Component):
         ports = []
         for k in range(config.query_lanes):
             m.submodules[f"queries_{k}"] = queries = memory.Memory(
-                shape=data.ArrayLayout(signed(config.kv_bits), config.kv_lanes), depth=2 << len(beat), init=[])
+                shape=key_layout, depth=2 << len(beat), init=[])
             write = queries.write_port(granularity=config.vector_lanes)
             m.d.comb += [
                 write.addr.eq(Cat(beat, loaded_bank)),

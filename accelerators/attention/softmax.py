@@ -41,8 +41,8 @@ class Softmax(wiring.Component):
     Members
     -------
     i : In(stream of score_layout)
-        One (row, lane): rows in order, all lanes of a row, lane 0 first. The rows that a lane sees come before
-        those that it does not. The same lane twice in a row costs a cycle.
+        One (row, lane): rows in order, all lanes of a row, lane 0 first. The rows that a lane sees come
+        before those that it does not. The same lane twice in a row costs a cycle.
     o_weight : Out(stream of weight_layout)
         For every item: factor of the V row and shift of the lane's accumulators; both 0 if the lane does not
         see the row.
@@ -50,8 +50,8 @@ class Softmax(wiring.Component):
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
         ``sum`` is at least ``2**(B-1)``.
 
-    Latency: 20 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the ``ready`` of
-    both outputs.
+    Latency: 20 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the
+    ``ready`` of both outputs.
     """
 
     latency = LATENCY
@@ -79,8 +79,9 @@ class Softmax(wiring.Component):
 
         accepted = self.i.valid & self.i.ready
         previous, recent = register(self.i.p.lane), register(accepted, reset=True)
+        outputs = (self.o_weight, self.o_total)
         m.d.comb += [
-            advance.eq((self.o_weight.ready | ~self.o_weight.valid) & (self.o_total.ready | ~self.o_total.valid)),
+            advance.eq(Cat(port.ready | ~port.valid for port in outputs).all()),
             self.i.ready.eq(advance & ~(recent & (previous == self.i.p.lane))),
         ]
 
@@ -107,7 +108,7 @@ class Softmax(wiring.Component):
         item, peak = register(item, POW2_LATENCY), register(peak, POW2_LATENCY)
         p = Mux(item.visible, p, 0)
 
-        # The weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges: 5 stages.
+        # Weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges; 5 stages
         product = pipeline.multiply(p, Mux(peak.scaled, item.value.mantissa, 0))
         below = register(below, 2)
         half_steps = register(Mux(below[5], 0, product[15:] >> below[:5]))
@@ -115,7 +116,7 @@ class Softmax(wiring.Component):
         drop = max(0, bits - WEIGHT_BITS + 1)
         large = weight[WEIGHT_BITS:].any() if drop else Const(0, 1)
         m.d.comb += [
-            self.o_weight.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight)[:WEIGHT_BITS])),
+            self.o_weight.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight))),
             self.o_weight.p.coarse.eq(register(large)),
             self.o_weight.p.shift.eq(register(shift, 5)),
             self.o_weight.p.last.eq(register(item.last, 5)),
@@ -125,11 +126,11 @@ class Softmax(wiring.Component):
         ]
         final = register(item.final, 4)
         valid = register(valid, 4, reset=True)
-        for stream_, comes in ((self.o_weight, valid), (self.o_total, valid & final)):
+        for port, comes in zip(outputs, (valid, valid & final), strict=True):
             with m.If(advance):
-                m.d.sync += stream_.valid.eq(comes)
-            with m.Elif(stream_.ready):
-                m.d.sync += stream_.valid.eq(0)
+                m.d.sync += port.valid.eq(comes)
+            with m.Elif(port.ready):
+                m.d.sync += port.valid.eq(0)
         return m
 
     def _logit(self, pipeline: Pipeline) -> Value:
@@ -169,7 +170,8 @@ class Softmax(wiring.Component):
     def _peak(self, m: Module, writes: Value, item: data.View, ceiling: Value) -> data.View:
         """Running maximum and top V exponent of the item's lane, before and after; stored if ``writes``."""
         state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1})
-        m.submodules.peaks = peaks = memory.Memory(shape=state, depth=max(self.config.query_lanes, 2), init=[])
+        depth = max(self.config.query_lanes, 2)
+        m.submodules.peaks = peaks = memory.Memory(shape=state, depth=depth, init=[])
         read, write = peaks.read_port(domain="comb"), peaks.write_port()
         peak = Signal(data.StructLayout({
             "maximum": signed(13), "old_maximum": signed(13), "top": signed(16), "old_top": signed(16),
@@ -194,7 +196,8 @@ class Softmax(wiring.Component):
         ]
         return peak
 
-    def _total(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, moved: Value, p: Value) -> Value:
+    def _total(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, moved: Value,
+               p: Value) -> Value:
         """Sum of probabilities of the item's lane, one stage later: two stages from read to write."""
         bits = row_sum_bits(self.config)
         m.submodules.sums = sums = memory.Memory(shape=bits, depth=max(self.config.query_lanes, 2), init=[])

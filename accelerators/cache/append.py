@@ -33,7 +33,7 @@ class RecordPacker(wiring.Component):
     of the header, the V scale bits 32 to 63; the header takes whole bus words, the rest of the last is zero.
 
     The vectors wait in a queue for their scales, which may come before, with or after them. The queue holds
-    two of the largest records, so the next record's vectors may go in whole before this one's scales are there.
+    two of the largest records, so the next vectors may go in whole before the scales of these are there.
 
     Parameters
     ----------
@@ -99,13 +99,14 @@ class RecordPacker(wiring.Component):
 
         free, in_values = Signal(), Signal()
         beat = Signal(range(max(header_beats, 2)))
+        header_beat = header if header_beats == 1 else header.word_select(beat, bits)
         m.d.comb += free.eq(self.o.ready | ~self.o.valid)
         with m.If(free):
             m.d.sync += [self.o.valid.eq(0), self.o.p.last.eq(0)]
         with m.FSM():
             with m.State("HEADER"):
                 with m.If(free & (scales == 2)):
-                    m.d.sync += [self.o.p.data.eq(header.word_select(beat[:(header_beats - 1).bit_length()], bits)), self.o.valid.eq(1)]
+                    m.d.sync += [self.o.p.data.eq(header_beat), self.o.valid.eq(1)]
                     with m.If(beat == header_beats - 1):
                         m.d.sync += [beat.eq(0), scales.eq(0)]
                         m.next = "DATA"

@@ -15,7 +15,7 @@ BEATS_BITS = BURST_COMMAND["beats"].width
 
 
 def request_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """``count`` rows from ``position`` on, of K/V head ``head`` of the layer whose cache starts at ``base``."""
+    """``count`` rows from ``position`` on, of K/V head ``head`` of the layer whose rows start at ``base``."""
     positions = range(config.max_context + 1)
     return data.StructLayout({"write": 1, "base": ADDRESS_BITS, "head": HEAD_BITS, "position": positions,
                               "count": positions})
@@ -58,8 +58,8 @@ class ContiguousCache(wiring.Component):
         Clears ``error``.
 
     Latency: 1 cycle and one for every bit of ``position`` (at least 8). Interval: 1 cycle more. A request out
-    of bounds takes 1 cycle. ``capacity``, ``record_beats`` and ``head_stride`` are read when a request is taken.
-    Addresses are modulo 2**32.
+    of bounds takes 1 cycle. ``capacity``, ``record_beats`` and ``head_stride`` are read when a request is
+    taken. Addresses are modulo 2**32.
     """
 
     def __init__(self, config: AcceleratorConfig):

@@ -5,8 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
-from .regmap import register_map
+from ..config import check_int
 
 __all__ = ["Counters"]
 
@@ -32,7 +31,7 @@ class Counters(wiring.Component):
     clear : In(1)
         All counters are 0, events of the same cycle included.
     index : Out(range(count)), value : Out(64)
-        Number and total of one counter: all its events before this cycle, back to the last ``clear``.
+        Number and total of one counter: its events up to two cycles ago, back to the last ``clear``.
 
     Latency: a counter comes by every ``count`` cycles. Interval: 1 cycle per event.
     """
@@ -42,22 +41,19 @@ class Counters(wiring.Component):
     def __init__(self, count: int):
         check_int("count", count, 4, 256)
         self.count = self.latency = count
+        self.totals = Memory(shape=unsigned(WIDTH), depth=count, init=[])
         super().__init__({
             "events": In(count), "clear": In(1),
             "index": Out(range(count)), "value": Out(WIDTH),
         })
 
-    @classmethod
-    def for_config(cls, config: AcceleratorConfig) -> "Counters":
-        return cls(len(register_map(config).counters))
-
     def elaborate(self, platform):
         m = Module()
         count = self.count
-        m.submodules.totals = totals = Memory(shape=unsigned(WIDTH), depth=count, init=[])
-        read, write = totals.read_port(), totals.write_port()
+        m.submodules.totals = self.totals
+        read, write = self.totals.read_port(), self.totals.write_port()
 
-        # address -> memory -> total -> sum: three cycles, so block memory has time to give its data.
+        # address -> memory -> total -> sum: three cycles, so that block memory has time to give its data.
         address, fetched = Signal(range(count), init=2), Signal(range(count), init=1)
         total = Signal(WIDTH)
         m.d.sync += [
@@ -67,6 +63,7 @@ class Counters(wiring.Component):
             total.eq(read.data),
         ]
         pending = [Signal(range(count + 1), name=f"pending_{i}") for i in range(count)]
+        collected = Signal.like(pending[0])  # goes with total
         stale = Signal(range(count + 1), init=count)  # totals still to be replaced since reset or clear
         m.d.comb += [
             read.addr.eq(address),
@@ -74,14 +71,15 @@ class Counters(wiring.Component):
             write.en.eq(1),
             write.data.eq(self.value),
         ]
-        with m.Switch(self.index):
+        with m.Switch(fetched):
             for i in range(count):
                 with m.Case(i):
-                    m.d.comb += self.value.eq(Mux(stale == 0, total, 0) + pending[i])
+                    m.d.sync += collected.eq(pending[i])
+        m.d.comb += self.value.eq(Mux(stale == 0, total, 0) + collected)
         with m.If(stale != 0):
             m.d.sync += stale.eq(stale - 1)
         for i in range(count):
-            m.d.sync += pending[i].eq(Mux(self.index == i, 0, pending[i]) + self.events[i])
+            m.d.sync += pending[i].eq(Mux(fetched == i, 0, pending[i]) + self.events[i])
         with m.If(self.clear):
-            m.d.sync += [stale.eq(count), *(bits.eq(0) for bits in pending)]
+            m.d.sync += [stale.eq(count), collected.eq(0), *(bits.eq(0) for bits in pending)]
         return m

@@ -39,6 +39,7 @@ class FrontEnd(wiring.Component):
         Byte addresses, multiples of the bus width. The prompt has one token id per bus word.
     prompt_length, start_position, max_new_tokens, kv_capacity : In(20)
     eos_token : In(20); ignore_eos : In(1)
+        Of ``kv_capacity`` no more than the configuration's ``max_context`` counts.
     kv_record_beats : In(16); kv_head_stride : In(32)
         Of the KV cache, bus words and bytes.
     o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
@@ -57,8 +58,9 @@ class FrontEnd(wiring.Component):
         token id or the position that the cause speaks of.
     position, generated : Out(20)
 
-    Latency and interval: about 10 + 512 / bus_bits + memory latency cycles per instruction, overlapped with the data reads of the
-    previous one. One cycle per burst command.
+    Latency: 3 cycles from ``start`` to the first command. Interval: 1 + 512 / bus_bits cycles per instruction and the memory's
+    latency (1 or more), while the data reads of the previous one are issued; 2 cycles per row of EMBED and ROPE, and the
+    interval of ``ContiguousCache`` (10 or more) per query tile and KV head of ATTEND.
     """
 
     latency = None
@@ -143,12 +145,14 @@ class FrontEnd(wiring.Component):
             m.d.comb += self.i_program.ready.eq(1)
 
         # Cache rows of attention.
+        capacity = Signal(range(config.max_context + 1))
+        m.d.comb += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
         m.submodules.cache = cache = ContiguousCache(config)
         head = Signal(8)
         first = Signal(range(lanes + 1))
         tile_end = Signal(range(lanes + 1))
         m.d.comb += [
-            cache.capacity.eq(self.kv_capacity), cache.record_beats.eq(self.kv_record_beats),
+            cache.capacity.eq(capacity), cache.record_beats.eq(self.kv_record_beats),
             cache.head_stride.eq(self.kv_head_stride),
             tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count)),
             cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
@@ -167,7 +171,7 @@ class FrontEnd(wiring.Component):
         ]
         result = Signal.like(self.i_token.p)
         skipped, stopping = Signal(), Signal()
-        m.d.comb += skipped.eq((op.flags & Flag.LAST_CHUNK).any() & ~final_chunk)
+        m.d.comb += skipped.eq((op.flags & Flag.LAST_CHUNK).any() & ~final_chunk & (op.opcode != Opcode.END))
         ended = Signal()
         m.d.comb += [
             ended.eq((self.generated + 1 == self.max_new_tokens) | stopping
@@ -185,7 +189,7 @@ class FrontEnd(wiring.Component):
             with m.State("CHECK"):
                 with m.If((self.prompt_length == 0) | (self.max_new_tokens == 0)):
                     fail(ErrorCause.EMPTY_PROMPT, self.prompt_length)
-                with m.Elif(self.position + remaining > self.kv_capacity):
+                with m.Elif(self.position + remaining > capacity):
                     fail(ErrorCause.PROMPT_TOO_LONG, self.position + remaining)
                 with m.Else():
                     m.next = "CHUNK"
@@ -195,7 +199,7 @@ class FrontEnd(wiring.Component):
                 with m.If(remaining == 0):
                     m.d.sync += [count.eq(1), tokens[0].eq(result.token)]
                     m.next = "OPERATIONS"
-                    with m.If(self.position >= self.kv_capacity):
+                    with m.If(self.position >= capacity):
                         fail(ErrorCause.CONTEXT_FULL, self.position)
             with m.State("PROMPT_COMMAND"):
                 m.d.comb += prompt_command.eq(1)
@@ -215,10 +219,11 @@ class FrontEnd(wiring.Component):
             with m.State("DECODE"):
                 m.d.sync += [row.eq(0), head.eq(0), first.eq(0)]
                 with m.If(fetched):
-                    m.d.comb += take.eq(1)
                     m.d.sync += decode_fields(op, descriptor)
-                    m.next = "ISSUE"
-                    with m.If(~is_intact(descriptor)):
+                    with m.If(is_intact(descriptor) & fetched_opcode.matches(*Opcode)):
+                        m.d.comb += take.eq(1)
+                        m.next = "ISSUE"
+                    with m.Else():
                         fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
             with m.State("ISSUE"):
                 m.next = "PUSH"
@@ -232,10 +237,6 @@ class FrontEnd(wiring.Component):
                         m.next = "SINGLE"
                     with m.Case(Opcode.ATTEND):
                         m.next = "FENCE"
-                    with m.Case(Opcode.APPEND, Opcode.RESIDUAL, Opcode.GLU, Opcode.END):
-                        pass
-                    with m.Default():
-                        fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
                 with m.If(skipped):
                     m.next = "DECODE"
             with m.State("SINGLE"):

@@ -7,11 +7,20 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4LiteSignature, Response
-from ..config import AcceleratorConfig
+from ..config import AcceleratorConfig, ceil_div
 from ..numerics import SCALAR
 from .counters import Counters
 from .errors import CAUSE_BITS, ErrorCause
-from .regmap import COUNTERS, UNIT_EVENTS, UNIT_NAMES, WINDOW_BITS, Field, Register, register_map
+from .regmap import (
+    COUNTER_BASE,
+    COUNTERS,
+    UNIT_EVENTS,
+    UNIT_NAMES,
+    WINDOW_BITS,
+    Field,
+    Register,
+    register_map,
+)
 
 __all__ = ["RegisterBlock"]
 
@@ -61,7 +70,7 @@ class RegisterBlock(wiring.Component):
         Counted in cycles in which ``busy`` is high.
 
     Latency: a read takes 2 cycles from the address to ``rvalid``, a write 2 from the later of address and
-    data to ``bvalid``; the low half of a performance counter up to ``2 + number of counters``. Interval: 3
+    data to ``bvalid``; the low half of a performance counter up to ``2 + Counters.count``. Interval: 3
     cycles per read, 2 per write, both at the same time.
     """
 
@@ -69,6 +78,7 @@ class RegisterBlock(wiring.Component):
     interval = None
 
     def __init__(self, config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES):
+        self.units = tuple(units)
         self.map = register_map(config, units)
         ports: dict = {}
         for register in self.map:
@@ -93,10 +103,13 @@ class RegisterBlock(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.counters = counters = Counters(len(self.map.counters))
-        events = Cat(1, *(getattr(self, name) for name in COUNTERS if name != "cycles"), self.events)
+        numbers = self.map.counters
+        m.submodules.counters = counters = Counters(max(numbers.values()) + 1)
+        events = {"cycles": Const(1), **{name: getattr(self, name) for name in COUNTERS if name != "cycles"}}
+        for unit, ports in zip(self.units, self.events, strict=True):
+            events |= {f"{unit}_{event}": ports[event] for event in UNIT_EVENTS}
         m.d.comb += [
-            counters.events.eq(Mux(self.busy, events, 0)),
+            *(counters.events[number].eq(self.busy & events[name]) for name, number in numbers.items()),
             counters.clear.eq(self.start),
         ]
         values = self._storage(m)
@@ -170,22 +183,24 @@ class RegisterBlock(wiring.Component):
                                 m.d.comb += refused.eq(1)
                         with m.If(~refused):
                             for field in register.fields:
-                                self._write_field(m, field, values, word, bits)
+                                self._write_field(m, field, values[field.name], word, strobe)
 
-    def _write_field(self, m: Module, field: Field, values: dict, word, bits) -> None:
-        place = slice(field.low, field.low + field.width)
-        word, bits = word[place], bits[place]
-        if field.name == "stop":
-            with m.If(word & bits & self.busy):
-                m.d.sync += self.stop.eq(1)
-        elif field.access == "pulse":
-            m.d.sync += getattr(self, field.name).eq(word & bits)
-        elif field.access == "w1c":
-            m.d.sync += values[field.name].eq(values[field.name] & ~(word & bits))
-        elif field.writable:
-            m.d.sync += values[field.name].eq((values[field.name] & ~bits) | (word & bits))
-            if field.name == "seed":
-                m.d.sync += self.reseed.eq(1)
+    def _write_field(self, m: Module, field: Field, value, word, strobe) -> None:
+        if field.name == "seed":
+            m.d.sync += self.reseed.eq(strobe.any())
+        for lane in range(field.low // 8, ceil_div(field.low + field.width, 8)):
+            low, high = max(field.low, 8 * lane), min(field.low + field.width, 8 * lane + 8)
+            part, bits = slice(low - field.low, high - field.low), word[low:high]
+            with m.If(strobe[lane]):
+                if field.name == "stop":
+                    with m.If(bits & self.busy):
+                        m.d.sync += self.stop.eq(1)
+                elif field.access == "pulse":
+                    m.d.sync += getattr(self, field.name).eq(bits)
+                elif field.access == "w1c":
+                    m.d.sync += value[part].eq(value[part] & ~bits)
+                elif field.writable:
+                    m.d.sync += value[part].eq(bits)
 
     def _errors(self, m: Module, values: dict) -> None:
         quiet = Signal(WORD)
@@ -209,7 +224,11 @@ class RegisterBlock(wiring.Component):
         bus = self.s_axi_csr
         address = Signal(WINDOW_BITS - 2)
         high_half = Signal(WORD)  # of the 64-bit value whose low half was read last
-        number = Signal.like(counters.index)
+        words = COUNTER_BASE.bit_length() - 3  # bits of a word number below the counters
+        number, is_high = address[1:words], address[0]
+        present = Signal()
+        known = sum(1 << number for number in self.map.counters.values())
+        m.d.comb += present.eq(Const(known, 1 << len(number)).bit_select(number, 1))
 
         def word_of(register: Register):
             word, width = [], 0
@@ -228,19 +247,20 @@ class RegisterBlock(wiring.Component):
             with m.State("READ"):
                 m.d.sync += [bus.rdata.eq(0), bus.rresp.eq(Response.SLVERR)]
                 m.next = "DATA"
-                with m.Switch(address):
+                with m.If(address[words:] == 0), m.Switch(address[:words]):
                     for register in self.map:
+                        if register.counter is not None:
+                            continue
                         with m.Case(register.offset // 4):
                             m.d.sync += bus.rresp.eq(Response.OKAY)
-                            if register.half == 1:
-                                m.d.sync += bus.rdata.eq(high_half)
-                            elif register.counter is not None:
-                                m.d.sync += number.eq(register.counter)
-                                m.next = "COUNTER"
-                            elif register.half == 0:
+                            if register.half == 0:
                                 m.d.sync += Cat(bus.rdata, high_half).eq(values[register.fields[0].name])
                             else:
-                                m.d.sync += bus.rdata.eq(word_of(register))
+                                m.d.sync += bus.rdata.eq(high_half if register.half else word_of(register))
+                with m.If((address[words:] == 1) & present):
+                    m.d.sync += [bus.rresp.eq(Response.OKAY), bus.rdata.eq(high_half)]
+                    with m.If(~is_high):
+                        m.next = "COUNTER"
             with m.State("COUNTER"):
                 m.d.sync += Cat(bus.rdata, high_half).eq(counters.value)
                 with m.If(counters.index == number):

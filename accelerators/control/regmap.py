@@ -13,13 +13,16 @@ from typing import Any
 from ..config import AcceleratorConfig
 from .errors import CAUSE_BITS
 
-__all__ = ["ACCESS", "COUNTERS", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION", "WINDOW_BITS", "Field",
-           "Register", "RegisterMap", "config_hash", "register_map"]
+__all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
+           "WINDOW_BITS", "Field", "Register", "RegisterMap", "config_hash", "register_map"]
 
 WINDOW_BITS = 12
 IDENTITY = int.from_bytes(b"LRTL", "little")
 VERSION = (0, 1, 0)
 TOKEN_BITS = 20
+COUNTER_BASE = 0x200
+FIRST_UNIT_COUNTER = 8
+MAX_UNITS = 18
 UNIT_NAMES = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler",
               "embedding", "cache")
 UNIT_EVENTS = {
@@ -142,10 +145,10 @@ class RegisterMap:
         return {register.name: register.offset for register in self.registers}
 
     @property
-    def counters(self) -> list[str]:
-        """Names of the 64-bit performance counters, in the order of their numbers."""
-        return [register.fields[0].name for register in self.registers
-                if register.counter is not None and register.half == 0]
+    def counters(self) -> dict[str, int]:
+        """Name -> number of the 64-bit performance counters."""
+        return {register.fields[0].name: register.counter for register in self.registers
+                if register.counter is not None}
 
 
 def config_hash(config: AcceleratorConfig) -> int:
@@ -158,7 +161,6 @@ class _Builder:
 
     def __init__(self) -> None:
         self.offset = 0
-        self.counters = 0
         self.registers: list[Register] = []
 
     def add(self, name: str, doc: str, *fields: Field, **options: Any) -> None:
@@ -176,14 +178,16 @@ class _Builder:
             self.add(f"{name}_{('LO', 'HI')[half]}", f"{doc} {bits}", Field(name.lower(), "ro", doc),
                      half=half, counter=counter)
 
-    def count(self, name: str, doc: str) -> None:
-        """A performance counter."""
-        self.pair(name.upper(), doc, self.counters)
-        self.counters += 1
+    def count(self, name: str, number: int, doc: str) -> None:
+        """A performance counter; its place follows from its number."""
+        self.offset = COUNTER_BASE + 8 * number
+        self.pair(name.upper(), doc, number)
 
 
 def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -> RegisterMap:
     """The registers of an accelerator with ``config`` whose counters watch ``units``."""
+    if len(units) > MAX_UNITS:
+        raise ValueError(f"units must be at most {MAX_UNITS}, not {len(units)}")
     b = _Builder()
     _identification(b, config)
     b.offset = 0x40
@@ -224,26 +228,28 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
     b.pair("LAST_VALUE", "Largest logit of the last token, two's complement.")
     b.single("SATURATIONS", "ro", "Vector elements clamped since the start; stops at its maximum.")
 
-    b.offset = 0x100
-    for name, doc in COUNTERS.items():
-        b.count(name, f"Cycles of the run in which {doc}.")
-    b.offset = 0x180
+    for number, (name, doc) in enumerate(COUNTERS.items()):
+        b.count(name, number, f"Cycles of the run in which {doc}.")
+    number = FIRST_UNIT_COUNTER
     for unit in units:
         for event, doc in UNIT_EVENTS.items():
-            b.count(f"{unit}_{event}", f"{unit}: cycles of the run in which {doc}.")
+            b.count(f"{unit}_{event}", number, f"{unit}: cycles of the run in which {doc}.")
+            number += 1
     return RegisterMap(tuple(b.registers))
 
 
 def _identification(b: _Builder, config: AcceleratorConfig) -> None:
     """What tells a driver which accelerator it talks to."""
 
-    def const(name: str, low: int, width: int, value: int | None = None) -> Field:
-        value = getattr(config, name) if value is None else value
-        return Field(name, "const", f"{name} of the configuration.", low, width, value)
+    def const(name: str, low: int, width: int) -> Field:
+        return Field(name, "const", f"{name} of the configuration.", low, width, getattr(config, name))
+
+    def version(name: str, low: int, value: int) -> Field:
+        return Field(f"version_{name}", "const", f"{name} number.".capitalize(), low, 8, value)
 
     b.single("IDENTITY", "const", 'The characters "LRTL", lowest byte first.', IDENTITY)
-    b.add("VERSION", "Version of the register map.", const("version_patch", 0, 8, VERSION[2]),
-          const("version_minor", 8, 8, VERSION[1]), const("version_major", 16, 8, VERSION[0]))
+    b.add("VERSION", "Version of the register map.", version("patch", 0, VERSION[2]),
+          version("minor", 8, VERSION[1]), version("major", 16, VERSION[0]))
     b.single("CONFIG_HASH", "const", "CRC-32 of the configuration.", config_hash(config))
     b.add("CONFIG_BUS", "Widths.", const("bus_bits", 0, 16), const("vector_lanes", 16, 8),
           const("token_lanes", 24, 8))
@@ -251,7 +257,8 @@ def _identification(b: _Builder, config: AcceleratorConfig) -> None:
           const("group_size", 24, 8))
     b.add("CONFIG_ATTENTION", "Attention and LM head.", const("query_lanes", 0, 8), const("kv_bits", 8, 8),
           const("head_bits", 16, 8), const("head_activation_bits", 24, 8))
-    b.add("CONFIG_SAMPLER", "Sampler and embedding.", const("config_top_k", 0, 8, config.top_k),
+    b.add("CONFIG_SAMPLER", "Sampler and embedding.",
+          Field("config_top_k", "const", "top_k of the configuration.", 0, 8, config.top_k),
           const("embedding_bits", 8, 8))
     for name in ("max_vector", "max_block_rows", "vector_memory", "max_head_dim", "max_context",
                  "max_vocab"):

@@ -9,7 +9,7 @@ from ..numerics import Divider, Normalizer
 from ..numerics.pipelined import left_justify, magnitude, maximum, round_shift, unsigned_product
 from ..pipeline import Pipeline
 from ..streams import StreamBuffer, connect
-from .step_scale import StepScale, quantize_command, square_sum_bits
+from .step_scale import StepScale, quantize_command, scale_layout, square_sum_bits
 
 __all__ = ["NormQuantize"]
 
@@ -71,7 +71,7 @@ class NormQuantize(wiring.Component):
             "i_command": In(stream.Signature(quantize_command())),
             "o": Out(stream.Signature(data.StructLayout({
                 "q": data.ArrayLayout(signed(16), lanes), "last": 1}))),
-            "o_scale": Out(stream.Signature(StepScale(config).o.p.shape())),
+            "o_scale": Out(stream.Signature(scale_layout())),
         })
 
     @classmethod
@@ -132,7 +132,7 @@ class NormQuantize(wiring.Component):
         # Second pass: quantization.
         quantized, flag = [], [accepted & second_pass]
         for product, negative in zip(products, signs, strict=True):
-            n = left_justify(pipeline, product, justify, SIGNIFICANT_BITS)
+            n = left_justify(pipeline, product, justify, SIGNIFICANT_BITS, moving=False)
             scaled, scaled_latency = unsigned_product(pipeline, n, reciprocal)
             half = Mux(wide, 1 << (RECIPROCAL_SHIFT[1] - 1), 1 << (RECIPROCAL_SHIFT[0] - 1))
             rounded = register((scaled + half)[RECIPROCAL_SHIFT[1]:])

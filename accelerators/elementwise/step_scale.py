@@ -8,7 +8,7 @@ from ..config import AcceleratorConfig
 from ..numerics import SCALAR, Normalizer, ScalarOp, ScalarUnit
 from ..streams import StreamBuffer, connect
 
-__all__ = ["INVERSE_LEVELS", "StepScale", "quantize_command", "square_sum_bits"]
+__all__ = ["INVERSE_LEVELS", "StepScale", "quantize_command", "scale_layout", "square_sum_bits"]
 
 INVERSE_LEVELS = ((round((1 << 30) / 127), -30), (round((1 << 38) / 32767), -38))
 """1/127 and 1/32767 as pseudo-floats (mantissa, exponent), the nearest ones."""
@@ -23,6 +23,11 @@ def quantize_command() -> data.StructLayout:
     """
     return data.StructLayout({"scale": SCALAR, "gain_exponent": signed(8), "norm": 1, "wide": 1,
                               "inverse_length": SCALAR, "epsilon": SCALAR})
+
+
+def scale_layout() -> data.StructLayout:
+    """Real value of one step of a quantized vector."""
+    return data.StructLayout({"scale": SCALAR})
 
 
 def square_sum_bits(config: AcceleratorConfig) -> int:
@@ -50,7 +55,7 @@ class StepScale(wiring.Component):
         One for each command with ``norm``.
     o : Out(stream of {scale: SCALAR})
 
-    Latency (a dictionary): 20 cycles ``plain``, 126 with ``norm`` if the squares are there (for sums of 33
+    Latency (a dictionary): 20 cycles ``plain``, 127 with ``norm`` if the squares are there (for sums of 33
     to 64 bits). Interval: as many.
     """
 
@@ -65,7 +70,7 @@ class StepScale(wiring.Component):
             "i": In(stream.Signature(data.StructLayout({"command": quantize_command(), "peak": SCALAR}))),
             "i_squares": In(stream.Signature(data.StructLayout({
                 "squares": self.bits, "halvings": range(17)}))),
-            "o": Out(stream.Signature(data.StructLayout({"scale": SCALAR}))),
+            "o": Out(stream.Signature(scale_layout())),
         })
 
     @classmethod

@@ -16,8 +16,8 @@ BURST_COMMAND = data.StructLayout({"address": ADDRESS_BITS, "beats": 24})
 
 BURST = data.StructLayout({"address": ADDRESS_BITS, "length": 8, "last": 1, "unaligned": 1, "empty": 1})
 """One burst: ``length`` is the number of beats less one, as on AXI; ``last`` marks the final burst of a
-command; ``unaligned`` is set on all bursts of a command whose address is no multiple of the bus word; ``empty``
-(with ``last``) stands for a command of no beats, and there is nothing to transfer."""
+command; ``unaligned`` is set on all bursts of a command whose address is no multiple of the bus word;
+``empty`` (with ``last``) stands for a command of no beats, and there is nothing to transfer."""
 
 
 def default_burst_beats(bus_bits: int) -> int:

@@ -97,7 +97,7 @@ class BurstReader(wiring.Component):
         burst = splitter.o
         word = (self.bus_bits // 8).bit_length() - 1
         asks, leaves = axi.arvalid & axi.arready, self.o.valid & self.o.ready
-        # Beats asked for that have not left the queue yet. Only falls between two bursts, so arvalid is stable.
+        # Beats asked for that have not left the queue. Only falls between two bursts, so arvalid is stable.
         reserved = Signal(range(self.buffer_beats + 1))
         room = Signal(init=1)
         reserved_next = Signal.like(reserved)
@@ -105,7 +105,10 @@ class BurstReader(wiring.Component):
             m.d.comb += reserved_next.eq(reserved + burst.p.length + ~leaves)
         with m.Else():
             m.d.comb += reserved_next.eq(reserved - leaves)
-        m.d.sync += [reserved.eq(reserved_next), room.eq(reserved_next <= self.buffer_beats - self.burst_beats)]
+        m.d.sync += [
+            reserved.eq(reserved_next),
+            room.eq(reserved_next <= self.buffer_beats - self.burst_beats),
+        ]
 
         m.submodules.pending = pending = fifo.SyncFIFO(
             width=1 + ADDRESS_BITS - word, depth=self.outstanding)

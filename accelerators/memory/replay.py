@@ -28,8 +28,8 @@ class ReplayBuffer(wiring.Component):
         ``words`` is repeated with whatever the buffer held behind its end.
     o : Out(stream of shape)
 
-    Latency: 2 cycles from the ``last`` word of the table to the first word out. Interval: one word per cycle, and 2 cycles
-    between the final word and the first load of the next command.
+    Latency: 2 cycles from the ``last`` word of the table to the first word out. Interval: one word per cycle; the next table
+    is loaded from the cycle after the final word on.
     """
 
     latency = 2

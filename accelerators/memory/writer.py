@@ -44,8 +44,8 @@ class BurstWriter(wiring.Component):
         No IDs.
     error : Out(1), error_address : Out(32)
         Sticky: a response was SLVERR or DECERR, or a command's address was no multiple of the bus word; the
-        address is that of the first beat of the first such burst. All beats are taken all the same; those of an
-        unaligned command are sent with no strobe set, so that memory keeps its contents.
+        address is that of the first beat of the first such burst. All beats are taken all the same; those of
+        an unaligned command are sent with no strobe set, so that memory keeps its contents.
     clear : In(1)
         Clears ``error``.
 

@@ -12,8 +12,8 @@ from amaranth.hdl import Cat, Const, Mux, Signal, Value, signed
 from ..config import ceil_div
 from ..pipeline import Pipeline
 
-__all__ = ["LIMB_BITS", "left_justify", "magnitude", "maximum", "round_shift", "saturate", "signed_product",
-           "unsigned_product"]
+__all__ = ["LIMB_BITS", "adder_tree", "left_justify", "magnitude", "maximum", "round_shift", "saturate",
+           "signed_product", "unsigned_product"]
 
 LIMB_BITS = 18
 """Operand width of a DSP block, both for two unsigned and for two signed numbers."""
@@ -22,6 +22,14 @@ LIMB_BITS = 18
 def magnitude(value: Value) -> Value:
     """``|value|`` of a signed number, unsigned, in as many bits."""
     return Mux(value[-1], -value, value)[:len(value)]
+
+
+def adder_tree(values: Sequence[Value]) -> Value:
+    """Sum in a balanced tree, each level one bit wider; combinational (``Pipeline.add`` has registers)."""
+    if len(values) == 1:
+        return values[0]
+    middle = (len(values) + 1) // 2
+    return adder_tree(values[:middle]) + adder_tree(values[middle:])
 
 
 def saturate(value: Value, bits: int) -> tuple[Value, Value]:
@@ -45,10 +53,10 @@ def maximum(pipeline: Pipeline, values: Sequence[Value]) -> tuple[Value, int]:
     return values[0], latency
 
 
-def left_justify(pipeline: Pipeline, value: Value, amount: Value, keep: int) -> Value:
+def left_justify(pipeline: Pipeline, value: Value, amount: Value, keep: int, *, moving: bool = True) -> Value:
     """Upper ``keep`` bits of ``value << amount`` in ``len(value)`` bits, 2 registers later.
 
-    ``amount`` stands still while numbers that need it are under way.
+    ``amount`` goes along with the value, or stands still if not ``moving``.
     """
     width, levels = len(value), len(amount)
     for level in reversed(range(levels)):
@@ -57,6 +65,7 @@ def left_justify(pipeline: Pipeline, value: Value, amount: Value, keep: int) -> 
         value = Mux(amount[level], shifted, value)
         if level == levels // 2:
             value = pipeline.register(value)
+            amount = pipeline.register(amount) if moving else amount
     return pipeline.register(value[width - keep:])
 
 

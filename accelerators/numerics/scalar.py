@@ -46,11 +46,11 @@ class ScalarUnit(wiring.Component):
     i : In(stream of scalar_request)
     o : Out(stream of SCALAR)
 
-    Latency (a dictionary, by lower-case operation name): multiply 8, add 5, reciprocal 29, rsqrt 55 cycles.
+    Latency (a dictionary, by lower-case operation name): multiply 8, add 6, reciprocal 29, rsqrt 55 cycles.
     Interval: one cycle more.
     """
 
-    latency = {"multiply": 8, "add": 5, "reciprocal": 29, "rsqrt": 55}
+    latency = {"multiply": 8, "add": 6, "reciprocal": 29, "rsqrt": 55}
     interval = {name: cycles + 1 for name, cycles in latency.items()}
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class ScalarUnit(wiring.Component):
 
         # Sum: the operand with the smaller exponent goes right.
         gap, distance = Signal(signed(17)), Signal(5)
-        m.d.comb += gap.eq(a.exponent - b.exponent)
+        m.d.sync += gap.eq(a.exponent - b.exponent)
 
         m.d.comb += [
             divider.i.p.numerator.eq(1 << (2 * MANTISSA_BITS - 1)),
@@ -101,7 +101,7 @@ class ScalarUnit(wiring.Component):
                     with m.Case(ScalarOp.MULTIPLY):
                         m.next = "MULTIPLY"
                     with m.Case(ScalarOp.ADD):
-                        m.next = "COMPARE"
+                        m.next = "GAP"
                     with m.Case(ScalarOp.RECIPROCAL):
                         m.next = "DIVIDE"
                     with m.Default():
@@ -119,6 +119,8 @@ class ScalarUnit(wiring.Component):
             with m.State("PRODUCT"):
                 m.d.sync += raw.eq(total[MANTISSA_BITS - 1:])
                 m.next = "RESULT"
+            with m.State("GAP"):
+                m.next = "COMPARE"
             with m.State("COMPARE"):
                 size = Mux(gap < 0, -gap, gap)
                 far = (size > MANTISSA_BITS) | (a.mantissa == 0) | (b.mantissa == 0)

@@ -49,14 +49,16 @@ class Downsizer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        bits = len(self.o.p.data)
         part = Signal(range(max(self.ratio, 2)))
+        word = self.i.p.data if self.ratio == 1 else self.i.p.data.word_select(part, bits)
         final = part == self.ratio - 1
         free = self.o.ready | ~self.o.valid
         m.d.comb += self.i.ready.eq(free & final)
         with m.If(free):
             m.d.sync += [
                 self.o.valid.eq(self.i.valid),
-                self.o.p.data.eq(self.i.p.data.word_select(part[:(self.ratio - 1).bit_length()], len(self.o.p.data))),
+                self.o.p.data.eq(word),
                 self.o.p.last.eq(self.i.p.last & final),
             ]
             with m.If(self.i.valid):

@@ -77,7 +77,7 @@ class Accumulators(wiring.Component):
         sums = Signal(data.ArrayLayout(signed(config.sum_bits), lanes))
         m.d.comb += [
             # Never both at one row in a legal stream. Saying so spares the bypass that Yosys would add.
-            read.en.eq(write.addr != read.addr),
+            read.en.eq(~(write.en & (write.addr == read.addr))),
             read.addr.eq(self.i.p.row),
             write.en.eq(write_valid),
             write.addr.eq(write_row),
@@ -93,6 +93,7 @@ class Accumulators(wiring.Component):
         for lane in range(lanes):
             previous = Signal(signed(config.sum_bits), name=f"previous_{lane}")
             carry = adding.carry[lane % config.table_rows]
-            total = Cat(carry, previous).as_signed() + Cat(carry, adding.sums[lane]).as_signed()
-            m.d.sync += [previous.eq(Mux(stages[-2].first, 0, read.data[lane])), sums[lane].eq(total[1:])]
+            addend = Mux(adding.first, 0, previous)
+            total = Cat(carry, addend).as_signed() + Cat(carry, adding.sums[lane]).as_signed()
+            m.d.sync += [previous.eq(read.data[lane]), sums[lane].eq(total[1:])]
         return m

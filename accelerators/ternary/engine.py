@@ -51,40 +51,46 @@ class TernaryEngine(wiring.Component):
         connect(m, builder.o, lanes.i_tables)
         connect(m, results.o, wiring.flipped(self.o_sums))
 
-        # A word is taken when its tables are complete, the accumulators of its sweep are written, and its sums
-        # (if the sweep emits any) have a slot: so the pipeline itself never stalls.
-        tile = tiles.o.p
-        row = Signal.like(tile.last_row)
-        slots = Signal(range(timing.result_slots + 1), init=timing.result_slots)
-        settling = Signal(range(HAZARD))
-        open_, taken, sweep_ends, leaves = Signal(), Signal(), Signal(), Signal()
+        # One sweep over the row groups of a block, counted down. A word is taken when its tables are complete, the
+        # accumulators of its sweep are written, and its sums (if the sweep emits any) have a slot: so the pipeline
+        # itself never stalls.
+        sweep, active, ends, short = Signal(tile_layout(config)), Signal(), Signal(), Signal()
+        slots, has_slot = Signal(range(timing.result_slots + 1), init=timing.result_slots), Signal()
+        settling = Signal(HAZARD - 1)
+        may_take, taken, uses_slot, frees_slot = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            open_.eq(tiles.o.valid & (tile.first | (settling == 0)) & (~tile.emit | (slots != 0))),
-            lanes.i.valid.eq(self.i_weights.valid & open_),
+            may_take.eq(active & (sweep.first | ~settling[0]) & (~sweep.emit | has_slot)),
+            lanes.i.valid.eq(self.i_weights.valid & may_take),
             lanes.i.p.indices.eq(self.i_weights.p),
-            lanes.i.p.last.eq(row == tile.last_row),
-            self.i_weights.ready.eq(lanes.i.ready & open_),
+            lanes.i.p.last.eq(ends),
+            self.i_weights.ready.eq(lanes.i.ready & may_take),
             taken.eq(lanes.i.valid & lanes.i.ready),
-            sweep_ends.eq(taken & lanes.i.p.last),
-            tiles.o.ready.eq(sweep_ends),
-            leaves.eq(results.o.valid & results.o.ready),
+            tiles.o.ready.eq(~active | (taken & ends)),
+            uses_slot.eq(taken & sweep.emit),
+            frees_slot.eq(results.o.valid & results.o.ready),
+        ]
+        m.d.sync += [
+            settling.eq(settling >> 1),
+            # One cycle late, so one slot is kept back.
+            has_slot.eq(slots > 1),
         ]
         with m.If(taken):
-            m.d.sync += row.eq(row + 1)
-        with m.If(settling != 0):
-            m.d.sync += settling.eq(settling - 1)
-        with m.If(sweep_ends):
-            m.d.sync += [row.eq(0)]
-            with m.If(row < HAZARD - 1):
-                m.d.sync += settling.eq(HAZARD - 1)
-        with m.If(taken & tile.emit & ~leaves):
+            m.d.sync += [sweep.last_row.eq(sweep.last_row - 1), ends.eq(sweep.last_row == 1)]
+            with m.If(ends & short):
+                m.d.sync += settling.eq(-1)
+        with m.If(tiles.o.ready):
+            m.d.sync += [
+                active.eq(tiles.o.valid), sweep.eq(tiles.o.p),
+                ends.eq(tiles.o.p.last_row == 0), short.eq(tiles.o.p.last_row < HAZARD - 1),
+            ]
+        with m.If(uses_slot & ~frees_slot):
             m.d.sync += slots.eq(slots - 1)
-        with m.Elif(leaves & ~(taken & tile.emit)):
+        with m.Elif(frees_slot & ~uses_slot):
             m.d.sync += slots.eq(slots + 1)
 
         # What belongs to a word travels beside it.
-        beside = Signal(data.StructLayout({"row": row.shape(), "first": 1, "emit": 1, "last": 1}))
-        m.d.comb += beside.eq(Cat(row, tile.first, tile.emit, tile.last & lanes.i.p.last))
+        beside = Signal(data.StructLayout({"row": len(sweep.last_row), "first": 1, "emit": 1, "last": 1}))
+        m.d.comb += beside.eq(Cat(sweep.last_row, sweep.first, sweep.emit, sweep.last & ends))
         for stage in range(lanes.latency):
             register = Signal.like(beside, name=f"beside_{stage}")
             m.d.sync += register.eq(beside)

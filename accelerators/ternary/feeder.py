@@ -85,70 +85,77 @@ class ActivationFeeder(wiring.Component):
         config = self.config
         tokens, lanes = config.token_lanes, config.vector_lanes
         full = Signal(tokens)
-        used_up = Signal()
+        used_up, feeding = Signal(), Signal()
 
-        # Vectors in.
+        # Vectors in: a word is taken, then written.
         token = self.i_activations.p.token if tokens > 1 else 0
-        write_word = Signal(range(self.depth + 1))
-        writes = Signal()
+        word_in, write_word, write_enable = Signal(range(self.depth + 1)), Signal(range(self.depth)), Signal(tokens)
+        write_data = Signal.like(self.i_activations.p.q)
+        taken = Signal()
         m.d.comb += [
-            self.i_activations.ready.eq(~(full.bit_select(token, 1) if tokens > 1 else full)),
-            writes.eq(self.i_activations.valid & self.i_activations.ready & (write_word != self.depth)),
+            self.i_activations.ready.eq(~(full.bit_select(token, 1) if tokens > 1 else full) & ~feeding),
+            taken.eq(self.i_activations.valid & self.i_activations.ready),
         ]
-        with m.If(writes):
-            m.d.sync += write_word.eq(write_word + 1)
+        m.d.sync += [write_word.eq(word_in), write_data.eq(self.i_activations.p.q)]
         with m.If(used_up):
             m.d.sync += full.eq(0)
-        with m.If(self.i_activations.valid & self.i_activations.ready & self.i_activations.p.last):
-            m.d.sync += write_word.eq(0)
-            for lane in range(tokens):
-                with m.If(token == lane):
-                    m.d.sync += full[lane].eq(1)
+        for lane in range(tokens):
+            m.d.sync += write_enable[lane].eq(taken & (token == lane) & (word_in != self.depth))
+            with m.If(taken & (token == lane) & self.i_activations.p.last):
+                m.d.sync += full[lane].eq(1)
+        with m.If(taken):
+            m.d.sync += word_in.eq(Mux(word_in == self.depth, self.depth, word_in + 1))
+            with m.If(self.i_activations.p.last):
+                m.d.sync += word_in.eq(0)
 
         # Order of tiles.
         command = Signal(command_layout(config))
         word, tile_word = Signal(range(self.depth)), Signal(range(self.tile_words))
         element = Signal(range(lanes))
-        tile = Signal(range(ceil_div(config.max_vector, config.tile_activations)))
+        tiles_left = Signal.like(command.tiles)
         issue, advance = Signal(), Signal()
-        tile_starts, tile_ends = Signal(), Signal()
-        last_tile, last_block = Signal(), Signal()
+        first_tile, last_tile, last_block = Signal(), Signal(), Signal()
+        announces, word_ends, tile_ends = Signal(), Signal(), Signal()
         needed = Cat(command.tokens > lane for lane in range(tokens))
         m.d.comb += [
-            last_tile.eq(tile == command.tiles - 1),
-            last_block.eq(command.rows <= command.block_rows),
-            tile_starts.eq((element == 0) & (tile_word == 0)),
-            tile_ends.eq((element == lanes - 1) & (tile_word == self.tile_words - 1)),
+            last_tile.eq(tiles_left == 1),
+            # With the second activation: by then last_block is known.
+            announces.eq((element == 1) & (tile_word == 0)),
+            word_ends.eq(element == lanes - 1),
+            tile_ends.eq(word_ends & (tile_word == self.tile_words - 1)),
         ]
-        with m.FSM():
+        m.d.sync += last_block.eq(command.rows <= command.block_rows)
+        with m.FSM() as order:
+            m.d.comb += feeding.eq(order.ongoing("FEED"))
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
-                m.d.sync += command.eq(self.i_command.p)
+                m.d.sync += [command.eq(self.i_command.p), tiles_left.eq(self.i_command.p.tiles), first_tile.eq(1)]
                 zero = [self.i_command.p[name] == 0 for name in ("tiles", "block_rows", "rows", "tokens")]
                 with m.If(self.i_command.valid & ~Cat(zero).any()):
                     m.next = "WAIT"
             with m.State("WAIT"), m.If((full | ~needed).all()):
                 m.next = "FEED"
             with m.State("FEED"):
-                m.d.comb += issue.eq(advance & (~tile_starts | ~self.o_tiles.valid | self.o_tiles.ready))
+                m.d.comb += issue.eq(advance & (~announces | ~self.o_tiles.valid | self.o_tiles.ready))
                 with m.If(issue & tile_ends & last_tile & last_block):
                     m.d.comb += used_up.eq(1)
                     m.next = "IDLE"
         with m.If(issue):
             m.d.sync += element.eq(element + 1)
-            with m.If(element == lanes - 1):
+            with m.If(word_ends):
                 m.d.sync += [element.eq(0), word.eq(word + 1), tile_word.eq(tile_word + 1)]
             with m.If(tile_ends):
-                m.d.sync += [tile_word.eq(0), tile.eq(tile + 1)]
+                m.d.sync += [tile_word.eq(0), tiles_left.eq(tiles_left - 1), first_tile.eq(0)]
                 with m.If(last_tile):
-                    m.d.sync += [tile.eq(0), word.eq(0), command.rows.eq(command.rows - command.block_rows)]
+                    m.d.sync += [tiles_left.eq(command.tiles), first_tile.eq(1), word.eq(0),
+                                 command.rows.eq(command.rows - command.block_rows)]
         with m.If(self.o_tiles.ready):
             m.d.sync += self.o_tiles.valid.eq(0)
-        with m.If(issue & tile_starts):
+        with m.If(issue & announces):
             m.d.sync += [
                 self.o_tiles.valid.eq(1),
                 self.o_tiles.p.last_row.eq(Mux(last_block, command.rows, command.block_rows) - 1),
-                self.o_tiles.p.first.eq(tile == 0),
+                self.o_tiles.p.first.eq(first_tile),
                 self.o_tiles.p.emit.eq(last_tile),
                 self.o_tiles.p.last.eq(last_tile & last_block),
             ]
@@ -164,11 +171,11 @@ class ActivationFeeder(wiring.Component):
             write, read = buffer.write_port(), buffer.read_port()
             activations = Signal(8 * lanes, name=f"activations_{lane}")
             m.d.comb += [
-                write.en.eq(writes & (token == lane)),
+                # Never while any buffer is read. Saying so spares the bypass that block memory would need.
+                write.en.eq(write_enable[lane] & ~feeding),
                 write.addr.eq(write_word),
-                write.data.eq(self.i_activations.p.q),
-                # Buffers are never written while they are read. Saying so spares the bypass that Yosys would add.
-                read.en.eq(issue & ~(write.en & (write.addr == read.addr))),
+                write.data.eq(write_data),
+                read.en.eq(issue),
                 read.addr.eq(word),
                 self.o.p.x[lane].eq(activations.word_select(element_out, 8).as_signed()),
             ]

@@ -99,9 +99,7 @@ class LookupLanes(wiring.Component):
             m.d.sync += [filled.bit_select(read_bank, 1).eq(0), read_bank.eq(~read_bank)]
 
         indices, bank, valid = Signal(config.lane_bits), Signal(), Signal()
-        m.d.sync += [valid.eq(read), bank.eq(read_bank)]
-        with m.If(read):
-            m.d.sync += indices.eq(self.i.p.indices)
+        m.d.sync += [valid.eq(read), bank.eq(read_bank), indices.eq(self.i.p.indices)]
 
         lookups = [self._table(m, table, written, write_bank, indices, bank) for table in range(tables)]
         carries = []

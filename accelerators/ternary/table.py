@@ -77,7 +77,7 @@ class TableBuilder(wiring.Component):
         element, load_slice = Signal(range(group * builders)), Signal(range(timing.slices))
         short = group * (config.tables - builders * (timing.slices - 1)) - 1
         m.d.comb += [
-            self.i.ready.eq(~loaded | take),
+            self.i.ready.eq(~loaded),
             enters.eq(self.i.valid & self.i.ready),
             complete.eq(enters & (element == group * builders - 1)),
         ]

@@ -32,8 +32,9 @@ class TernaryTiming:
 
     @property
     def builders(self) -> int:
-        """Tables built at a time: as many groups as are loaded, one activation per cycle, while a slice is built."""
-        return min(self.config.tables, self.config.table_entries // self.config.group_size)
+        """Tables built at a time: as many groups as are loaded, one activation per cycle and one cycle to pass them on,
+        while a slice is built."""
+        return min(self.config.tables, (self.config.table_entries - 1) // self.config.group_size)
 
     @property
     def slices(self) -> int:
@@ -63,7 +64,7 @@ class TernaryTiming:
     @property
     def result_slots(self) -> int:
         """Row groups between acceptance of a word and its sums being taken: enough for a word per cycle."""
-        return 1 << (self.latency + 1).bit_length()
+        return 1 << (self.latency + 2).bit_length()
 
     @property
     def start(self) -> int:

@@ -59,12 +59,14 @@ class Model:
     Attributes
     ----------
     name : str
-    transfers : list of int
-        Cycles in which anything moved.
     """
 
     name: str
-    transfers: list[int]
+
+    @property
+    def transfers(self) -> list[int]:
+        """Cycles in which anything moved."""
+        return []
 
     def clear(self) -> None:
         """Reset: forget everything, drive idle levels."""

@@ -82,7 +82,7 @@ class RecordPackerBench(UnitBench):
 
 
 class ContiguousCacheBench(UnitBench):
-    """Requests inside and outside of the bounds; an error is seen in the same cycle and cleared by ``clear``."""
+    """Requests inside and outside of the bounds."""
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -99,7 +99,8 @@ class ContiguousCacheBench(UnitBench):
             position = rng.randint(0, self.config.max_context)
             count = rng.randint(0, self.config.max_context)
             if rng.random() < 0.7:
-                position, count = min(position, self.capacity), rng.randint(0, max(0, self.capacity - position))
+                position = min(position, self.capacity)
+                count = rng.randint(0, self.capacity - position)
             requests.append(self._request(rng.getrandbits(1), rng.getrandbits(20) * self.config.bus_bytes,
                                           rng.getrandbits(8), position, count))
         return {"i_request": requests}

@@ -42,6 +42,7 @@ class Environment:
         self.levels_in = {name: port for name, port in plain.items() if port["direction"] == "in"}
         self.levels_out = {name: port for name, port in plain.items() if port["direction"] == "out"}
         self._controlled = type(self.bench).control is not UnitBench.control
+        self._watched = type(self.bench).accepted is not UnitBench.accepted
         self.sources = {s["name"]: Source(s["name"], s["payload"], ports)
                         for s in self.sidecar["streams"] if s["direction"] == "in"}
         self.sinks = {s["name"]: Sink(s["name"], s["payload"], ports)
@@ -104,8 +105,12 @@ class Environment:
         moved = False
         for model in self.models:
             moved |= model.sample(self.cycle)
-        for source in self.sources.values():
-            moved |= source.sample(self.cycle)
+        for name, source in self.sources.items():
+            offered = source.items[0] if source.items else 0
+            if source.sample(self.cycle):
+                moved = True
+                if self._watched:
+                    self._answer(self.bench.accepted(name, source.codec.unpack(offered)))
         for name, sink in self.sinks.items():
             bits = sink.sample(self.cycle)
             if bits is None:
@@ -113,12 +118,16 @@ class Environment:
             moved = True
             if scoreboard is not None:
                 scoreboard.check(name, bits)
-            for target, items in self.bench.react(name, sink.codec.unpack(bits)).items():
-                for item in items:
-                    self.sources[target].append(item)
+            self._answer(self.bench.react(name, sink.codec.unpack(bits)))
         await self._edge()
         self.cycle += 1
         return moved
+
+    def _answer(self, items: Items) -> None:
+        """Append to the sources what the bench answered."""
+        for name, payloads in items.items():
+            for payload in payloads:
+                self.sources[name].append(payload)
 
     def load(self, stimulus: Items, sources: Pattern = always, sinks: Pattern = always) -> Scoreboard:
         """Queue ``stimulus``, ask the golden model, set the patterns of gaps."""

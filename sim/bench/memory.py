@@ -55,7 +55,7 @@ class _MemoryBench(UnitBench):
         words = MEMORY_BYTES // self.bus_bytes
         result = []
         for _ in range(count):
-            length = rng.choice((0, 1, 1, 2, 3, self.burst_beats, rng.randint(1, beats), rng.randint(1, beats)))
+            length = rng.choice((0, 1, 1, 2, 3, self.burst_beats, rng.randint(1, beats), beats))
             result.append({"address": rng.randrange(words - length) * self.bus_bytes, "beats": length})
         return result
 
@@ -99,7 +99,8 @@ class BurstSplitterBench(UnitBench):
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         return {"i": [{"address": rng.getrandbits(31) & (-self.bus_bytes if rng.random() < 0.9 else -1),
-                       "beats": rng.choice((0, 1, rng.randint(1, 20), rng.randint(1, 400)))} for _ in range(60)]}
+                       "beats": rng.choice((0, 1, rng.randint(1, 20), rng.randint(1, 400)))}
+                      for _ in range(60)]}
 
     def boundary(self) -> Items:
         top = (1 << 24) - 1
@@ -111,11 +112,11 @@ class BurstSplitterBench(UnitBench):
     def expected(self, stimulus: Items) -> Items:
         return {"o": [burst for command in stimulus["i"] for burst in self._split(**command)]}
 
-    def _split(self, address: int, beats: int) -> list[dict[str, int]]:
+    def _split(self, address: int, beats: int) -> list[dict[str, int | None]]:
         unaligned = int(address % self.bus_bytes != 0)
         if not beats:
             return [{"address": address, "length": None, "last": 1, "unaligned": unaligned, "empty": 1}]
-        bursts = []
+        bursts: list[dict[str, int | None]] = []
         while beats:
             length = min(beats, self.burst_beats - address // self.bus_bytes % self.burst_beats)
             bursts.append({"address": address, "length": length - 1, "last": int(length == beats),

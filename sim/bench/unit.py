@@ -82,6 +82,11 @@ class UnitBench:
         """
         return {}
 
+    def accepted(self, stream: str, payload: Any) -> Items:
+        """Called for each item that the unit takes from an input stream (if overridden): items to append to input
+        streams, offered from the next cycle on. Do not put such items in ``stimulus``."""
+        return {}
+
     def latency_stimulus(self) -> Items | None:
         """Stimulus of the run that is measured; ``None`` takes ``stimulus(Random(0), "latency")``."""
         return None

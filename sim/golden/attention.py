@@ -41,8 +41,9 @@ from ...accelerators.config import AcceleratorConfig
 from .exp import pow2_negative
 from .numerics import Scalar, round_shift
 
-__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "attend",
-           "attend_rows", "final_shifts", "logits", "weights"]
+__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "LaneState",
+           "attend", "attend_rows", "final_shifts", "finish", "logits", "query_scale", "scaled_down",
+           "weights"]
 
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane whose V rows all have scale zero: below all in use, so that alignment ignores it."""
@@ -69,16 +70,22 @@ def final_shifts(config: AcceleratorConfig) -> tuple[int, int, int]:
     return width, before, max(0, width - before + RECIPROCAL_BITS - 32)
 
 
-def logits(dots: np.ndarray, scale: Scalar, k_scales: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+def query_scale(scale: Scalar) -> tuple[int, int]:
+    """What counts of a lane's scale: the upper 16 bits of its mantissa, and its exponent."""
+    return scale.mantissa >> 8, scale.exponent
+
+
+def logits(dots, query: tuple[int, int], k_scales, config: AcceleratorConfig) -> np.ndarray:
     """Base-2 logits of one lane in ``logit_frac_bits`` fraction bits, saturated to 12 bits more.
 
-    A negative shift saturates by the sign of the product (0 stays 0).
+    ``query``: upper 16 bits of the mantissa and the exponent of the lane's scale. A negative shift saturates
+    by the sign of the product (0 stays 0).
     """
     frac = config.logit_frac_bits
     limit = INT64(1) << (frac + 11)
-    c = round_shift((scale.mantissa >> 8) * k_scales[:, 0], 15)
+    c = round_shift(query[0] * k_scales[:, 0], 15)
     product = dots * c
-    shift = -(scale.exponent + k_scales[:, 1] + 23 + frac)
+    shift = -(query[1] + k_scales[:, 1] + 23 + frac)
     shifted = round_shift(product, np.maximum(shift, 0))
     return np.clip(np.where(shift >= 0, shifted, np.sign(product) * limit), -limit, limit - 1)
 
@@ -90,11 +97,13 @@ def weights(p, mantissas, shift, config: AcceleratorConfig) -> np.ndarray:
     return np.where(w < 1 << WEIGHT_BITS, w, round_shift(w, drop) << drop)
 
 
-def _scaled_down(value, shift):
+def scaled_down(value, shift):
+    """Rescaling: ``value >> shift`` (floor), 0 from ``SHIFT_LIMIT`` on."""
     return np.where(shift < SHIFT_LIMIT, value >> np.minimum(shift, SHIFT_LIMIT), 0)
 
 
-def _finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
+def finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
+    """``(x, exponent)`` of one lane from its weighted sums, its sum of probabilities and its V exponent."""
     _, before, after = final_shifts(config)
     length = int(total).bit_length()
     reciprocal = min((1 << (length + RECIPROCAL_BITS - 1)) // int(total), (1 << RECIPROCAL_BITS) - 1)
@@ -161,7 +170,7 @@ def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config
         if not scaled[:rows].any():
             continue
         frac = config.logit_frac_bits
-        logit = logits(k[:rows] @ q[lane], scale, k_scales[:rows], config)
+        logit = logits(k[:rows] @ q[lane], query_scale(scale), k_scales[:rows], config)
         maxima = np.maximum.accumulate(-(-logit >> frac))
         top = tops[:rows]
         p = pow2_negative((maxima << frac) - logit, config)
@@ -170,41 +179,60 @@ def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config
         total, acc = 0, np.zeros(q.shape[1], INT64)
         for start, end in zip(starts, [*starts[1:], rows], strict=True):
             if start:
-                total = int(_scaled_down(total, maxima[start] - maxima[start - 1]))
-                acc = _scaled_down(acc, maxima[start] + top[start] - maxima[start - 1] - top[start - 1])
+                total = int(scaled_down(total, maxima[start] - maxima[start - 1]))
+                acc = scaled_down(acc, maxima[start] + top[start] - maxima[start - 1] - top[start - 1])
             total += int(p[start:end].sum())
             acc += w[start:end] @ v[start:end]
-        x[lane], exponents[lane] = _finish(acc, total, int(top[-1]), config)
+        x[lane], exponents[lane] = finish(acc, total, int(top[-1]), config)
     return x, exponents
+
+
+class LaneState:
+    """Running state of one lane, one row at a time, in the words of the module's docstring.
+
+    Attributes
+    ----------
+    maximum, top : int or None
+        Integer running maximum of the logits; largest V exponent so far.
+    total : int
+        Sum of probabilities.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self.maximum: int | None = None
+        self.top: int | None = None
+        self.total = 0
+
+    def step(self, dot: int, query: tuple[int, int], key, value) -> tuple[int, int]:
+        """``(w, shift)`` of a row: weight of its V vector and how far the weighted sums move down before."""
+        frac = self.config.logit_frac_bits
+        logit = int(logits(np.array([dot]), query, np.array([key]), self.config)[0])
+        ceiling = -(-logit >> frac)
+        maximum = ceiling if self.maximum is None else max(self.maximum, ceiling)
+        shift = 0 if self.maximum is None else maximum - self.maximum
+        p = int(pow2_negative(np.int64((maximum << frac) - logit), self.config))
+        self.maximum, self.total = maximum, int(scaled_down(self.total, shift)) + p
+        mantissa, exponent = int(value[0]), int(value[1])
+        if not mantissa:
+            return 0, min(shift, SHIFT_LIMIT)
+        top = exponent if self.top is None else max(self.top, exponent)
+        shift += 0 if self.top is None else top - self.top
+        self.top = top
+        return int(weights(np.int64(p), mantissa, top - exponent, self.config)), min(shift, SHIFT_LIMIT)
 
 
 def attend_rows(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config: AcceleratorConfig
                 ) -> tuple[np.ndarray, np.ndarray]:
-    """``attend`` as the hardware does it: lane by lane and row by row, as the module's docstring says."""
+    """``attend`` as the hardware does it: lane by lane and row by row."""
     q, limits, k, k_scales, v, v_scales = _checked(q, scales, limits, k, k_scales, v, v_scales, config)
-    frac = config.logit_frac_bits
     x = np.zeros_like(q)
     exponents = np.full(len(q), NO_VALUE_EXPONENT, INT64)
     for lane, scale in enumerate(scales):
-        maximum: int | None = None
-        top: int | None = None
-        total, acc = 0, np.zeros(q.shape[1], INT64)
+        state, acc = LaneState(config), np.zeros(q.shape[1], INT64)
         for row in range(min(int(limits[lane]), len(k))):
-            logit = int(logits(np.array([k[row] @ q[lane]]), scale, k_scales[row:row + 1], config)[0])
-            ceiling = -(-logit >> frac)
-            new_maximum = ceiling if maximum is None else max(maximum, ceiling)
-            moved = 0 if maximum is None else new_maximum - maximum
-            p = int(pow2_negative(np.int64((new_maximum << frac) - logit), config))
-            total = int(_scaled_down(total, moved)) + p
-            mantissa, exponent = (int(value) for value in v_scales[row])
-            w = 0
-            if mantissa:
-                new_top = exponent if top is None else max(top, exponent)
-                moved += 0 if top is None else new_top - top
-                w = int(weights(np.int64(p), mantissa, np.int64(new_top - exponent), config))
-                top = new_top
-            acc = _scaled_down(acc, moved) + w * v[row]
-            maximum = new_maximum
-        if top is not None:
-            x[lane], exponents[lane] = _finish(acc, total, top, config)
+            w, shift = state.step(int(k[row] @ q[lane]), query_scale(scale), k_scales[row], v_scales[row])
+            acc = scaled_down(acc, shift) + w * v[row]
+        if state.top is not None:
+            x[lane], exponents[lane] = finish(acc, state.total, state.top, config)
     return x, exponents

@@ -12,7 +12,8 @@ import numpy as np
 
 from .numerics import MANTISSA_BITS, Scalar
 
-__all__ = ["BurstCommand", "contiguous_command", "pack_record", "record_beats", "stored_scale", "unpack_record"]
+__all__ = ["BurstCommand", "contiguous_command", "pack_record", "record_beats", "stored_scale",
+           "unpack_record"]
 
 HEADER_BITS = 64
 DROPPED_BITS = MANTISSA_BITS - 16

@@ -74,7 +74,8 @@ class AxiMemory(Model):
 
     def __init__(self, ports: dict[str, Any], data: np.ndarray, prefix: str = "m_axi"):
         if data.dtype != np.uint8 or data.ndim != 1:
-            raise TypeError(f"data must be a one-dimensional array of uint8, not {data.dtype} of {data.shape}")
+            raise TypeError(f"data must be a one-dimensional array of uint8, not {data.dtype} of shape "
+                            f"{data.shape}")
         self.name = prefix
         self.port = AxiPort(ports, prefix)
         self.data = data
@@ -175,8 +176,8 @@ class AxiMemory(Model):
         return bool(seen)
 
     def _open(self, burst: dict[str, int]) -> _Open:
-        return _Open(burst.get("id", 0), burst["addr"], burst["len"] + 1,
-                     self._now + max(1, self.latency) + (self.rng.randint(0, self.jitter) if self.jitter else 0))
+        due = self._now + max(1, self.latency) + self.rng.randint(0, self.jitter)
+        return _Open(burst.get("id", 0), burst["addr"], burst["len"] + 1, due)
 
     def _write(self, burst: _Open, beats: list[dict[str, int]]) -> None:
         for position, beat in enumerate(beats):

@@ -34,8 +34,8 @@ class AxiPort:
     """Watches a port: what was transferred in each cycle, and whether both sides keep the rules.
 
     Checked: no X on valid, ready or a payload; valid and payload kept until ready; bursts are full-width
-    INCR within 4 KiB; RLAST and WLAST exactly on the final beat; read data only for a burst that was asked for;
-    one write response per burst, after its final beat.
+    INCR within 4 KiB; RLAST and WLAST exactly on the final beat; read data only for a burst that was asked
+    for; one write response per burst, after its final beat.
 
     Parameters
     ----------
@@ -133,7 +133,8 @@ class AxiPort:
         raise BenchFailure(f"{self.prefix} {channel.upper()} channel: {what}")
 
     def _check_address(self, channel: str, burst: dict[str, int]) -> None:
-        problem = burst_problem(burst["addr"], burst["len"] + 1, burst["size"], burst["burst"], self.bus_bytes)
+        problem = burst_problem(burst["addr"], burst["len"] + 1, burst["size"], burst["burst"],
+                                self.bus_bytes)
         if problem:
             self._fail(channel, problem)
 

@@ -28,7 +28,8 @@ struct Options {
     std::string image, wave, observe;
     uint64_t memory = 0, latency = 20, stall = 0, seed = 1, limit = 0, prompt = 0, token_stall = 0, reset_at = 0;
     uint64_t error_begin = 1, error_end = 0;
-    std::vector<std::pair<uint32_t, uint32_t>> writes;  // registers, in order
+    std::vector<std::pair<uint32_t, uint32_t>> writes;   // registers, in order
+    std::vector<std::pair<uint32_t, uint32_t>> rewrites;  // after an error, before a second run
     std::vector<uint32_t> reads, tokens;
     uint32_t status = 0, done_mask = 0, poll = 0;
 };
@@ -109,8 +110,31 @@ public:
             if (address + 4 > memory.size) { std::printf("violation the prompt does not fit in memory\n"); return 3; }
             std::memcpy(memory.bytes + address, &options.tokens[i], 4);
         }
-        for (auto& [offset, value] : options.writes) write_register(offset, value);
+        go(options.writes);
+        if (!options.rewrites.empty() && memory.violation.empty()) {
+            print_registers();
+            std::printf("again %llu\n", (unsigned long long)(cycle - start));
+            memory.error_end = 0;
+            generated = 0;
+            go(options.rewrites);
+        }
+        print_registers();
+        if (!memory.violation.empty()) std::printf("violation %s\n", memory.violation.c_str());
+        std::printf("end %llu\n", (unsigned long long)(cycle - start));
+        return 0;
+    }
+
+private:
+    using Writes = std::vector<std::pair<uint32_t, uint32_t>>;
+
+    void print_registers() {
+        for (uint32_t offset : options.reads) std::printf("register %u %u\n", offset, read_register(offset));
+    }
+
+    void go(const Writes& writes) {
+        for (auto& [offset, value] : writes) write_register(offset, value);
         start = cycle;
+        read_beats = write_beats = 0;
         uint64_t limit = options.limit ? options.limit : ~0ull;
         bool was_reset = false;
         while (cycle - start < limit) {
@@ -120,19 +144,14 @@ public:
                 was_reset = true;
                 std::printf("reset %llu\n", (unsigned long long)(cycle - start));
                 reset();
-                for (auto& [offset, value] : options.writes) write_register(offset, value);
+                for (auto& [offset, value] : writes) write_register(offset, value);
                 start = cycle;
+                read_beats = write_beats = generated = 0;
             }
             if (read_register(options.status) & options.done_mask) break;
         }
-        for (uint32_t offset : options.reads)
-            std::printf("register %u %u\n", offset, read_register(offset));
-        if (!memory.violation.empty()) std::printf("violation %s\n", memory.violation.c_str());
-        std::printf("end %llu\n", (unsigned long long)(cycle - start));
-        return 0;
     }
 
-private:
     const Options& options;
     Memory memory;
     std::unique_ptr<VerilatedContext> context;
@@ -277,10 +296,10 @@ int main(int argc, char** argv) {
         else if (name == "done_mask") options.done_mask = number(value);
         else if (name == "read") options.reads.push_back(number(value));
         else if (name == "token") options.tokens.push_back(number(value));
-        else if (name == "write") {
+        else if (name == "write" || name == "rewrite") {
             const char* equals = std::strchr(value, '=');
-            if (!equals) { std::fprintf(stderr, "write needs OFFSET=VALUE, not %s\n", value); return 2; }
-            options.writes.emplace_back(number(value), number(equals + 1));
+            if (!equals) { std::fprintf(stderr, "%s needs OFFSET=VALUE, not %s\n", name.c_str(), value); return 2; }
+            (name == "write" ? options.writes : options.rewrites).emplace_back(number(value), number(equals + 1));
         } else { std::fprintf(stderr, "no option %s\n", argv[i]); return 2; }
     }
     return Simulation(options).run();

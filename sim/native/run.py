@@ -40,12 +40,14 @@ class Generated:
 
 @dataclass
 class Run:
-    """What a simulation did. ``registers`` holds every readable register at the end (64-bit pairs joined)."""
+    """What a simulation did. ``registers`` holds every readable register at the end (64-bit pairs joined); ``before`` is the
+    first run when a second one followed."""
 
     tokens: list[Generated] = field(default_factory=list)
     registers: dict[str, int] = field(default_factory=dict)
     violation: str | None = None
     ended: bool = False
+    before: "Run | None" = None
 
     @property
     def cause(self) -> ErrorCause:
@@ -65,7 +67,7 @@ class Run:
 def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int], count: int, *,
              eos: int | None = None, sampling: Sampling = Sampling(), on_token: Callable[[Generated], None] | None = None,
              wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20, registers: dict[str, int] | None = None,
-             **memory: int) -> Run:
+             again: bool = False, **memory: int) -> Run:
     """Generate up to ``count`` tokens after ``prompt``.
 
     Parameters
@@ -86,6 +88,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         Stop after so many cycles (0: never).
     registers : dict
         Overrides of register values, for tests of bad input.
+    again : bool
+        After the run (which may have failed) clear errors and run once more without overrides and error ranges.
     memory :
         ``latency`` (cycles), ``stall`` (percent of cycles in which each channel hesitates), ``seed``, ``token_stall``,
         ``error_begin`` and ``error_end`` (byte range that answers with errors), ``reset_at`` (cycle).
@@ -102,22 +106,24 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         "KV_HEAD_STRIDE": image.kv_head_stride, "SEED": sampling.seed, "TOP_K": sampling.top_k,
         "INVERSE_TEMPERATURE_MANTISSA": scale.mantissa, "INVERSE_TEMPERATURE_EXPONENT": scale.exponent & 0xFFFF,
         "WATCHDOG_LIMIT": watchdog,
-        "CONTROL": bits["greedy"] * sampling.greedy | bits["ignore_eos"] * (eos is None) | bits["start"],
-        **(registers or {}),
     }
-    values["CONTROL"] = values.pop("CONTROL")  # written last: it starts the run
+    mode = bits["greedy"] * sampling.greedy | bits["ignore_eos"] * (eos is None)
+    go = [("CONTROL", mode | bits["start"])]
     status = {each.name: 1 << each.low for each in map_["STATUS"].fields}
+    done_mask = status["done"] | status["error_pending"]
     arguments = {"image": image_file, "memory": image.memory_bytes, "prompt": image.prompt_address,
                  "limit": cycle_limit, "status": offsets["STATUS"],
-                 "done_mask": status["done"] | status["error_pending"], **memory}
+                 "done_mask": done_mask, **memory}
     command = [str(program)]
     for name, value in arguments.items():
         command += [name, str(value)]
     for name, path in (("wave", wave), ("observe", observe)):
         if path is not None:
             command += [name, str(path)]
-    for name, value in values.items():
+    for name, value in [*{**values, **(registers or {})}.items(), *go]:
         command += ["write", f"{offsets[name]}={value & 0xFFFFFFFF}"]
+    for name, value in [("CONTROL", mode | bits["clear_errors"]), *values.items(), *go] if again else ():
+        command += ["rewrite", f"{offsets[name]}={value & 0xFFFFFFFF}"]
     for token in prompt:
         command += ["token", str(token)]
     readable = [register for register in map_ if any(each.access in ("ro", "w1c") for each in register.fields)]
@@ -140,10 +146,18 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
                 run.violation = " ".join(fields)
             elif keyword == "reset":
                 run.tokens.clear()
+            elif keyword == "again":
+                run = Run(before=run)
     if process.returncode:
         raise RuntimeError(f"the simulator ended with status {process.returncode}")
-    for name in [name for name in run.registers if name.endswith("_LO")]:
-        stem = name.removesuffix("_LO")
-        run.registers[stem] = run.registers.pop(name) | run.registers.pop(stem + "_HI") << 32
-    run.ended = bool(run.registers.get("STATUS", 0) & arguments["done_mask"])  # type: ignore[operator]
+    for each in (run, run.before):
+        if each is not None:
+            _join_halves(each.registers)
+            each.ended = bool(each.registers.get("STATUS", 0) & done_mask)
     return run
+
+
+def _join_halves(registers: dict[str, int]) -> None:
+    for name in [name for name in registers if name.endswith("_LO")]:
+        stem = name.removesuffix("_LO")
+        registers[stem] = registers.pop(name) | registers.pop(stem + "_HI") << 32

@@ -1,0 +1,218 @@
+"""Bench of the front end: a memory with programs and prompts, appends that take their time, tokens as if sampled."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...accelerators.control.isa import FIELDS, INSTRUCTION_BYTES, SCALARS, Flag, Instruction, Opcode, encode_program
+from ..golden.cache import record_beats
+from ..golden.frontend import FrontEnd, Settings
+from .agents import BenchFailure
+from .trace import Trace
+from .unit import Items, UnitBench
+
+__all__ = ["FrontEndBench", "Generation", "instruction_fields"]
+
+VOCABULARY = 300
+EOS = VOCABULARY - 1
+
+
+def instruction_fields(op: Instruction) -> dict[str, Any]:
+    """An instruction as a payload."""
+    values: dict[str, Any] = {name: int(getattr(op, name)) for name in FIELDS}
+    return values | {name: dict(zip(("mantissa", "exponent"), getattr(op, name), strict=True)) for name in SCALARS}
+
+
+@dataclass
+class Generation:
+    """One run of the front end: from ``start`` to the final token or an error."""
+
+    settings: Settings
+    program: bytes
+    prompt: list[int]
+    sampled: list[tuple[int, int]]
+    stop_after: int | None = None
+
+
+class FrontEndBench(UnitBench):
+    """Generations one after another without a reset between.
+
+    In the order in which things leave the unit: an operation comes when all its data reads have been issued, a read of the
+    cache when the appends before it are in memory, nothing of a step before the token of the previous one.
+    """
+
+    modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.frontend_cases")
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.generations: list[Generation] = []
+
+    # Generations.
+
+    def program(self, rng: random.Random, layers: int = 1) -> list[Instruction]:
+        """The operations of a small model, with fields at random where the front end does not mind."""
+        def op(opcode: Opcode, flags: Flag = Flag(0), **fields: int) -> Instruction:
+            values = {name: rng.getrandbits(width) if width > 0 else rng.randint(-(1 << -width - 1), (1 << -width - 1) - 1)
+                      for name, (_, _, width) in FIELDS.items() if name not in ("opcode", "flags")}
+            scalars = {name: (rng.getrandbits(24), rng.randint(-(1 << 15), (1 << 15) - 1)) for name in SCALARS}
+            address = rng.getrandbits(20) * self.config.bus_bytes
+            return Instruction(opcode, flags, **{**values, **scalars, "address": address, "beats": rng.randint(1, 40), **fields})
+
+        ops = [op(Opcode.EMBED, rows=VOCABULARY)]
+        for _ in range(layers):
+            cache = rng.getrandbits(20) * self.config.bus_bytes
+            ops += [op(Opcode.NORM, Flag.NORMALIZE | rng.choice((Flag.GAIN, Flag(0)))), op(Opcode.LINEAR), op(Opcode.ROPE),
+                    op(Opcode.APPEND, address=cache),
+                    op(Opcode.ATTEND, address=cache, count=rng.randint(1, 3), tiles=rng.randint(1, self.config.token_lanes + 1)),
+                    op(Opcode.NORM, Flag.NORMALIZE | Flag.GAIN | Flag.ALIGN), op(Opcode.LINEAR), op(Opcode.RESIDUAL),
+                    op(Opcode.GLU, rng.choice((Flag.SILU, Flag(0))))]
+        return [*ops, op(Opcode.NORM, Flag.LAST_CHUNK | Flag.GAIN | Flag.TO_HEAD), op(Opcode.HEAD, Flag.LAST_CHUNK),
+                op(Opcode.END, rng.choice((Flag.LAST_CHUNK, Flag(0))))]
+
+    def generation(self, rng: random.Random, length: int, steps: int, program: Sequence[Instruction] | None = None) -> Generation:
+        """A prompt of ``length`` tokens and ``steps`` new ones, the last of them by ``max_new_tokens``."""
+        config = self.config
+        code = encode_program(self.program(rng) if program is None else program)
+        base = rng.randint(1, 1000) * INSTRUCTION_BYTES
+        start = rng.randint(0, config.max_context - length - steps) if rng.random() < 0.7 else 0
+        beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        settings = Settings(
+            program_address=base, prompt_address=base + len(code), prompt_length=length, start_position=start,
+            max_new_tokens=steps, eos_token=EOS, ignore_eos=0, kv_capacity=rng.randint(start + length + steps, (1 << 20) - 1),
+            kv_record_beats=rng.randint(1, beats), kv_head_stride=rng.getrandbits(20) * config.bus_bytes)
+        return Generation(settings, code, [rng.randrange(VOCABULARY) for _ in range(length)],
+                          [(rng.randrange(VOCABULARY - 1), rng.getrandbits(64)) for _ in range(steps)])
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        lanes = self.config.token_lanes
+        first = self.generation(rng, rng.randint(1, 3 * lanes + 1), rng.randint(1, 3))
+        second = self.generation(rng, rng.randint(1, lanes), 4)
+        cut = rng.randrange(4)
+        if rng.random() < 0.5:
+            second.sampled[cut] = (EOS, 5)
+            second.settings = replace(second.settings, ignore_eos=rng.getrandbits(1))
+        else:
+            second.stop_after = cut
+        return self.plan(first, second)
+
+    def boundary(self) -> Items:
+        """All lengths of the prompt up to three full chunks and a token more; exactly to the end of the cache."""
+        rng = random.Random(0)
+        found = [self.generation(rng, length, 2) for length in range(1, 3 * self.config.token_lanes + 2)]
+        for each, capacity in ((found[1], self.config.max_context), (found[-1], self.config.max_context - 1)):
+            start = capacity - len(each.prompt) - len(each.sampled) + 1
+            each.settings = replace(each.settings, start_position=start, kv_capacity=capacity)
+        return self.plan(*found)
+
+    def plan(self, *generations: Generation) -> Items:
+        """Make these the next stimulus."""
+        self.generations = list(generations)
+        return {}
+
+    def golden(self) -> FrontEnd:
+        golden = FrontEnd(self.config)
+        for each in self.generations:
+            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after)
+        return golden
+
+    # The world around the front end.
+
+    def begin(self, stimulus: Items) -> None:
+        self.reference = self.golden()
+        self.rng = random.Random(len(self.reference.data))
+        self.running = -1
+        self.tokens = self.sampled = self.reads = self.queued = self.appended = 0
+        self.appends: list[int] = []  # remaining cycles of the appends under way
+        self.quick = False
+
+    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
+        busy = level("busy")
+        if busy and level("done"):
+            raise BenchFailure("done is high while busy")
+        ports = {"start": 0, "append_done": 0}
+        if self.appends:
+            self.appends[0] -= 1
+            if not self.appends[0]:
+                self.appends.pop(0)
+                self.appended += 1
+                ports["append_done"] = 1
+        if busy:
+            ports["start"] = int(self.rng.random() < 0.02 and not self.quick)  # ignored
+        elif self.running < 0 or (level("done") and self.running + 1 < len(self.generations)):
+            self.running += 1
+            self.tokens = self.sampled = 0
+            ports |= asdict(self.generations[self.running].settings) | {"start": 1}
+            self.start_cycle = cycle
+        if self.running >= 0:
+            stop_after = self.generations[self.running].stop_after
+            ports["stop"] = int(stop_after is not None and self.tokens >= stop_after)
+        return ports
+
+    def react(self, stream: str, payload: Any) -> Items:
+        each = self.generations[self.running]
+        if stream == "o_program":
+            return {"i_program": self._memory(each, payload["address"], payload["beats"])}
+        if stream == "o_data":
+            needed = self.reference.data[self.reads].appends
+            if needed > self.appended:
+                raise BenchFailure(f"data read {self.reads} comes after {self.appended} of {needed} appends")
+            self.reads += 1
+        if stream == "o_token":
+            self.tokens += 1
+        if stream == "o_operation":
+            queued = self.reference.operations[self.queued]
+            self.queued += 1
+            if queued.reads != self.reads:
+                raise BenchFailure(f"operation {self.queued - 1} is queued after {self.reads} data reads, not {queued.reads}")
+            if queued.instruction.opcode is Opcode.APPEND:
+                self.appends.append(1 if self.quick else self.rng.choice((1, 2, 10, 80)))
+            if queued.instruction.opcode is Opcode.END and queued.final:
+                token, value = each.sampled[self.sampled]
+                self.sampled += 1
+                return {"i_token": [{"token": token, "value": value}]}
+        return {}
+
+    def _memory(self, each: Generation, address: int, beats: int) -> list[dict[str, int]]:
+        size = self.config.bus_bytes
+        noise = self.rng.getrandbits(8 * size) >> 32 << 32  # beside the token ids
+        contents = each.program + b"".join((token | noise).to_bytes(size, "little") for token in each.prompt)
+        start = address - each.settings.program_address
+        if start < 0 or start + beats * size > len(contents) or address % size:
+            raise BenchFailure(f"read of {beats} bus words at {address:#x}, outside of program and prompt")
+        return [{"data": int.from_bytes(contents[start + k * size:start + (k + 1) * size], "little"), "last": int(k == beats - 1)}
+                for k in range(beats)]
+
+    def expected(self, stimulus: Items) -> Items:
+        golden = self.golden()
+        return {
+            "o_program": [{"address": read.address, "beats": read.beats} for read in golden.program],
+            "o_data": [{"address": read.address, "beats": read.beats} for read in golden.data],
+            "o_operation": [{"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens,
+                             "position": queued.position} for queued in golden.operations],
+            "o_token": [{"token": token, "value": value, "last": last} for token, value, last in golden.tokens],
+        }
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        golden = self.golden()
+        return {"busy": 0, "done": int(not golden.error), "error": golden.error, "error_info": golden.info,
+                "position": golden.position, "generated": golden.generated}
+
+    # Figures.
+
+    def latency_stimulus(self) -> Items:
+        """A long run of operations without reads, then many rows, then many tiles, all for a full chunk."""
+        rng = random.Random(0)
+        lanes = self.config.token_lanes
+        embed, *_, attend, _, _, residual, _, _, _, end = self.program(rng)
+        program = [residual] * 5 + [replace(embed, beats=3), replace(attend, count=4, tiles=lanes), end]
+        return self.plan(self.generation(rng, lanes, 1, program))
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        lanes, data, operations = self.config.token_lanes, trace.delivered["o_data"], trace.delivered["o_operation"]
+        return {"start": trace.raised["o_program"] - self.start_cycle, "instruction": operations[4] - operations[3],
+                "row": data[1] - data[0], "tile": data[lanes + 1] - data[lanes]}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return {"start": 3, "instruction": 2 + 512 // self.config.bus_bits, "row": 2,
+                "tile": max(8, self.config.max_context.bit_length()) + 2}

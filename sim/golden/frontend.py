@@ -1,0 +1,152 @@
+"""Golden model of the front end: what it reads and queues, in order, for a program, a prompt and sampled tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.control.errors import ErrorCause
+from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
+from .cache import contiguous_command
+
+__all__ = ["FrontEnd", "Operation", "Read", "Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Registers that the front end reads; see ``accelerators/control/frontend.py``."""
+
+    program_address: int
+    prompt_address: int
+    prompt_length: int
+    start_position: int
+    max_new_tokens: int
+    eos_token: int
+    ignore_eos: int
+    kv_capacity: int
+    kv_record_beats: int
+    kv_head_stride: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """A burst. ``appends``: APPEND operations, of all since reset, that must be in memory first."""
+
+    address: int
+    beats: int
+    appends: int = 0
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A queued operation. ``reads``: data reads, of all since reset, issued before it; ``final``: of the chunk that is sampled."""
+
+    instruction: Instruction
+    tokens: int
+    position: int
+    reads: int
+    final: bool
+
+
+class _Stopped(Exception):
+    pass
+
+
+@dataclass
+class FrontEnd:
+    """All that leaves the front end since reset. ``error`` and ``info`` say what stopped it for good."""
+
+    config: AcceleratorConfig
+    program: list[Read] = field(default_factory=list)
+    data: list[Read] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    tokens: list[tuple[int, int, int]] = field(default_factory=list)
+    """(token, value, last)"""
+    error: ErrorCause = ErrorCause.NONE
+    info: int = 0
+    position: int = 0
+    generated: int = 0
+    appends: int = 0
+
+    def generate(self, settings: Settings, program: bytes, prompt: Sequence[int], sampled: Iterator[tuple[int, int]],
+                 stop_after: int | None = None) -> None:
+        """One generation; ``sampled`` gives (token, value). ``stop`` rises when ``stop_after`` tokens have left."""
+        self.settings, self.code = settings, program
+        self.position, self.generated = settings.start_position, 0
+        try:
+            self._generate(prompt, sampled, stop_after)
+        except _Stopped:
+            pass
+
+    def _fail(self, cause: ErrorCause, info: int) -> None:
+        self.error, self.info = cause, info
+        raise _Stopped
+
+    def _generate(self, prompt: Sequence[int], sampled: Iterator[tuple[int, int]], stop_after: int | None) -> None:
+        capacity, lanes = min(self.settings.kv_capacity, self.config.max_context), self.config.token_lanes
+        length = self.settings.prompt_length
+        if not (length and self.settings.max_new_tokens):
+            self._fail(ErrorCause.EMPTY_PROMPT, length)
+        if self.position + length > capacity:
+            self._fail(ErrorCause.PROMPT_TOO_LONG, self.position + length)
+        for start in range(0, length, lanes):
+            chunk = prompt[start:min(start + lanes, length)]
+            self.program.append(Read(self.settings.prompt_address + start * self.config.bus_bytes, len(chunk)))
+            self._chunk(chunk, start + lanes >= length)
+        while True:
+            token, value = next(sampled)
+            self.generated += 1
+            last = (self.generated == self.settings.max_new_tokens
+                    or (stop_after is not None and self.generated > stop_after)
+                    or (token == self.settings.eos_token and not self.settings.ignore_eos))
+            self.tokens.append((token, value, int(last)))
+            if last:
+                return
+            if self.position >= capacity:
+                self._fail(ErrorCause.CONTEXT_FULL, self.position)
+            self._chunk([token], True)
+
+    def _fetch(self, offset: int) -> None:
+        self.program.append(Read(self.settings.program_address + offset, INSTRUCTION_BYTES // self.config.bus_bytes))
+
+    def _chunk(self, tokens: Sequence[int], final: bool) -> None:
+        offset = 0
+        self._fetch(0)
+        while True:
+            try:
+                op = Instruction.decode(self.code[offset:offset + INSTRUCTION_BYTES])
+            except ValueError:
+                self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+            offset += INSTRUCTION_BYTES
+            if op.opcode is not Opcode.END:
+                self._fetch(offset)
+                if Flag.LAST_CHUNK in op.flags and not final:
+                    continue
+            self._read(op, tokens)
+            self.operations.append(Operation(op, len(tokens), self.position, len(self.data), final))
+            self.appends += op.opcode is Opcode.APPEND
+            if op.opcode is Opcode.END:
+                self.position += len(tokens)
+                return
+
+    def _read(self, op: Instruction, tokens: Sequence[int]) -> None:
+        """Data reads of one operation."""
+        row = op.beats * self.config.bus_bytes
+        if op.opcode is Opcode.EMBED:
+            for token in tokens:
+                if token >= op.rows:
+                    self._fail(ErrorCause.TOKEN_OUT_OF_RANGE, token)
+                self.data.append(Read((op.address + token * row) % (1 << 32), op.beats))
+        elif op.opcode is Opcode.ROPE:
+            self.data += [Read((op.address + (self.position + t) * row) % (1 << 32), op.beats) for t in range(len(tokens))]
+        elif op.opcode in (Opcode.LINEAR, Opcode.HEAD) or (op.opcode is Opcode.NORM and Flag.GAIN in op.flags):
+            self.data.append(Read(op.address, op.beats))
+        elif op.opcode is Opcode.ATTEND:
+            for head in range(op.count):
+                for first in range(0, len(tokens), op.tiles):
+                    rows = self.position + min(first + op.tiles, len(tokens))
+                    command = contiguous_command(
+                        op.address, head, 0, rows, capacity=self.config.max_context,
+                        record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,
+                        bus_bits=self.config.bus_bits)
+                    assert command is not None
+                    self.data.append(Read(command.address, command.beats, self.appends))

@@ -1,0 +1,89 @@
+"""KV cache units: golden round trip, errors, parameters beyond the presets."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+from llmrtl.accelerators.cache.append import RecordPacker, record_beats
+from llmrtl.accelerators.cache.contiguous import ContiguousCache
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.emit import emit
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.sim.bench.runner import run_bench
+from llmrtl.sim.bench.simulators import icarus_missing
+from llmrtl.sim.golden import cache as golden
+from llmrtl.sim.golden.numerics import Scalar
+
+
+@pytest.mark.parametrize("bus_bits", [32, 64, 128, 512])
+@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize("head_dim", [2, 20, 64])
+def test_record_round_trip(bus_bits, kv_bits, head_dim):
+    rng = np.random.default_rng(head_dim)
+    half = 1 << kv_bits - 1
+    key, value = rng.integers(-half, half, (2, head_dim))
+    scales = Scalar(0xABCDEF, -40), Scalar(0, 0)
+    beats = golden.pack_record(key, value, *scales, kv_bits=kv_bits, bus_bits=bus_bits)
+    assert len(beats) == golden.record_beats(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+    config = dataclasses.replace(preset("edge"), bus_bits=bus_bits, kv_bits=kv_bits, vector_lanes=2,
+                                 tables=128)
+    assert len(beats) == record_beats(config, head_dim)
+    k, v, key_scale, value_scale = golden.unpack_record(beats, head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+    assert np.array_equal(k, key) and np.array_equal(v, value)
+    assert (key_scale, value_scale) == ((0xABCD, -32), (0, 0))
+
+
+def test_golden_refuses():
+    with pytest.raises(ValueError, match="elements must fit 8 bits, not 128"):
+        golden.pack_record([128], [0], Scalar(0, 0), Scalar(0, 0), kv_bits=8, bus_bits=32)
+    with pytest.raises(ValueError, match="key and value must be of the same length, not 1 and 2"):
+        golden.pack_record([1], [0, 0], Scalar(0, 0), Scalar(0, 0), kv_bits=8, bus_bits=32)
+    with pytest.raises(ValueError, match="beats must be the 4 of a record, not 3"):
+        golden.unpack_record([0, 0, 0], 4, kv_bits=8, bus_bits=32)
+
+
+def test_error_is_sticky_until_cleared():
+    cache = ContiguousCache(preset("edge"))
+    simulator = Simulator(cache)
+    simulator.add_clock(1e-8)
+
+    async def request(ctx, position, count):
+        ctx.set(cache.i_request.payload, {"write": 0, "base": 0x1000, "head": 0, "position": position,
+                                          "count": count})
+        ctx.set(cache.i_request.valid, 1)
+        await ctx.tick().until(cache.i_request.ready)
+        ctx.set(cache.i_request.valid, 0)
+
+    async def run(ctx):
+        ctx.set(cache.capacity, 10)
+        ctx.set(cache.record_beats, 17)
+        ctx.set(cache.o_read.ready, 1)
+        await request(ctx, 10, 1)
+        assert ctx.get(cache.error)
+        await request(ctx, 9, 1)
+        await ctx.tick().until(cache.o_read.valid)
+        assert ctx.get(cache.error)
+        ctx.set(cache.clear, 1)
+        await ctx.tick()
+        ctx.set(cache.clear, 0)
+        assert not ctx.get(cache.error)
+        await ctx.tick().repeat(3)
+        assert not ctx.get(cache.error)
+
+    simulator.add_testbench(run)
+    simulator.run()
+
+
+@pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
+@pytest.mark.parametrize("change", [
+    {"kv_bits": 16}, {"bus_bits": 128, "tables": 32},
+    {"bus_bits": 512, "vector_lanes": 32, "tables": 128}, {"max_context": 1 << 17}], ids=str)
+@pytest.mark.parametrize(("component", "bench"), [
+    (RecordPacker, "RecordPackerBench"), (ContiguousCache, "ContiguousCacheBench")])
+def test_other_configurations(component, bench, change, tmp_path):
+    config = dataclasses.replace(preset("edge"), **change)
+    emitted = emit(component.for_config(config), "unit", config)
+    assert lint(emitted) == []
+    report = run_bench(emitted, f"llmrtl.sim.bench.cache:{bench}", "icarus", seed=5, folder=tmp_path)
+    assert report.ok, str(report)

@@ -1,0 +1,84 @@
+"""The register map: what it promises to drivers, and what it refuses."""
+
+import pytest
+from llmrtl.accelerators.control.errors import CAUSE_BITS, ERROR_TEXT, ErrorCause
+from llmrtl.accelerators.control.regmap import (
+    COUNTER_BASE,
+    UNIT_NAMES,
+    Field,
+    Register,
+    RegisterMap,
+    config_hash,
+    register_map,
+)
+from llmrtl.accelerators.core import Core
+from llmrtl.accelerators.presets import PRESETS, preset
+
+TINY = preset("tiny")
+
+
+def test_offsets_do_not_depend_on_the_configuration():
+    maps = [register_map(config).offsets for config in PRESETS.values()]
+    assert all(offsets == maps[0] for offsets in maps)
+
+
+def test_counter_places_follow_from_their_numbers():
+    for register in register_map(TINY):
+        if register.counter is not None:
+            assert register.offset == COUNTER_BASE + 8 * register.counter + 4 * register.half
+
+
+def test_configuration_can_be_read_back():
+    registers = register_map(TINY)
+    fields = {field.name: field.reset for register in registers for field in register.fields}
+    for name, value in TINY.to_json().items():
+        if name in fields and name != "top_k":
+            assert fields[name] == value, name
+    assert fields["config_top_k"] == TINY.top_k
+    assert fields["config_hash"] == config_hash(TINY)
+    assert config_hash(TINY) != config_hash(preset("edge"))
+
+
+def test_units_are_those_of_the_core():
+    assert Core.UNITS == UNIT_NAMES
+
+
+def test_every_cause_has_a_sentence_and_fits():
+    assert ERROR_TEXT.keys() == set(ErrorCause)
+    assert max(ErrorCause) < 1 << CAUSE_BITS
+    assert all(text.endswith(".") for text in ERROR_TEXT.values())
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"access": "rx"}, "busy: access must be one of const, ro, rw, wo, w1c, pulse, not 'rx'"),
+    ({"low": 31, "width": 2}, "busy: low and width must keep it in bits 0..31, not 31 and 2"),
+    ({"width": 4, "reset": 16}, "busy: reset must be in 0..15, not 16"),
+])
+def test_field_refuses(options, message):
+    with pytest.raises(ValueError) as error:
+        Field(**{"name": "busy", "access": "ro", "doc": "", **options})
+    assert str(error.value) == message
+
+
+def test_refuses_too_many_units():
+    with pytest.raises(ValueError, match="units must be at most 18, not 19"):
+        register_map(TINY, [f"unit_{i}" for i in range(19)])
+    assert register_map(TINY, [f"unit_{i}" for i in range(18)])["UNIT_17_STALLED_HI"].offset < 0x400
+
+
+def one(name, offset, *fields):
+    return Register(name, offset, "", fields or (Field(name.lower(), "ro", ""),))
+
+
+@pytest.mark.parametrize(("registers", "message"), [
+    ([one("A", 2)], "A: offset must be a word of the window, not 0x2"),
+    ([one("A", 0x1000)], "A: offset must be a word of the window, not 0x1000"),
+    ([one("A", 4), one("B", 4)], "B: offset 0x4 is taken"),
+    ([one("A", 0), one("A", 4)], "A occurs twice"),
+    ([one("A", 0, Field("x", "ro", "")), one("B", 4, Field("x", "ro", ""))], "x occurs twice"),
+    ([one("A", 0, Field("x", "ro", "", 0, 4), Field("y", "ro", "", 3, 4))], "A: bits of y are taken"),
+])
+def test_map_refuses(registers, message):
+    with pytest.raises(ValueError) as error:
+        RegisterMap(tuple(registers))
+    assert str(error.value) == message

@@ -1,0 +1,205 @@
+"""The whole accelerator, emitted and simulated: every token against the golden model, errors, recovery."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from llmrtl.accelerators.control.errors import ErrorCause
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.calibration import calibrate
+from llmrtl.rtl_gen.checkpoint import Checkpoint
+from llmrtl.rtl_gen.compile import compile_model
+from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.sim.golden.machine import Machine
+from llmrtl.sim.native.build import build_driver
+from llmrtl.sim.native.run import Sampling, simulate
+
+from .checkpoints import SMALL_BITNET, SMALL_LLAMA, reference_checkpoint, write_checkpoint
+
+CONFIG = preset("tiny")
+MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
+
+
+@pytest.fixture(scope="module")
+def program():
+    return build_driver(emitted_accelerator(CONFIG), CONFIG.bus_bits, fast=False)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, tmp_path_factory):
+    return build_model(tmp_path_factory.mktemp("model"), request.param)
+
+
+@pytest.fixture(scope="module")
+def bitnet(tmp_path_factory):
+    return build_model(tmp_path_factory.mktemp("model"), "bitnet")
+
+
+def build_model(folder, name, **options):
+    shape, linear_class = MODELS[name]
+    write_checkpoint(folder / "checkpoint", shape, seed=7, linear_class=linear_class)
+    image = compile_model(Checkpoint.open(folder / "checkpoint"), CONFIG, fraction_bits=20, **options)
+    image.save(folder / "image")
+    return image, folder / "image.bin"
+
+
+def steps(image, prompt, count, sampling=Sampling(), eos=None):
+    machine = Machine(image, seed=sampling.seed, greedy=sampling.greedy, top_k=sampling.top_k,
+                      inverse_temperature=float(sampling.inverse_temperature))
+    return [(step.token, step.value) for step in machine.generate(prompt, count, eos=eos)]
+
+
+def said(run):
+    return [(token.token, token.value) for token in run.tokens]
+
+
+def check(program, model, prompt, count, sampling=Sampling(), eos=None, **memory):
+    image, file = model
+    run = simulate(program, image, file, prompt, count, sampling=sampling, eos=eos, **memory)
+    assert run.error is None
+    assert said(run) == steps(image, prompt, count, sampling, eos)
+    assert run.registers["TOKENS_GENERATED"] == len(run.tokens)
+    assert run.registers["SATURATIONS"] == 0
+    return run
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 17])
+def test_prompt_lengths(program, model, length):
+    """Below, at and beyond whole chunks of token lanes."""
+    check(program, model, [(7 * i + 3) % 48 for i in range(length)], 4)
+
+
+def test_hesitating_memory(program, model):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(3):
+        prompt = [rng.randrange(48) for _ in range(rng.randrange(1, 9))]
+        check(program, model, prompt, 5, latency=rng.randrange(1, 120), stall=rng.randrange(0, 80), seed=rng.randrange(1, 1 << 30),
+              token_stall=rng.randrange(0, 2000))
+
+
+def test_sampling(program, model):
+    sampling = Sampling(greedy=False, top_k=5, temperature=1.5, seed=99)
+    run = check(program, model, [1, 2, 3], 16, sampling)
+    assert said(run) != steps(model[0], [1, 2, 3], 16)
+
+
+def test_end_of_text(program, bitnet):
+    tokens = [token for token, _ in steps(bitnet[0], [1, 2, 3], 12)]
+    eos = tokens[5]
+    run = check(program, bitnet, [1, 2, 3], 12, eos=eos)
+    assert run.tokens[-1].token == eos and len(run.tokens) == tokens.index(eos) + 1
+
+
+def test_counters(program, bitnet):
+    run = check(program, bitnet, [1, 2, 3, 4, 5], 3)
+    registers = run.registers
+    assert registers["READ_BEATS"] == run.tokens[-1].read_beats
+    assert registers["WRITE_BEATS"] == run.tokens[-1].write_beats
+    image = bitnet[0]
+    positions = 5 + 3 - 1
+    assert registers["WRITE_BEATS"] == positions * SMALL_BITNET.layers * SMALL_BITNET.kv_heads * image.kv_record_beats
+    assert registers["POSITION"] == positions
+    assert 0 < registers["ENGINE_BUSY"] < registers["CYCLES"]
+
+
+def test_full_context(program, tmp_path):
+    """The last position can be used; the one behind it is a sticky error, and the cache is not overwritten."""
+    model = build_model(tmp_path, "bitnet", context=8)
+    check(program, model, [1, 2, 3, 4, 5], 4)
+    run = simulate(program, *model, [1, 2, 3, 4, 5], 6)
+    assert run.cause is ErrorCause.CONTEXT_FULL and run.registers["ERROR_INFO"] == 8
+    assert said(run) == steps(model[0], [1, 2, 3, 4, 5], 4)
+
+
+BAD = {
+    "prompt too long": ({"PROMPT_LENGTH": 100}, ErrorCause.PROMPT_TOO_LONG),
+    "empty prompt": ({"PROMPT_LENGTH": 0}, ErrorCause.EMPTY_PROMPT),
+    "nothing to generate": ({"MAX_NEW_TOKENS": 0}, ErrorCause.EMPTY_PROMPT),
+    "no program": ({"PROGRAM_ADDRESS": 0}, ErrorCause.ILLEGAL_INSTRUCTION),
+    "program outside memory": ({"PROGRAM_ADDRESS": 0xFFFF_F000}, ErrorCause.BUS_READ_ERROR),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_registers(program, bitnet, case):
+    """A cause code, and the next run is right."""
+    registers, cause = BAD[case]
+    image, file = bitnet
+    run = simulate(program, image, file, [1, 2, 3], 3, registers=registers, again=True, cycle_limit=400_000)
+    assert run.before.cause is cause
+    assert run.error is None and said(run) == steps(image, [1, 2, 3], 3)
+
+
+def test_token_out_of_range(program, bitnet):
+    image, file = bitnet
+    run = simulate(program, image, file, [1, SMALL_BITNET.vocab_size], 3, cycle_limit=400_000)
+    assert run.cause is ErrorCause.TOKEN_OUT_OF_RANGE and run.registers["ERROR_INFO"] == SMALL_BITNET.vocab_size
+    assert "TOKEN_OUT_OF_RANGE" in run.error
+
+
+def sections(image):
+    return {section.name: section for section in image.sections}
+
+
+@pytest.mark.parametrize("name", ["layers.0.qkv", "layers.1.ffn_norm", "lm_head", "program", "embedding"])
+def test_read_errors(program, bitnet, name):
+    image, file = bitnet
+    section = sections(image)[name]
+    run = simulate(program, image, file, [1, 2, 3], 3, again=True, cycle_limit=400_000,
+                   error_begin=section.address, error_end=section.address + section.bytes)
+    assert run.before.cause is ErrorCause.BUS_READ_ERROR
+    assert section.address <= run.before.registers["ERROR_INFO"] < section.address + section.bytes
+    assert run.error is None and said(run) == steps(image, [1, 2, 3], 3)
+
+
+def test_write_error(program, bitnet):
+    image, file = bitnet
+    begin = image.prompt_address + 64 * CONFIG.bus_bytes
+    run = simulate(program, image, file, [1, 2, 3], 3, again=True, cycle_limit=400_000, error_begin=begin,
+                   error_end=image.memory_bytes)
+    assert run.before.cause is ErrorCause.BUS_WRITE_ERROR and run.before.registers["ERROR_INFO"] >= begin
+    assert run.error is None and said(run) == steps(image, [1, 2, 3], 3)
+
+
+def test_damaged_program(program, bitnet, tmp_path):
+    image, file = bitnet
+    data = np.array(image.data)
+    data[image.program_address + 5 * 64 + 9] ^= 4
+    (tmp_path / "damaged.bin").write_bytes(data.tobytes())
+    run = simulate(program, image, tmp_path / "damaged.bin", [1, 2, 3], 3, cycle_limit=400_000)
+    assert run.cause is ErrorCause.ILLEGAL_INSTRUCTION and run.registers["ERROR_INFO"] == 5 * 64
+
+
+def test_watchdog_names_the_stream(program, bitnet):
+    """A matrix that is announced with too few beats starves the engine."""
+    image, file = bitnet
+    run = simulate(program, image, file, [1, 2, 3], 3, watchdog=50, latency=2000, cycle_limit=400_000)
+    assert run.cause is ErrorCause.WATCHDOG
+    assert "operation" in run.error
+
+
+@pytest.mark.parametrize("cycle", [300, 2500, 7000])
+def test_reset_in_mid_generation(program, bitnet, cycle):
+    image, file = bitnet
+    run = simulate(program, image, file, [1, 2, 3], 4, reset_at=cycle)
+    assert run.error is None and said(run) == steps(image, [1, 2, 3], 4)
+
+
+@pytest.mark.parametrize("name", ["bitnet-auto-h128", "llama-bit-h96", "bitnet-auto-h256-mha"])
+def test_reference_checkpoints(program, tmp_path, name):
+    checkpoint = Checkpoint.open(reference_checkpoint(name))
+    image = compile_model(checkpoint, CONFIG, fraction_bits=calibrate(checkpoint))
+    image.save(tmp_path / "image")
+    prompt = np.load(reference_checkpoint(name) / "expected.npz")["input_ids_2"].reshape(-1).tolist()
+    check(program, (image, tmp_path / "image.bin"), prompt, 6)
+
+
+def test_gguf_is_the_same_model(tmp_path):
+    folder = reference_checkpoint("bitnet-auto-h256-mha")
+    config = replace(CONFIG, name="gguf")
+    images = [compile_model(Checkpoint.open(path), config, fraction_bits=20)
+              for path in (folder, folder / "gguf" / "model-TQ1_0.gguf", folder / "gguf" / "model-TQ2_0.gguf")]
+    assert np.array_equal(images[0].data, images[1].data) and np.array_equal(images[0].data, images[2].data)
