@@ -19,13 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Elaboratable, Module, Signal, Value
+from amaranth.hdl import Module, Signal
 from amaranth.hdl._ir import PortDirection  # as in ports.py
 from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
-from .emit import write_if_changed
+from .emit import emit, write_if_changed
 from .ports import flat_ports
-from .yosys import Synthesis, rtlil_text, synthesize_rtlil
+from .yosys import Synthesis, synthesize
 from .yowasp import ToolError, build_root
 
 __all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "nextpnr_version", "place_and_route"]
@@ -133,30 +134,27 @@ class Placement:
         return self.used[resource] / self.available[resource]
 
 
-class Registered(Elaboratable):
-    """``component`` with a register at each port but the clock; ``ports`` are for ``rtlil.convert``."""
+class Registered(wiring.Component):
+    """``component`` with a register at each port but the clock; its ports have the names of the Verilog."""
 
     def __init__(self, component: wiring.Component):
         self.component = component
         self.inner = flat_ports(component)
-        self.ports: dict[str, tuple[Value, PortDirection]] = {
-            name: (Signal(value.shape(), name=name), direction) for name, (value, direction) in self.inner.items()}
+        super().__init__({name: (In if direction is PortDirection.Input else Out)(value.shape())
+                          for name, (value, direction) in self.inner.items()})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.unit = self.component
         for name, (inside, direction) in self.inner.items():
-            outside = self.ports[name][0]
+            outside = getattr(self, name)
             if name in _CLOCKS:
                 m.d.comb += inside.eq(outside)
-            elif direction is PortDirection.Input:
-                register = Signal(inside.shape(), name=f"{name}__register", reset_less=True)
-                m.d.sync += register.eq(outside)
-                m.d.comb += inside.eq(register)
-            else:
-                register = Signal(inside.shape(), name=f"{name}__register", reset_less=True)
-                m.d.sync += register.eq(inside)
-                m.d.comb += outside.eq(register)
+                continue
+            register = Signal(inside.shape(), name=f"{name}__register", reset_less=True)
+            source, sink = (outside, inside) if direction is PortDirection.Input else (inside, outside)
+            m.d.sync += register.eq(source)
+            m.d.comb += sink.eq(register)
         return m
 
 
@@ -172,8 +170,7 @@ def place_and_route(component: wiring.Component, name: str, seeds: Sequence[int]
     """
     if not seeds:
         raise ValueError("seeds must not be empty")
-    harness = Registered(component)
-    netlist = synthesize_rtlil(rtlil_text(harness, name, harness.ports), name, "ecp5")
+    netlist = synthesize(emit(Registered(component), name, None), "ecp5")
     runs = {seed: _run(netlist, seed) for seed in seeds}
     frequencies = {seed: _clock(report)[1] for seed, report in runs.items()}
     best = max(seeds, key=lambda seed: frequencies[seed])

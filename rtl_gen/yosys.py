@@ -1,10 +1,8 @@
-"""Synthesis of one component with Yosys: cells by type, LUT, FF, block RAM, DSP, and where they are.
+"""Synthesis of emitted Verilog with Yosys: cells by type, LUT, FF, block RAM, DSP, and where they are.
 
-The component's RTLIL goes to Yosys directly (quicker than through Verilog, and names stay Amaranth's). Results
-are kept in ``build/cache`` under the hash of RTLIL, script and Yosys version, so nothing runs twice.
-
-Yosys 0.60 to 0.70 stop with ``Assert count_id(wire->name) == 0`` in ABC9 when a wire is called like a bit
-of another (``x[0]`` beside ``x``), and Amaranth names elements of arrays so. ``rtlil_text`` calls them ``x(0)``.
+It reads the Verilog, as any other user of a unit does. (From RTLIL it would be no quicker, and Yosys would see less: of
+clocked read ports it does not find out that no row is read while it is written, and adds a bypass.) Results are kept in
+``build/cache`` under the hash of Verilog, script and Yosys version, so nothing runs twice.
 """
 
 import gzip
@@ -17,17 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amaranth.back import rtlil
-from amaranth.hdl import Elaboratable, Value
-from amaranth.hdl._ir import PortDirection  # what convert() takes; in no public module (Amaranth is pinned)
-from amaranth.lib import wiring
-
-from .emit import write_if_changed
+from .emit import Emitted, write_if_changed
 from .image import write_atomically
-from .ports import flat_ports
 from .yowasp import ToolError, build_root, run_yosys, yosys_version
 
-__all__ = ["TARGETS", "Synthesis", "Target", "rtlil_text", "synthesize", "synthesize_rtlil"]
+__all__ = ["TARGETS", "Synthesis", "Target", "synthesize"]
 
 
 @dataclass(frozen=True)
@@ -116,40 +108,32 @@ class Synthesis:
         return gzip.decompress(_cache(self.key, "netlist.json.gz").read_bytes()).decode()
 
 
-_ELEMENT = re.compile(r"(\\\S*?)\[(\d+)\]")
+_ESCAPED = re.compile(r"\\\S+")
 
 
-def rtlil_text(design: Elaboratable, name: str,
-               ports: dict[str, tuple[Value, PortDirection]] | None = None) -> str:
-    """RTLIL of ``design`` with top module ``name``, without sources, array elements named ``x(0)`` (see above)."""
-    if ports is None:
-        if not isinstance(design, wiring.Component):
-            raise TypeError(f"component must be a wiring.Component, not {design!r}")
-        ports = flat_ports(design)
-    text = rtlil.convert(design, name=name, ports=ports, emit_src=False)  # type: ignore[arg-type]
-    changes = 1
-    while changes:
-        text, changes = _ELEMENT.subn(r"\1(\2)", text)
-    return text
+def _yosys_safe(verilog: str) -> str:
+    r"""Call array elements ``\x(0)`` instead of ``\x[0]``.
+
+    Yosys (0.60 to 0.70 at least) stops in ABC9 with ``Assert count_id(wire->name) == 0`` when a wire has the name of
+    one bit of another.
+    """
+    return _ESCAPED.sub(lambda name: name[0].replace("[", "(").replace("]", ")"), verilog)
 
 
-def synthesize(component: wiring.Component, name: str, target: str) -> Synthesis:
-    """Synthesize ``component`` with top module ``name`` for a key of ``TARGETS``.
+def synthesize(emitted: Emitted, target: str) -> Synthesis:
+    """Synthesize a unit for a key of ``TARGETS``.
 
     Raises ``ValueError`` for an unknown target and ``ToolError`` with the end of the log if Yosys fails.
     """
-    _target(target)
-    return synthesize_rtlil(rtlil_text(component, name), name, target)
-
-
-def synthesize_rtlil(text: str, name: str, target: str) -> Synthesis:
-    """Like ``synthesize``, for the result of ``rtlil_text``."""
-    kind = _target(target)
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
+    kind, name = TARGETS[target], emitted.name
     wants_netlist = target == "ecp5"
-    script = (f"read_rtlil design.il\nchformal -remove\ndelete t:$print\n{kind.command} -top {name}\ndelete t:$scopeinfo\n"
+    script = (f"read_verilog -sv design.sv\nchformal -remove\ndelete t:$print\n{kind.command} -top {name}\n"
               f"tee -q -o stat.json stat -json{' -tech xilinx' if kind.luts_estimated else ''}\n"
               + "write_json netlist.json\n" * wants_netlist)
-    key = hashlib.sha256("\0".join((text, script, yosys_version(), repr(kind))).encode()).hexdigest()
+    verilog = _yosys_safe(emitted.verilog)
+    key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind))).encode()).hexdigest()
     cached = _cache(key, "synthesis.json")
     if cached.is_file():
         return Synthesis(**json.loads(cached.read_text()))
@@ -157,7 +141,7 @@ def synthesize_rtlil(text: str, name: str, target: str) -> Synthesis:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
             scratch = Path(folder)
-            (scratch / "design.il").write_text(text)
+            (scratch / "design.sv").write_text(verilog)
             run_yosys(script, scratch)
             statistics = json.loads((scratch / "stat.json").read_text())["design"]
             netlist = (scratch / "netlist.json").read_bytes() if wants_netlist else b""
@@ -167,16 +151,10 @@ def synthesize_rtlil(text: str, name: str, target: str) -> Synthesis:
         raise OSError(f"cannot write {cached.parent}: {error.strerror or error}") from error
     result = _result(name, target, statistics, key)
     if wants_netlist:
-        result.hierarchy.update(_hierarchy(text, name, kind, json.loads(netlist)["modules"][name]["cells"]))
+        result.hierarchy.update(_hierarchy(kind, json.loads(netlist)["modules"][name]["cells"]))
         write_atomically(_cache(key, "netlist.json.gz"), gzip.compress(netlist, 4, mtime=0))
     write_if_changed(cached, json.dumps(asdict(result), indent=1) + "\n")
     return result
-
-
-def _target(name: str) -> Target:
-    if name not in TARGETS:
-        raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {name!r}")
-    return TARGETS[name]
 
 
 def _cache(key: str, suffix: str) -> Path:
@@ -195,7 +173,7 @@ def _resources(kind: Target, cells: dict[str, int]) -> Counter[str]:
 
 def _result(name: str, target: str, statistics: dict[str, Any], key: str) -> Synthesis:
     kind = TARGETS[target]
-    cells = dict(sorted(statistics["num_cells_by_type"].items()))
+    cells = {cell: count for cell, count in sorted(statistics["num_cells_by_type"].items()) if cell != "$scopeinfo"}
     if unmapped := [cell for cell in cells if cell.startswith("$")]:
         raise ToolError(f"synthesis of {name} for {target}: no such cells on this device: {', '.join(unmapped)}")
     total = _resources(kind, cells)
@@ -204,24 +182,16 @@ def _result(name: str, target: str, statistics: dict[str, Any], key: str) -> Syn
                      total["LUTRAM"], cells, {}, key)
 
 
-def _hierarchy(text: str, top: str, kind: Target, cells: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Resources below every instance: flattened cells are called ``core.attention.<net>_LUT4_Z``."""
-    children: dict[str, dict[str, str]] = {}
-    for word, first, second in re.findall(r"^ *(module|cell) \\(\S+)(?: \\(\S+))?$", text, re.MULTILINE):
-        if word == "module":
-            children[first] = inside = {}
-        else:
-            inside[second] = first
-    types: dict[str, Counter[str]] = {}
-    for cell, content in cells.items():
-        module, path, rest = top, "", cell
-        while True:
-            types.setdefault(path, Counter())[content["type"]] += 1
-            instance = next((name for name, type_ in children[module].items()
-                             if type_ in children and rest.startswith(f"{name}.")), None)
-            if instance is None:
-                break
-            module, path = children[module][instance], f"{path}.{instance}" if path else instance
-            rest = rest[len(instance) + 1:]
-    return {path: {resource: _resources(kind, counts)[resource] for resource in ("LUT", "FF", "BRAM", "DSP")}
-            for path, counts in sorted(types.items())}
+def _hierarchy(kind: Target, cells: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Resources below every instance: a flattened cell is called ``core.attention.<net>_LUT4_Z``.
+
+    Yosys leaves a ``$scopeinfo`` for each instance that it flattened.
+    """
+    instances = {name: Counter[str]() for name, cell in cells.items() if cell["type"] == "$scopeinfo"}
+    for name, cell in cells.items():
+        parts = name.split(".")
+        for length in range(1, len(parts)):
+            if (path := ".".join(parts[:length])) in instances:
+                instances[path][cell["type"]] += 1
+    return {path: {resource: _resources(kind, types)[resource] for resource in ("LUT", "FF", "BRAM", "DSP")}
+            for path, types in sorted(instances.items())}

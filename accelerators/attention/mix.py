@@ -83,7 +83,7 @@ class Mix(wiring.Component):
         lanes = mix_lanes(config)
         command = Signal(command_layout(config))
         beat, second, bank = Signal(range(max_beats(config))), Signal(), Signal()
-        row = Signal(range(config.max_context))
+        rows_done = Signal(range(config.max_context))
         issue, row_done, drain_issue, hazard = Signal(), Signal(), Signal(), Signal()
         drain = Signal(data.StructLayout({"beat": beat.shape(), "second": 1, "bank": 1}))
 
@@ -99,7 +99,7 @@ class Mix(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 with m.If(self.i_command.valid):
-                    m.d.sync += [command.eq(self.i_command.p), bank.eq(~bank), row.eq(0)]
+                    m.d.sync += [command.eq(self.i_command.p), bank.eq(~bank), rows_done.eq(0)]
                     m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.comb += [
@@ -111,8 +111,8 @@ class Mix(wiring.Component):
                     with m.If(last_beat):
                         m.d.sync += [beat.eq(0), second.eq(~last_turn)]
                 with m.If(row_done):
-                    m.d.sync += [row.eq(row + 1), flush.eq(HAZARD)]
-                    with m.If(row == command.rows - 1):
+                    m.d.sync += [rows_done.eq(rows_done + 1), flush.eq(HAZARD)]
+                    with m.If(rows_done == command.rows - 1):
                         m.next = "FLUSH"
             with m.State("FLUSH"):
                 m.d.sync += flush.eq(Mux(flush == 0, 0, flush - 1))
@@ -138,7 +138,7 @@ class Mix(wiring.Component):
             write.addr.eq(addresses[-1]),
             write.en.eq(writes[-1]),
         ]
-        first = register(row == 0, 2)
+        first = register(rows_done == 0, 2)
         old, value = register(read.data), register(values)
         drop = max(0, config.probability_bits - WEIGHT_BITS + 1)
         for k in range(lanes):
@@ -205,8 +205,8 @@ class Mix(wiring.Component):
         m.d.sync += [end.eq(end + accepted), base.eq(base + used), level.eq(level + accepted - used)]
         return read.data, level
 
-    def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal, address,
-               read_sums) -> None:
+    def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal,
+               address, read_sums) -> None:
         """Reads the sums of a finished operation, lane after lane, a V-word at a time, through a queue."""
         config = self.config
         lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes

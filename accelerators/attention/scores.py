@@ -68,10 +68,10 @@ class Scores(wiring.Component):
 
         command = Signal(command_layout(config))
         active, bank, beat = Signal(), Signal(), Signal(range(max_beats(config)))
-        row = Signal(range(config.max_context))
+        rows_done = Signal(range(config.max_context))
         advance, accepted = Signal(), Signal()
         ends_row = beat == command.beats - 1
-        ends = accepted & ends_row & (row == command.rows - 1)
+        ends = accepted & ends_row & (rows_done == command.rows - 1)
         m.d.comb += [
             self.i_keys.ready.eq(advance & active),
             accepted.eq(self.i_keys.valid & self.i_keys.ready),
@@ -80,9 +80,9 @@ class Scores(wiring.Component):
         with m.If(accepted):
             m.d.sync += beat.eq(beat + 1)
             with m.If(ends_row):
-                m.d.sync += [beat.eq(0), row.eq(row + 1)]
+                m.d.sync += [beat.eq(0), rows_done.eq(rows_done + 1)]
         with m.If(ends):
-            m.d.sync += [active.eq(0), row.eq(0)]
+            m.d.sync += [active.eq(0), rows_done.eq(0)]
         with m.If(take):
             m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1)]
 

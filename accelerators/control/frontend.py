@@ -227,22 +227,33 @@ class FrontEnd(wiring.Component):
                         fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
             with m.State("ISSUE"):
                 m.next = "PUSH"
-                with m.Switch(op.opcode):
-                    with m.Case(Opcode.EMBED, Opcode.ROPE):
-                        m.next = "ROW"
-                    with m.Case(Opcode.NORM):
-                        with m.If((op.flags & Flag.GAIN).any()):
-                            m.next = "SINGLE"
-                    with m.Case(Opcode.LINEAR, Opcode.HEAD):
-                        m.next = "SINGLE"
-                    with m.Case(Opcode.ATTEND):
-                        m.next = "FENCE"
                 with m.If(skipped):
                     m.next = "DECODE"
+            with m.State("PUSH"):
+                # Ahead of its data: they may be more than the prefetch queue holds.
+                m.d.comb += self.o_operation.valid.eq(1)
+                with m.If(self.o_operation.ready):
+                    m.d.comb += push_append.eq(op.opcode == Opcode.APPEND)
+                    m.next = "DECODE"
+                    with m.Switch(op.opcode):
+                        with m.Case(Opcode.EMBED, Opcode.ROPE):
+                            m.next = "ROW"
+                        with m.Case(Opcode.NORM):
+                            with m.If((op.flags & Flag.GAIN).any()):
+                                m.next = "SINGLE"
+                        with m.Case(Opcode.LINEAR, Opcode.HEAD):
+                            m.next = "SINGLE"
+                        with m.Case(Opcode.ATTEND):
+                            m.next = "FENCE"
+                        with m.Case(Opcode.END):
+                            m.d.sync += self.position.eq(self.position + count)
+                            m.next = "CHUNK"
+                            with m.If(final_chunk):
+                                m.next = "TOKEN"
             with m.State("SINGLE"):
                 m.d.comb += [self.o_data.valid.eq(1), self.o_data.p.address.eq(op.address), self.o_data.p.beats.eq(op.beats)]
                 with m.If(self.o_data.ready):
-                    m.next = "PUSH"
+                    m.next = "DECODE"
             with m.State("ROW"):
                 m.next = "ROW_COMMAND"
                 with m.If((op.opcode == Opcode.EMBED) & (tokens[row] >= op.rows)):
@@ -254,7 +265,7 @@ class FrontEnd(wiring.Component):
                     m.d.sync += row.eq(row + 1)
                     m.next = "ROW"
                     with m.If(row + 1 == count):
-                        m.next = "PUSH"
+                        m.next = "DECODE"
             with m.State("FENCE"):
                 with m.If(pending_appends == 0):
                     m.next = "ROWS"
@@ -270,21 +281,11 @@ class FrontEnd(wiring.Component):
                     with m.If(tile_end == count):
                         m.d.sync += [first.eq(0), head.eq(head + 1)]
                         with m.If(head + 1 == op.count):
-                            m.next = "PUSH"
+                            m.next = "DECODE"
                     with m.Else():
                         m.d.sync += first.eq(tile_end)
                 with m.Elif(cache.error):
                     fail(ErrorCause.CACHE_FULL, self.position)
-            with m.State("PUSH"):
-                m.d.comb += self.o_operation.valid.eq(1)
-                with m.If(self.o_operation.ready):
-                    m.d.comb += push_append.eq(op.opcode == Opcode.APPEND)
-                    m.next = "DECODE"
-                    with m.If(op.opcode == Opcode.END):
-                        m.d.sync += self.position.eq(self.position + count)
-                        m.next = "CHUNK"
-                        with m.If(final_chunk):
-                            m.next = "TOKEN"
             with m.State("TOKEN"):
                 m.d.comb += self.i_token.ready.eq(1)
                 with m.If(self.i_token.valid):

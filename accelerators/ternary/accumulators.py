@@ -1,6 +1,6 @@
 """Accumulators of the ternary engine: partial sums of K tiles are added up in memory, row group by row group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -93,7 +93,8 @@ class Accumulators(wiring.Component):
         for lane in range(lanes):
             previous = Signal(signed(config.sum_bits), name=f"previous_{lane}")
             carry = adding.carry[lane % config.table_rows]
-            addend = Mux(adding.first, 0, previous)
-            total = Cat(carry, addend).as_signed() + Cat(carry, adding.sums[lane]).as_signed()
+            total = Cat(carry, previous).as_signed() + Cat(carry, adding.sums[lane]).as_signed()
             m.d.sync += [previous.eq(read.data[lane]), sums[lane].eq(total[1:])]
+            with m.If(stages[-2].first):
+                m.d.sync += previous.eq(0)
         return m

@@ -96,19 +96,19 @@ class TableBuilder(wiring.Component):
         # Steps: what to add for an entry is decoded one step ahead, into registers.
         groups = Signal.like(waiting)
         running, entry, slice_ = Signal(), Signal(range(config.table_entries)), Signal(range(timing.slices))
-        chosen, subtract = Signal(range(group)), Signal()
+        chosen, subtract, at_last = Signal(range(group)), Signal(), Signal()
         advance = Signal()
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
-            take.eq(loaded & advance & (~running | (entry == last_entry))),
+            take.eq(loaded & advance & (~running | at_last)),
         ]
         with m.If(advance & running):
-            m.d.sync += entry.eq(entry + 1)
+            m.d.sync += [entry.eq(entry + 1), at_last.eq(entry == last_entry - 1)]
             with m.Switch(entry):
                 for before, (which, sign) in enumerate(steps(group)):
                     with m.Case(before):
                         m.d.sync += [chosen.eq(which), subtract.eq(sign < 0)]
-            with m.If(entry == last_entry):
+            with m.If(at_last):
                 m.d.sync += [running.eq(0), entry.eq(0), slice_.eq(slice_ + 1)]
                 with m.If(slice_ == timing.slices - 1):
                     m.d.sync += slice_.eq(0)
@@ -122,7 +122,7 @@ class TableBuilder(wiring.Component):
             m.d.sync += [
                 operand_valid.eq(running), operand_subtract.eq(subtract),
                 operand_entry.eq(entry), operand_slice.eq(slice_),
-                operand_last.eq((entry == last_entry) & (slice_ == timing.slices - 1)),
+                operand_last.eq(at_last & (slice_ == timing.slices - 1)),
                 self.o.valid.eq(operand_valid), self.o.p.entry.eq(operand_entry),
                 self.o.p.slice.eq(operand_slice), self.o.p.last.eq(operand_last),
             ]

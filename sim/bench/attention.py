@@ -175,9 +175,9 @@ class _PartBench(UnitBench):
         config = self.config
         operations = Operations(config, 0)
         shape, lanes = (rows, words * config.vector_lanes), config.query_lanes
-        operations.add(operations.rng.integers(-9, 9, (lanes, shape[1])), [[0x800000, -26]] * lanes, [rows] * lanes,
-                       operations.rng.integers(-9, 9, shape), [[0x8000, -16]] * rows,
-                       operations.rng.integers(-9, 9, shape), [[0x8000, -16]] * rows)
+        q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
+        row_scales = [[0x8000, -16]] * rows
+        operations.add(q, [[0x800000, -26]] * lanes, [rows] * lanes, k, row_scales, v, row_scales)
         return self._chosen(operations)
 
     def latency_stimulus(self) -> Items:

@@ -135,7 +135,7 @@ class StepScaleBench(UnitBench):
         return items
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
-        return self._items(rng, 30)
+        return self._items(rng, 10)
 
     def expected(self, stimulus: Items) -> Items:
         out, squares = [], iter(stimulus["i_squares"])

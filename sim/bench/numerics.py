@@ -39,7 +39,7 @@ class DividerBench(UnitBench):
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         items = []
-        for _ in range(60):
+        for _ in range(24):
             denominator = rng.getrandbits(self.denominator_bits) >> rng.randrange(self.denominator_bits) | 1
             bound = min(denominator << self.quotient_bits, 1 << self.numerator_bits)
             items.append({"numerator": rng.randrange(bound), "denominator": denominator})
@@ -62,7 +62,7 @@ class SquareRootBench(UnitBench):
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         return {"i": [{"radicand": rng.getrandbits(2 * self.bits) >> rng.randrange(2 * self.bits)}
-                      for _ in range(60)]}
+                      for _ in range(24)]}
 
     def boundary(self) -> Items:
         top = (1 << self.bits) - 1
@@ -82,7 +82,7 @@ class NormalizerBench(UnitBench):
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         return {"i": [{"value": rng.getrandbits(self.width) >> rng.randrange(self.width + 1)}
-                      for _ in range(100)]}
+                      for _ in range(50)]}
 
     def boundary(self) -> Items:
         return {"i": [{"value": 0}, *({"value": 1 << k} for k in range(self.width)),
@@ -107,7 +107,7 @@ class ScalarUnitBench(UnitBench):
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         items = []
-        for _ in range(60):
+        for _ in range(24):
             a, b = random_scalar(rng, -40, 40), random_scalar(rng, -40, 40)
             if rng.random() < 0.1:
                 a = self.zero

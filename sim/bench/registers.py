@@ -8,7 +8,7 @@ from .agents import BenchFailure, always
 from .environment import Environment
 from .unit import Items, UnitBench
 
-__all__ = ["OKAY", "SLVERR", "AxiLiteMaster", "RegisterBlockBench"]
+__all__ = ["OKAY", "SLVERR", "AxiLiteMaster", "RegisterBlockBench", "begin", "check"]
 
 OKAY, SLVERR = 0, 2
 PREFIX = "s_axi_csr__"
@@ -16,13 +16,9 @@ PATIENCE = 200
 
 
 class RegisterBlockBench(UnitBench):
-    """No streams: the cases are in ``registers_cases``."""
+    """No streams: the cases are in ``registers_cases`` and ``registers_events``."""
 
-    modules = ("llmrtl.sim.bench.registers_cases",)
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.map = register_map(config)
+    modules = ("llmrtl.sim.bench.registers_cases", "llmrtl.sim.bench.registers_events")
 
     def stimulus(self, rng, case: str) -> Items:
         return {}
@@ -49,7 +45,8 @@ class AxiLiteMaster:
 
     def __init__(self, env: Environment):
         self.env = env
-        self.offsets = env.bench.map.offsets
+        self.map = register_map(env.bench.config)
+        self.offsets = self.map.offsets
         self.cycle = 0
         self.pulses: dict[str, int] = dict.fromkeys(("start", "clear_errors", "reseed"), 0)
         self._held: dict[str, str] = {}
@@ -154,3 +151,16 @@ class AxiLiteMaster:
     async def wide(self, name: str) -> int:
         """A 64-bit value: low half, then high half."""
         return await self.value(f"{name}_LO") | await self.value(f"{name}_HI") << 32
+
+
+async def begin(dut: Any) -> AxiLiteMaster:
+    """A master on the block after reset."""
+    env = Environment(dut)
+    await env.reset()
+    return AxiLiteMaster(env)
+
+
+def check(what: str, got: Any, want: Any) -> None:
+    """Fail unless ``got`` is ``want``."""
+    if got != want:
+        raise BenchFailure(f"{what} is {got}, expected {want}")
