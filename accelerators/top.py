@@ -154,7 +154,9 @@ class Accelerator(wiring.Component):
             m.d.comb += [self.observe_valid.eq(core.observe.valid), self.observe_tag.eq(core.observe.tag),
                          self.observe_elements.eq(core.observe.elements)]
 
-        # Registers.
+        # Registers. The operation of a failed run stays visible after the core's reset.
+        with m.If(core.busy & ~halted):
+            m.d.sync += registers.operation.eq(core.tag)
         m.d.comb += [
             core.start.eq(registers.start), core.reseed.eq(registers.reseed), core.seed.eq(registers.seed),
             core.greedy.eq(registers.greedy), core.top_k.eq(registers.top_k),
@@ -162,7 +164,7 @@ class Accelerator(wiring.Component):
             *(getattr(core, name).eq(getattr(registers, name)) for name in CONTROL),
             registers.busy.eq(core.busy | halted), registers.done.eq(core.done),
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
-            registers.operation.eq(core.tag), registers.progress.eq(core.progress),
+            registers.progress.eq(core.progress),
             registers.saturated.eq(core.saturations), registers.events.eq(core.events),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),

@@ -1,17 +1,20 @@
 """What the subcommands of ``llmrtl`` do; ``cli.py`` parses the options."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 from tokenizers import Tokenizer
 
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.isa import FIELDS, SCALARS, decode_program
 from ..accelerators.presets import PRESETS, preset
+from ..sim.native.build import build_driver
 from ..sim.native.run import Generated, Sampling
 from .calibration import calibrate
 from .checkpoint import Checkpoint
@@ -57,24 +60,53 @@ def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | N
     return ids
 
 
-class _Printer:
-    """Prints the text as it grows: tokens of an incomplete UTF-8 character wait for the rest."""
+class _Display:
+    """The text as it grows above a progress bar; without a terminal, the text alone.
 
-    def __init__(self, tokenizer: Tokenizer | None, prompt: list[int]) -> None:
-        self.tokenizer, self.ids, self.shown = tokenizer, list(prompt), ""
-        if tokenizer is not None:
-            self.shown = tokenizer.decode(self.ids)
-            console.print(self.shown, style="bold", end="", markup=False, soft_wrap=True)
+    Tokens of an incomplete UTF-8 character wait for the rest of it.
+    """
 
-    def add(self, token: int) -> None:
-        self.ids.append(token)
-        if self.tokenizer is None:
-            console.print(token, end=" ", markup=False)
-            return
-        text = self.tokenizer.decode(self.ids)
+    def __init__(self, tokenizer: Tokenizer | None, prompt: list[int], count: int) -> None:
+        self.tokenizer, self.ids, self.prompt = tokenizer, list(prompt), len(prompt)
+        self.shown = self._text()
+        self.progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                                 console=console)
+        self.task = self.progress.add_task("prefill", total=count)
+        self.live = Live(console=console, refresh_per_second=8) if console.is_terminal else None
+
+    def __enter__(self) -> "_Display":
+        if self.live is None:
+            console.print(self.shown, end="", markup=False, soft_wrap=True)
+        else:
+            self.live.start()
+            self._refresh()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.live is None:
+            console.print()
+        else:
+            self.progress.update(self.task, description="done")
+            self._refresh()
+            self.live.stop()
+
+    def add(self, token: Generated) -> None:
+        self.ids.append(token.token)
+        self.progress.update(self.task, advance=1, description=f"decode, cycle {token.cycle:,}")
+        text = self._text()
         if not text.endswith("\ufffd"):
-            console.print(text[len(self.shown):], end="", markup=False, soft_wrap=True)
+            if self.live is None:
+                console.print(text[len(self.shown):], end="", markup=False, soft_wrap=True)
             self.shown = text
+        if self.live is not None:
+            self._refresh()
+
+    def _text(self) -> str:
+        return " ".join(map(str, self.ids)) if self.tokenizer is None else self.tokenizer.decode(self.ids)
+
+    def _refresh(self) -> None:
+        assert self.live is not None
+        self.live.update(Group(Text(self.shown), self.progress))
 
 
 def run(options: Namespace) -> int:
@@ -103,21 +135,15 @@ def run(options: Namespace) -> int:
         say("emit Verilog")
         emitted = emitted_accelerator(config)
         say("build the simulator (Verilator and C++; kept for the next time)")
-        from ..sim.native.build import build_driver
         build_driver(emitted, config.bus_bits, waves=options.wave is not None)
-    console.print(f"[cyan]{checkpoint.path.name}[/]: {image.model.parameters:,} parameters, image {image.data.size:,} bytes, "
-                  f"preset {config.name}, {len(prompt)} prompt tokens")
-    printer = _Printer(tokenizer, prompt)
+    console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, image {image.data.size:,} bytes, "
+                  f"preset {config.name}, {len(prompt)} prompt tokens", soft_wrap=True)
     eos = None if options.ignore_eos else checkpoint.model.eos
-
-    def show(token: Generated) -> None:
-        printer.add(token.token)
-
-    outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
-                       on_token=show, latency=options.latency, stall=options.stall)
-    console.print("\n")
+    with _Display(tokenizer, prompt, options.tokens) as display:
+        outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
+                           on_token=display.add, latency=options.latency, stall=options.stall)
     summary = summarize(outcome, image, emitted, prompt)
-    summary["text"] = printer.shown if tokenizer is not None else None
+    summary["text"] = display.shown if tokenizer is not None else None
     write_summary(options.json, summary)
     _report(summary, options.json)
     return 0 if outcome.golden_match else 1

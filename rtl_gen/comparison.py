@@ -9,9 +9,9 @@ import numpy as np
 from ..accelerators.config import AcceleratorConfig
 from ..sim.golden.machine import Machine
 from ..sim.reference import Reference
+from .calibration import calibrate
 from .checkpoint import Checkpoint
 from .compile import compile_model
-from .calibration import calibrate
 
 __all__ = ["compare_prompts", "kl_divergence"]
 

@@ -110,7 +110,7 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
         "golden_match": outcome.golden_match, "mismatch": outcome.mismatch, "error": run.error,
         "prompt_tokens": len(prompt), "tokens_generated": len(tokens), "tokens": [token.token for token in tokens],
         "parameters": image.model.parameters, "checkpoint_sha256": image.checkpoint_sha256, "image_sha256": image.sha256,
-        "verilog_sha256": emitted.sidecar["verilog_sha256"], "preset": image.config.name,
+        "verilog_sha256": emitted.sidecar["sha256"], "preset": image.config.name,
         "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2),
     }
     if tokens:

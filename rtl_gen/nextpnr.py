@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class CriticalPath:
 
     def __str__(self) -> str:
         return (f"{self.start} -> {self.end}: {self.total_ns:.1f} ns = {self.logic_ns:.1f} logic + "
-                f"{self.routing_ns:.1f} routing, {self.levels} levels")
+                f"{self.routing_ns:.1f} routing, {self.levels} level{'s' * (self.levels != 1)}")
 
     def table(self) -> str:
         """One line per signal on the way: delay up to and including its last cell, levels."""
@@ -229,10 +229,3 @@ def _critical_path(report: dict[str, Any]) -> CriticalPath:
     return CriticalPath(_readable(path[0]["from"]["cell"]), _readable(path[-1]["to"]["cell"]),
                         round(sum(step.delay_ns for step in steps) - routing, 2), round(routing, 2),
                         sum(step.level for step in steps), steps)
-
-
-def as_json(placement: Placement) -> dict[str, Any]:
-    """Plain data, without the steps of the path."""
-    data = asdict(placement)
-    del data["critical_path"]["steps"]
-    return data

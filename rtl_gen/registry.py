@@ -58,6 +58,7 @@ UNITS: dict[str, Unit] = {
         Unit("vector_memory", _A + "memory.vector:VectorMemory", _B + "vector:VectorMemoryBench"),
         Unit("head_exponents", _A + "attention.exponents:HeadExponents", _B + "exponents:HeadExponentsBench"),
         Unit("replay_buffer", _A + "memory.replay:ReplayBuffer", _B + "vector:ReplayBufferBench"),
+        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench"),
         Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench"),
         Unit("pow2_negative", _A + "exp:Pow2Negative", _B + "attention:Pow2NegativeBench"),
         Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench", icarus=False),

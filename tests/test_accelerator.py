@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from llmrtl.accelerators.control.errors import ErrorCause
+from llmrtl.accelerators.control.isa import Opcode, decode_program, encode_program
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bit
 
 @pytest.fixture(scope="module")
 def program():
-    return build_driver(emitted_accelerator(CONFIG), CONFIG.bus_bits, fast=False)
+    return build_driver(emitted_accelerator(CONFIG), CONFIG.bus_bits)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -173,12 +174,19 @@ def test_damaged_program(program, bitnet, tmp_path):
     assert run.cause is ErrorCause.ILLEGAL_INSTRUCTION and run.registers["ERROR_INFO"] == 5 * 64
 
 
-def test_watchdog_names_the_stream(program, bitnet):
-    """A matrix that is announced with too few beats starves the engine."""
+def test_watchdog_names_the_stream(program, bitnet, tmp_path):
+    """A matrix that is announced with too few beats starves the engine: named, not hung, and the next run is right."""
     image, file = bitnet
-    run = simulate(program, image, file, [1, 2, 3], 3, watchdog=50, latency=2000, cycle_limit=400_000)
+    ops = list(decode_program(image.data[image.program_address:].tobytes()))
+    index = next(i for i, op in enumerate(ops) if op.opcode is Opcode.LINEAR)
+    ops[index] = replace(ops[index], beats=ops[index].beats - 3)
+    data = np.array(image.data)
+    program_bytes = np.frombuffer(encode_program(ops), np.uint8)
+    data[image.program_address:image.program_address + program_bytes.size] = program_bytes
+    (tmp_path / "starved.bin").write_bytes(data.tobytes())
+    run = simulate(program, image, tmp_path / "starved.bin", [1, 2, 3], 3, watchdog=2000, cycle_limit=400_000)
     assert run.cause is ErrorCause.WATCHDOG
-    assert "operation" in run.error
+    assert run.error == f"WATCHDOG: no progress in operation {index}: engine waits for input"
 
 
 @pytest.mark.parametrize("cycle", [300, 2500, 7000])

@@ -79,7 +79,7 @@ class Attention(wiring.Component):
         beats = max_beats(config)
         self.interval = max(2 * beats + ceil_div(HEADER.size, config.bus_bits), config.query_lanes, 5)
         turns = 2 if config.query_lanes > 1 else 1
-        self.latency = 41 + (config.kv_lanes - 1).bit_length() + config.query_lanes + (turns - 1) * beats
+        self.latency = 42 + (config.kv_lanes - 1).bit_length() + config.query_lanes + (turns - 1) * beats
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),

@@ -92,7 +92,7 @@ class Mix(wiring.Component):
 
         # Sequence of one operation: rows, flush, hand over to the drain.
         last_beat = beat == command.beats - 1
-        last_turn = second | (command.lanes <= lanes)
+        last_turn = second | (command.lanes <= lanes) if config.query_lanes > 1 else Const(1)
         draining, drain_start = Signal(), Signal()
         flush = Signal(range(HAZARD + 2))
         with m.FSM():

@@ -14,7 +14,7 @@ __all__ = ["Softmax"]
 CLEAR = 32
 """Rescaling shift that clears."""
 
-LATENCY = 15 + POW2_LATENCY
+LATENCY = 16 + POW2_LATENCY
 
 
 def clipped(value: Value, limit: int) -> Value:
@@ -50,7 +50,7 @@ class Softmax(wiring.Component):
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
         ``sum`` is at least ``2**(B-1)``.
 
-    Latency: 20 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the
+    Latency: 21 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the
     ``ready`` of both outputs.
     """
 
@@ -85,12 +85,12 @@ class Softmax(wiring.Component):
             self.i.ready.eq(advance & ~(recent & (previous == self.i.p.lane))),
         ]
 
-        # Logit and its ceiling: 8 stages. The running maximum: one more.
+        # Logit and its ceiling: 8 stages. The running maximum: two more, one for its memory.
         logit = self._logit(pipeline)
         ceiling = register((logit + ((1 << frac) - 1))[frac:].as_signed())
         logit, valid, item = register(logit), register(accepted, 8, reset=True), register(self.i.p, 8)
-        peak = register(self._peak(m, advance & valid, item, ceiling))
-        logit, valid, item = register(logit), register(valid, reset=True), register(item)
+        peak = register(self._peak(m, pipeline, valid, item, ceiling))
+        logit, valid, item = register(logit, 2), register(valid, 2, reset=True), register(item, 2)
 
         # Differences: one stage.
         moved = register(Mux(peak.moves, peak.maximum - peak.old_maximum, 0)[:13])
@@ -167,8 +167,8 @@ class Softmax(wiring.Component):
             pipeline.m.d.comb += logit.eq(rounded)
         return register(logit)
 
-    def _peak(self, m: Module, writes: Value, item: data.View, ceiling: Value) -> data.View:
-        """Running maximum and top V exponent of the item's lane, before and after; stored if ``writes``."""
+    def _peak(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, ceiling: Value) -> data.View:
+        """Running maximum and top V exponent of the item's lane, before and after, one stage later; stored."""
         state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1})
         depth = max(self.config.query_lanes, 2)
         m.submodules.peaks = peaks = memory.Memory(shape=state, depth=depth, init=[])
@@ -176,10 +176,12 @@ class Softmax(wiring.Component):
         peak = Signal(data.StructLayout({
             "maximum": signed(13), "old_maximum": signed(13), "top": signed(16), "old_top": signed(16),
             "defined": 1, "scaled": 1, "moves": 1, "raises": 1}))
-        old, exponent = read.data, item.value.exponent
-        known = old.defined & ~item.first
+        m.d.comb += read.addr.eq(item.lane)
+        register = pipeline.register
+        old, valid, item, ceiling = (register(read.data), register(valid, reset=True), register(item),
+                                     register(ceiling))
+        exponent, known = item.value.exponent, old.defined & ~item.first
         m.d.comb += [
-            read.addr.eq(item.lane),
             peak.scaled.eq(item.visible & (item.value.mantissa != 0)),
             peak.moves.eq(item.visible & ~item.first & (ceiling > old.maximum)),
             peak.raises.eq(peak.scaled & known & (exponent > old.top)),
@@ -189,7 +191,7 @@ class Softmax(wiring.Component):
             peak.maximum.eq(Mux(item.first | peak.moves, ceiling, old.maximum)),
             peak.top.eq(Mux(peak.raises | (peak.scaled & ~known), exponent, old.top)),
             write.addr.eq(item.lane),
-            write.en.eq(writes),
+            write.en.eq(pipeline.advance & valid),
             write.data.maximum.eq(peak.maximum),
             write.data.top.eq(peak.top),
             write.data.defined.eq(peak.defined),

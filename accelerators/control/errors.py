@@ -1,10 +1,13 @@
 """What can stop the accelerator: cause codes of the register ``ERROR_CAUSE``. Plain Python."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
-__all__ = ["CAUSE_BITS", "ERROR_TEXT", "ErrorCause"]
+__all__ = ["CAUSE_BITS", "ERROR_TEXT", "STALLED_SHIFT", "ErrorCause", "waiting_streams"]
 
 CAUSE_BITS = 8
+STALLED_SHIFT = 16
+"""In the info of WATCHDOG: units that wait for input from bit 0, units whose output is not taken from here."""
 
 
 class ErrorCause(IntEnum):
@@ -42,6 +45,14 @@ ERROR_TEXT = {
     ErrorCause.BUS_WRITE_ERROR:
         "A write got an error response. Info: byte address of the burst.",
     ErrorCause.WATCHDOG:
-        "No progress for WATCHDOG_LIMIT cycles. Info: tag of the operation in execution.",
+        "No progress for WATCHDOG_LIMIT cycles. Info: bit i, unit i of the counters waits for input; bit 16 + i, "
+        "its output is not taken.",
 }
 """One sentence per cause, with the meaning of ``ERROR_INFO``."""
+
+
+def waiting_streams(info: int, units: Sequence[str]) -> list[str]:
+    """What the info of WATCHDOG says, in words: ``["engine waits for input"]``."""
+    starved = [f"{unit} waits for input" for i, unit in enumerate(units) if info >> i & 1]
+    stalled = info >> STALLED_SHIFT
+    return starved + [f"the output of {unit} is not taken" for i, unit in enumerate(units) if stalled >> i & 1]

@@ -60,14 +60,15 @@ class Executor(wiring.Component):
     token_sampled : In(1)
         One pulse for each completed item.
     opcode, flags, tokens, group, tag : Out
-        Of the operation under way (0 when none); route the data streams.
+        Of the operation under way; route the data streams. ``opcode`` is 0 when there is none.
     operation_start, append_done : Out(1)
         Pulses; ``next_opcode`` is the operation that starts.
 
-    Latency: 3 cycles from an operation to its first command. Interval: 4 to 8 cycles per command group, less than the units take.
+    Latency: 2 cycles from an operation to its first command, and 3 for each product of scales in front of a command. Interval:
+    one command per cycle besides those products; the next operation is taken 2 cycles after the last item was reported.
     """
 
-    latency = 3
+    latency = 2
     interval = None
 
     def __init__(self, config: AcceleratorConfig):
@@ -241,7 +242,7 @@ class Executor(wiring.Component):
                 with m.If(is_norm & self.o_norm.ready):
                     m.d.comb += launched["scale_stored"].eq(1)
                 send("o_norm", "READ_2", ("vector_quantized",), scale=norm_scale,
-                     gain_exponent=Mux(is_norm, op.shift, 0), norm=is_norm & flag[Flag.NORMALIZE],
+                     gain_exponent=Mux(is_norm & flag[Flag.GAIN], op.shift, 0), norm=is_norm & flag[Flag.NORMALIZE],
                      wide=Mux(is_norm, flag[Flag.WIDE], kv_wide), inverse_length=op.scalar_b, epsilon=op.scalar_c)
             with m.State("READ_2"):
                 with m.If(send("o_read", "DRAIN", token=token, base=source, words=op.words)):

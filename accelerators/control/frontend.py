@@ -25,8 +25,8 @@ class FrontEnd(wiring.Component):
     """Sequencer.
 
     Prefill takes the prompt in chunks of up to ``token_lanes`` tokens, then every generated token is a chunk of its own. For
-    each chunk it reads the program, and for each instruction issues the data reads in the order in which the executor
-    consumes them, then queues the instruction. It runs ahead of the executor until a queue is full; the only waits are
+    each chunk it reads the program, queues each instruction, and then issues its data reads in the order in which the
+    executor consumes them. It runs ahead of the executor until a queue is full; the only waits are
     for the token of the previous step, and, before reading a layer's K/V rows, for that layer's append.
 
     Members

@@ -10,7 +10,7 @@ from ..axi import AXI4LiteSignature, Response
 from ..config import AcceleratorConfig, ceil_div
 from ..numerics import SCALAR
 from .counters import Counters
-from .errors import CAUSE_BITS, ErrorCause
+from .errors import CAUSE_BITS, STALLED_SHIFT, ErrorCause
 from .regmap import (
     COUNTER_BASE,
     COUNTERS,
@@ -78,8 +78,7 @@ class RegisterBlock(wiring.Component):
     interval = None
 
     def __init__(self, config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES):
-        self.units = tuple(units)
-        self.map = register_map(config, units)
+        self.map, self.units = register_map(config, units), tuple(units)
         ports: dict = {}
         for register in self.map:
             for field in register.fields:
@@ -218,7 +217,9 @@ class RegisterBlock(wiring.Component):
             with m.If(self.raise_error != ErrorCause.NONE):
                 m.d.sync += [cause.eq(self.raise_error), info.eq(self.raise_info)]
             with m.Elif(expired):
-                m.d.sync += [cause.eq(ErrorCause.WATCHDOG), info.eq(self.operation)]
+                starved, stalled = (Cat(getattr(self.events[k], name) for k in range(len(self.units)))
+                                    for name in ("starved", "stalled"))
+                m.d.sync += [cause.eq(ErrorCause.WATCHDOG), info.eq(starved | stalled << STALLED_SHIFT)]
 
     def _read_channel(self, m: Module, values: dict, counters: Counters) -> None:
         bus = self.s_axi_csr

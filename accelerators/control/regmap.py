@@ -22,7 +22,7 @@ VERSION = (0, 1, 0)
 TOKEN_BITS = 20
 COUNTER_BASE = 0x200
 FIRST_UNIT_COUNTER = 8
-MAX_UNITS = 18
+MAX_UNITS = 16  # one bit each in either half of ERROR_INFO
 UNIT_NAMES = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler",
               "embedding", "cache")
 UNIT_EVENTS = {

@@ -92,21 +92,29 @@ class StepScale(wiring.Component):
             m.d.comb += _set(inverse_levels, INVERSE_LEVELS[1])
         with m.Else():
             m.d.comb += _set(inverse_levels, INVERSE_LEVELS[0])
+        scale = command.scale
         program = (
-            (ScalarOp.MULTIPLY, step, command.scale, step),
+            (ScalarOp.MULTIPLY, step, scale, step),
             (ScalarOp.MULTIPLY, step, inverse_levels, step),
             (ScalarOp.MULTIPLY, mean, command.inverse_length, mean),
-            (ScalarOp.MULTIPLY, mean, command.scale, mean),
-            (ScalarOp.MULTIPLY, mean, command.scale, mean),
+            (ScalarOp.MULTIPLY, mean, scale, mean),
+            (ScalarOp.MULTIPLY, mean, scale, mean),
             (ScalarOp.ADD, mean, command.epsilon, mean),
             (ScalarOp.RSQRT, mean, mean, mean),
             (ScalarOp.MULTIPLY, step, mean, step),
         )
         counter = Signal(range(len(program)))
         with m.Switch(counter):
-            for number, (op, a, b, _) in enumerate(program):
+            for number, (op, *_) in enumerate(program):
                 with m.Case(number):
-                    m.d.comb += [unit.i.p.op.eq(op), unit.i.p.a.eq(a), unit.i.p.b.eq(b)]
+                    m.d.comb += unit.i.p.op.eq(op)
+        # One case per operand, not per step: the multiplexers are 40 bits wide.
+        for port, column in ((unit.i.p.a, 1), (unit.i.p.b, 2)):
+            operands = {id(line[column]): line[column] for line in program}
+            with m.Switch(counter):
+                for key, operand in operands.items():
+                    with m.Case(*(k for k, line in enumerate(program) if id(line[column]) == key)):
+                        m.d.comb += port.eq(operand)
 
         with m.FSM():
             with m.State("COMMAND"):

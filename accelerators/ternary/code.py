@@ -89,7 +89,7 @@ def encode(trits: np.ndarray) -> np.ndarray:
     if trits.ndim < 1:
         raise ValueError("trits must have a last axis of one group")
     index, _ = _tables(trits.shape[-1])
-    if trits.size and not (-1 <= trits.min() and trits.max() <= 1):
+    if trits.size and not (trits.min() >= -1 and trits.max() <= 1):
         wrong = trits[(trits < -1) | (trits > 1)]
         raise ValueError(f"trits must be -1, 0 or +1, not {wrong.flat[0]}")
     number = np.zeros(trits.shape[:-1], dtype=np.int8)  # |number| <= 3**5 // 2 = 121

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
-from ..streams import Queue, connect
+from ..streams import Queue, StreamBuffer, connect
 from .accumulators import Accumulators, sums_layout
 from .feeder import ActivationFeeder, activation_word, command_layout, tile_layout
 from .lanes import LookupLanes
@@ -42,7 +42,7 @@ class TernaryEngine(wiring.Component):
         m.submodules.builder = builder = TableBuilder(config)
         m.submodules.lanes = lanes = LookupLanes(config)
         m.submodules.accumulators = accumulators = Accumulators(config)
-        m.submodules.tiles = tiles = Queue(tile_layout(config), 4)
+        m.submodules.tiles = tiles = StreamBuffer(tile_layout(config))
         m.submodules.results = results = Queue(sums_layout(config), timing.result_slots)
         connect(m, wiring.flipped(self.i_activations), feeder.i_activations)
         connect(m, wiring.flipped(self.i_command), feeder.i_command)

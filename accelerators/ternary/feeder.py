@@ -49,8 +49,8 @@ class ActivationFeeder(wiring.Component):
     -------
     i_activations : In(stream): ``{token, q: vector_lanes x signed(8), last}``
         Fills the buffer of ``token`` from element 0; ``last`` completes it. Elements of the last K tile that are not sent
-        are whatever was there before: their trits must be 0. Words that do not fit ``max_vector``, and words for
-        a token that does not exist, are dropped.
+        are whatever was there before: their trits must be 0. Words for a token that does not exist are dropped; a
+        vector longer than ``max_vector`` spoils itself.
     i_command : In(stream): ``{tiles, block_rows, rows, tokens}``
         Taken when the previous command has been fed. One with a zero in any field is dropped.
     o : Out(stream): ``{x: token_lanes x signed(8)}``
@@ -89,7 +89,7 @@ class ActivationFeeder(wiring.Component):
 
         # Vectors in: a word is taken, then written.
         token = self.i_activations.p.token if tokens > 1 else 0
-        word_in, write_word, write_enable = Signal(range(self.depth + 1)), Signal(range(self.depth)), Signal(tokens)
+        word_in, write_word, write_enable = Signal(range(self.depth)), Signal(range(self.depth)), Signal(tokens)
         write_data = Signal.like(self.i_activations.p.q)
         taken = Signal()
         m.d.comb += [
@@ -100,11 +100,11 @@ class ActivationFeeder(wiring.Component):
         with m.If(used_up):
             m.d.sync += full.eq(0)
         for lane in range(tokens):
-            m.d.sync += write_enable[lane].eq(taken & (token == lane) & (word_in != self.depth))
+            m.d.sync += write_enable[lane].eq(taken & (token == lane))
             with m.If(taken & (token == lane) & self.i_activations.p.last):
                 m.d.sync += full[lane].eq(1)
         with m.If(taken):
-            m.d.sync += word_in.eq(Mux(word_in == self.depth, self.depth, word_in + 1))
+            m.d.sync += word_in.eq(word_in + 1)
             with m.If(self.i_activations.p.last):
                 m.d.sync += word_in.eq(0)
 

@@ -113,7 +113,7 @@ class TableBuilder(wiring.Component):
                 with m.If(slice_ == timing.slices - 1):
                     m.d.sync += slice_.eq(0)
         with m.If(take):
-            m.d.sync += [groups.eq(waiting), running.eq(1), entry.eq(0)]
+            m.d.sync += [groups.eq(waiting), running.eq(1)]
 
         # Operand, then sum; entry 0 is the zero sum.
         operand_valid, operand_subtract = Signal(), Signal()

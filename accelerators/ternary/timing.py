@@ -74,5 +74,9 @@ class TernaryTiming:
 
     def sweep(self, row_groups: int) -> int:
         """Cycles from the first word of a K tile to the first word of the next, in the steady state."""
-        settled = row_groups if row_groups >= HAZARD else row_groups + HAZARD - 1
-        return max(settled, self.build)
+        return max(row_groups, self.build)
+
+    def reload(self, columns: int, tokens: int) -> int:
+        """Row groups of a last sweep that hide the change to another matrix of ``columns`` columns whose activations wait:
+        they are loaded, and its first tables are built, while that sweep runs."""
+        return tokens * ceil_div(columns, self.config.vector_lanes) + self.start

@@ -38,8 +38,8 @@ class Generation:
 class FrontEndBench(UnitBench):
     """Generations one after another without a reset between.
 
-    In the order in which things leave the unit: an operation comes when all its data reads have been issued, a read of the
-    cache when the appends before it are in memory, nothing of a step before the token of the previous one.
+    In the order in which things leave the unit: an operation, its data reads, the next operation; a read of the cache when
+    the appends before it are in memory; nothing of a step before the token of the previous one.
     """
 
     modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.frontend_cases")
@@ -157,6 +157,8 @@ class FrontEndBench(UnitBench):
             needed = self.reference.data[self.reads].appends
             if needed > self.appended:
                 raise BenchFailure(f"data read {self.reads} comes after {self.appended} of {needed} appends")
+            if self.queued < len(self.reference.operations) and self.reads >= self.reference.operations[self.queued].reads:
+                raise BenchFailure(f"data read {self.reads} comes before its operation, {self.queued}")
             self.reads += 1
         if stream == "o_token":
             self.tokens += 1

@@ -93,6 +93,35 @@ async def both_channels(dut: Any) -> None:
 
 
 @cocotb.test()
+async def queued_writes(dut: Any) -> None:
+    """A second write offered before the response to the first is taken: each gets its own response."""
+    bus = await begin(dut)
+    rng = bus.env.rng("queued_writes")
+    for stall in range(6):
+        pending = [("IDENTITY", SLVERR), ("EOS_TOKEN", OKAY), ("POSITION", SLVERR), ("EOS_TOKEN", OKAY)]
+        addresses, words = list(pending), list(pending)
+        answers: list[int] = []
+        value, cycle = rng.getrandbits(20), 0
+        while len(answers) < len(pending) and cycle < 200:
+            ready = cycle >= stall and rng.random() < 0.5
+            bus.drive(awvalid=bool(addresses), wvalid=bool(words), wdata=value, wstrb=15, bready=ready,
+                      awaddr=bus.offsets[addresses[0][0]] if addresses else 0)
+            taken = [queue for name, queue in (("aw", addresses), ("w", words))
+                     if queue and bus.bus(f"{name}ready")]
+            if ready and bus.bus("bvalid"):
+                answers.append(bus.bus("bresp"))
+            await bus.step()
+            cycle += 1
+            for queue in taken:
+                queue.pop(0)
+        bus.drive(awvalid=0, wvalid=0, bready=1)
+        await bus.idle(5)
+        bus.drive(bready=0)
+        check("responses", answers, [response for _, response in pending])
+        check("eos_token", bus.get("eos_token"), value)
+
+
+@cocotb.test()
 async def refused(dut: Any) -> None:
     """Writes to nowhere, to read-only registers and to bits without a field change nothing."""
     bus = await begin(dut)

@@ -27,7 +27,7 @@ from ...rtl_gen.emit import Emitted
 from ...rtl_gen.loading import load
 from ...rtl_gen.registry import Unit, emit_unit
 from ...rtl_gen.yowasp import build_root
-from .simulators import FastVerilator, publish_ports
+from .simulators import FastVerilator, for_icarus, publish_ports
 
 __all__ = ["SIMULATORS", "Report", "run_bench", "run_unit"]
 
@@ -103,7 +103,8 @@ def _build(emitted: Emitted, simulator: str, waves: bool) -> Path:
     """Folder of the built simulation, built if it is not there yet."""
     ports = [port["name"] for port in emitted.sidecar["ports"]] + ["clk", "rst"]
     control = publish_ports(emitted.name, ports)
-    key = hashlib.sha256("\0".join((simulator, str(waves), emitted.verilog, control,
+    text = for_icarus(emitted.verilog) if simulator == "icarus" else emitted.verilog
+    key = hashlib.sha256("\0".join((simulator, str(waves), text, control,
                                     *_FLAGS[simulator])).encode()).hexdigest()[:24]
     folder = build_root() / "sim" / key
     done = folder / "done"
@@ -114,6 +115,7 @@ def _build(emitted: Emitted, simulator: str, waves: bool) -> Path:
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         verilog, _ = emitted.emit_to(folder)
+        verilog.write_text(text)
         sources = [verilog]
         if simulator == "verilator":
             sources.append(folder / "ports.vlt")

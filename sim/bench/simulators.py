@@ -1,6 +1,7 @@
 """cocotb runners for Verilator (fast, two-state) and Icarus (knows X)."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from cocotb_tools import runner
 
 from ...rtl_gen.verilator import VERILATOR, verilator_environment
 
-__all__ = ["FastVerilator", "icarus_missing", "publish_ports"]
+__all__ = ["FastVerilator", "for_icarus", "icarus_missing", "publish_ports"]
 
 
 def icarus_missing() -> str | None:
@@ -21,6 +22,20 @@ def publish_ports(module: str, ports: list[str]) -> str:
     """Verilator control file that lets cocotb see the top-level ports and nothing else."""
     lines = [f'public_flat_rw -module "{module}" -var "{port}"' for port in ports]
     return "\n".join(("`verilator_config", *lines, ""))
+
+
+def for_icarus(verilog: str) -> str:
+    """``verilog`` with every ``always_comb`` as an ``always @*`` that is woken once at the start.
+
+    Icarus 11 wakes each ``always_comb`` of a design whenever anything changes; some designs then run in circles without end.
+    """
+    parts = re.split(r"(?m)^(?=module )", verilog)
+    for k, part in enumerate(parts):
+        start = part.find("  always_comb begin")
+        if start >= 0:
+            body = part[start:].replace("always_comb begin", "always @* begin if (\\$wake ) ;")
+            parts[k] = part[:start] + "  reg \\$wake = 1'b0;\n  initial \\$wake <= 1'b1;\n" + body
+    return "".join(parts)
 
 
 class FastVerilator(runner.Verilator):

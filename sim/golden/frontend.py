@@ -38,7 +38,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Operation:
-    """A queued operation. ``reads``: data reads, of all since reset, issued before it; ``final``: of the chunk that is sampled."""
+    """A queued operation. ``reads``: data reads of the operations before it, since reset; ``final``: of the chunk that is sampled."""
 
     instruction: Instruction
     tokens: int
@@ -121,9 +121,9 @@ class FrontEnd:
                 self._fetch(offset)
                 if Flag.LAST_CHUNK in op.flags and not final:
                     continue
-            self._read(op, tokens)
             self.operations.append(Operation(op, len(tokens), self.position, len(self.data), final))
             self.appends += op.opcode is Opcode.APPEND
+            self._read(op, tokens)
             if op.opcode is Opcode.END:
                 self.position += len(tokens)
                 return

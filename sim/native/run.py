@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...accelerators.control.errors import ERROR_TEXT, ErrorCause
-from ...accelerators.control.regmap import register_map
+from ...accelerators.control.errors import ERROR_TEXT, ErrorCause, waiting_streams
+from ...accelerators.control.regmap import UNIT_NAMES, register_map
 from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
 
@@ -59,15 +59,19 @@ class Run:
         if self.violation:
             return f"bus protocol violated by the accelerator: {self.violation}"
         if self.cause:
-            return (f"{self.cause.name}: {ERROR_TEXT[self.cause]} (info {self.registers['ERROR_INFO']:#x}, "
-                    f"operation {self.registers['OPERATION']})")
+            info = self.registers["ERROR_INFO"]
+            text = f"{self.cause.name}: {ERROR_TEXT[self.cause]} (info {info:#x}, operation {self.registers['OPERATION']})"
+            if self.cause is ErrorCause.WATCHDOG:
+                waiting = waiting_streams(info, UNIT_NAMES) or ["no unit waits: memory or control do"]
+                text = f"WATCHDOG: no progress in operation {self.registers['OPERATION']}: {'; '.join(waiting)}"
+            return text
         return None if self.ended else "the simulation ended before the accelerator was done"
 
 
 def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int], count: int, *,
              eos: int | None = None, sampling: Sampling = Sampling(), on_token: Callable[[Generated], None] | None = None,
-             wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20, registers: dict[str, int] | None = None,
-             again: bool = False, **memory: int) -> Run:
+             wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20,
+             registers: dict[str, int] | None = None, again: bool = False, **memory: int) -> Run:
     """Generate up to ``count`` tokens after ``prompt``.
 
     Parameters

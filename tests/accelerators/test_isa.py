@@ -3,8 +3,16 @@
 import random
 
 import pytest
-from llmrtl.accelerators.control.isa import (FIELDS, INSTRUCTION_BYTES, SCALARS, Flag, Instruction, Opcode, decode_program,
-                                             encode_program)
+from llmrtl.accelerators.control.isa import (
+    FIELDS,
+    INSTRUCTION_BYTES,
+    SCALARS,
+    Flag,
+    Instruction,
+    Opcode,
+    decode_program,
+    encode_program,
+)
 
 
 def random_instruction(rng: random.Random, opcode: Opcode) -> Instruction:

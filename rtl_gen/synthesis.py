@@ -1,0 +1,202 @@
+"""``llmrtl synth`` and ``llmrtl bench``: measure units and the accelerator, show, store, write ``docs/RESULTS.md``.
+
+A unit that fails does not lose the others: its figures are stored as not measured with the reason, the errors are
+listed at the end and the exit status is 1. Yosys and nextpnr keep their results by content, so an interrupted
+command goes on where it stopped.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+
+from amaranth.lib import wiring
+from rich.console import Console
+from rich.table import Table
+
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.presets import preset
+from ..accelerators.top import Accelerator
+from .emit import Emitted, write_if_changed
+from .generate import emitted_accelerator
+from .nextpnr import DEVICE, Placement, place_and_route
+from .registry import UNITS, build, emit_unit, unit
+from .report import DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
+from .runs import run_models
+from .yosys import TARGETS, Synthesis, synthesize
+
+__all__ = ["bench", "synth"]
+
+ACCELERATOR = "accelerator"
+SEEDS = (1, 2, 3)
+"""Seeds with which the accelerator is placed; units are placed once."""
+
+_SMALL = ("lut", "ff", "bram", "uram", "dsp", "lutram")
+_PLACED = ("LUT", "FF", "BRAM", "DSP")
+console = Console(highlight=False)
+
+
+def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
+    return Accelerator(config) if name == ACCELERATOR else build(name, config)
+
+
+def _emitted(name: str, config: AcceleratorConfig) -> Emitted:
+    return emitted_accelerator(config) if name == ACCELERATOR else emit_unit(name, config)
+
+
+def _command(name: str, config: AcceleratorConfig, target: str, place: bool = False) -> str:
+    return f"llmrtl synth {name} --preset {config.name} --target {target}{' --pnr' if place else ''}"
+
+
+def area_figures(name: str, config: AcceleratorConfig, target: str, result: Synthesis) -> list[Measurement]:
+    """Figures ``NAME/TARGET/lut`` and so on; below the accelerator also ``NAME/part/INSTANCE/LUT``."""
+    command = _command(name, config, target)
+    figures = [Measurement(f"{name}/{target}/{field}", getattr(result, field), "", "measured", command) for field in _SMALL]
+    figures += [Measurement(f"{name}/{target}/cells/{cell}", count, "", "measured", command)
+                for cell, count in result.cells.items()]
+    if name == ACCELERATOR:
+        figures += [Measurement(f"{name}/part/{path}/{resource}", count, "", "measured", command)
+                    for path, counts in result.hierarchy.items() if path.count(".") < 2 for resource, count in counts.items()]
+    return figures
+
+
+def clock_figures(name: str, config: AcceleratorConfig, result: Placement) -> list[Measurement]:
+    """Figures ``NAME/ecp5/fmax``, ``path``, ``seeds``, ``used/LUT``, ``available/LUT``, ``share/LUT``."""
+    command, head = _command(name, config, "ecp5", place=True), f"{name}/ecp5"
+    seeds = ", ".join(f"{mhz:.1f} (seed {seed})" for seed, mhz in result.seeds.items())
+    figures = [
+        Measurement(f"{head}/fmax", result.fmax_mhz, "MHz", "measured", command, f"speed grade 6, seed {result.seed}"),
+        Measurement(f"{head}/seeds", seeds, "MHz", "measured", command),
+        Measurement(f"{head}/path", str(result.critical_path), "", "measured", command),
+    ]
+    for resource in _PLACED:
+        figures += [
+            Measurement(f"{head}/used/{resource}", result.used[resource], "", "measured", command),
+            Measurement(f"{head}/available/{resource}", result.available[resource], "", "measured", command),
+            Measurement(f"{head}/share/{resource}", result.share(resource), "%", "derived", command, "used / available"),
+        ]
+    return figures
+
+
+def promise_figures(name: str, emitted: Emitted) -> list[Measurement]:
+    """``NAME/latency`` and ``NAME/interval``: promised by the component, measured by its bench on the Verilog."""
+    command = f"pytest tests/test_units.py -k {name}"
+    return [Measurement(f"{name}/{figure}", emitted.sidecar[figure], "cycles", "measured", command,
+                        "" if emitted.sidecar[figure] is not None else DATA_DEPENDENT)
+            for figure in ("latency", "interval")]
+
+
+def _missing(name: str, config: AcceleratorConfig, target: str, error: Exception) -> list[Measurement]:
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    figures = [f"{name}/{target}/{field}" for field in _SMALL]
+    if target == "ecp5":
+        figures += [f"{name}/ecp5/fmax", f"{name}/ecp5/path"]
+    return [Measurement(figure, None, "", "measured", _command(name, config, target), reason) for figure in figures]
+
+
+def measure(name: str, config: AcceleratorConfig, target: str, place: bool, seeds: tuple[int, ...] = (1,),
+            say: Callable[[str], None] = lambda what: None) -> tuple[list[Measurement], Synthesis, Placement | None]:
+    """Area, and with ``place`` clock frequency, of a unit or the accelerator."""
+    say(f"{name}: synthesis for {target}")
+    area = synthesize(_emitted(name, config), target)
+    figures = area_figures(name, config, target, area)
+    placement = None
+    if place:
+        say(f"{name}: place and route for {DEVICE}")
+        placement = place_and_route(_component(name, config), name, seeds)
+        figures += clock_figures(name, config, placement)
+    return figures, area, placement
+
+
+def _measure_all(book: Book, config: AcceleratorConfig) -> list[str]:
+    """Every unit for ECP5 and UltraScale+, then the accelerator; returns errors."""
+    errors = []
+    with console.status("") as status:
+        for name in (*UNITS, ACCELERATOR):
+            topic = ACCELERATOR if name == ACCELERATOR else "units"
+            if name != ACCELERATOR:
+                try:
+                    book.add(topic, promise_figures(name, emit_unit(name, config)))
+                except Exception as error:  # whatever a unit does wrong, the others are measured
+                    errors.append(f"{name}: {type(error).__name__}: {error}")
+                    for target in ("ecp5", "xcup"):
+                        book.add(topic, _missing(name, config, target, error))
+                    continue
+            for target in ("ecp5", "xcup"):
+                try:
+                    figures, area, placement = measure(name, config, target, target == "ecp5",
+                                                       SEEDS if name == ACCELERATOR else (1,), status.update)
+                except Exception as error:
+                    errors.append(f"{name} for {target}: {type(error).__name__}: {error}")
+                    figures = _missing(name, config, target, error)
+                else:
+                    console.print(_line(area, placement))
+                book.add(topic, figures)
+            book.save(topic)
+    return errors
+
+
+def _line(area: Synthesis, placement: Placement | None) -> str:
+    text = (f"{area.name:18} {area.target:5} LUT {area.lut:6,}  FF {area.ff:6,}  BRAM {area.bram:3}  "
+            f"DSP {area.dsp:3}")
+    return text + (f"  {placement.fmax_mhz:6.1f} MHz" if placement else "")
+
+
+def _show(area: Synthesis, placement: Placement | None) -> None:
+    table = Table(title=f"{area.name}, {TARGETS[area.target].family}", show_header=False, min_width=40)
+    for field in _SMALL:
+        table.add_row(field.upper(), f"{getattr(area, field):,}")
+    table.add_section()
+    for cell, count in area.cells.items():
+        table.add_row(cell, f"{count:,}")
+    console.print(table)
+    parts = {path: counts for path, counts in area.hierarchy.items() if path.count(".") < 2}
+    if parts:
+        table = Table("instance", *_PLACED)
+        for path, counts in parts.items():
+            table.add_row(path, *(f"{counts[resource]:,}" for resource in _PLACED))
+        console.print(table)
+    if placement is not None:
+        table = Table(title=f"{placement.name} on {DEVICE}, placed and routed between registers", show_header=False)
+        for resource in _PLACED:
+            table.add_row(resource, f"{placement.used[resource]:,} of {placement.available[resource]:,}",
+                          f"{placement.share(resource):.1%}")
+        table.add_section()
+        for seed, mhz in placement.seeds.items():
+            table.add_row(f"seed {seed}", f"{mhz:.1f} MHz")
+        console.print(table)
+        console.print(f"critical path: {placement.critical_path}\n{placement.critical_path.table()}", markup=False)
+
+
+def synth(options: Namespace) -> int:
+    """``llmrtl synth``: exit status 1 if a unit of ``all`` fails; ``ValueError`` for bad options."""
+    config = preset(options.preset)
+    book = Book(bench_folder())
+    if options.unit == "all":
+        return _finish(book, config, _measure_all(book, config), run=False)
+    if options.unit != ACCELERATOR:
+        unit(options.unit)
+    if options.pnr and options.target != "ecp5":
+        raise ValueError(f"--pnr is for --target ecp5, not {options.target}")
+    with console.status("") as status:
+        figures, area, placement = measure(options.unit, config, options.target, options.pnr, say=status.update)
+    topic = f"synth-{options.unit}-{config.name}-{options.target}"
+    book.add(topic, figures)
+    _show(area, placement)
+    console.print(f"stored: {book.save(topic)}", soft_wrap=True)
+    return 0
+
+
+def bench(options: Namespace) -> int:
+    """``llmrtl bench``: ``synth all``, then the models; exit status 1 if anything failed."""
+    config = preset("edge")
+    book = Book(bench_folder())
+    return _finish(book, config, _measure_all(book, config), run=True)
+
+
+def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, run: bool) -> int:
+    errors = errors + run_models(book, config, lambda text: console.print(text, markup=False, soft_wrap=True), execute=run)
+    write_if_changed(RESULTS, render(book, config=asdict(config), device=DEVICE))
+    console.print(f"written: {RESULTS}")
+    for error in errors:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    return 1 if errors else 0

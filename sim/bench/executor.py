@@ -1,0 +1,220 @@
+"""Bench of the executor: the units around it take commands and report every item they cause, sooner or later."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...accelerators.control.isa import Flag, Instruction, Opcode
+from ..golden.executor import Command, Executor, Inputs, scalar_fields
+from ..golden.numerics import Scalar
+from .agents import BenchFailure, Model
+from .frontend import instruction_fields
+from .trace import Trace
+from .unit import Items, UnitBench
+
+__all__ = ["ExecutorBench"]
+
+INVERSE_TEMPERATURE = Scalar.from_float(1.4)
+EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "sums_written", "exponent_stored",
+          "record_written", "token_sampled")
+
+
+class Units(Model):
+    """Reports the items under way, each after a while, and looks at the plain outputs."""
+
+    name = "units"
+
+    def __init__(self, ports: dict[str, Any]):
+        self.ports = ports
+        self._transfers: list[int] = []
+        self.plan([], random.Random(0), 1.0)
+
+    @property
+    def transfers(self) -> list[int]:
+        return self._transfers
+
+    def plan(self, inputs: Sequence[Inputs], rng: random.Random, share: float) -> None:
+        """``share``: chance of an item under way to be reported in a cycle."""
+        self.inputs, self.rng, self.share = inputs, rng, share
+        self.under_way: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()  # of these, not to be reported yet
+        self.started = self.appended = 0
+
+    def clear(self) -> None:
+        self._transfers = []
+        self.plan([], random.Random(0), 1.0)
+
+    def drive(self) -> None:
+        self._reported = [event for event in EVENTS
+                          if self.under_way[event] > self.held[event] and self.rng.random() < self.share]
+        for event in EVENTS:
+            self.ports[event].value = int(event in self._reported)
+        if 0 < self.started <= len(self.inputs):
+            inputs = self.inputs[self.started - 1]
+            self.ports["magnitudes"].value = sum((first | second << 6) << 12 * token
+                                                 for token, (first, second) in enumerate(inputs.magnitudes))
+            self.ports["top_exponents"].value = sum((top & 0xFFFF) << 16 * token for token, top in enumerate(inputs.tops))
+
+    def level(self, name: str) -> int:
+        return int(str(self.ports[name].value), 2)
+
+    def sample(self, cycle: int) -> bool:
+        if self.level("data_packets") != self.under_way["packet_taken"]:
+            raise BenchFailure(f"data_packets is {self.level('data_packets')} with {self.under_way['packet_taken']} to be taken")
+        busy = any(self.under_way.values())
+        if self.level("append_done"):
+            if busy or self.inputs[self.started - 1].op.opcode is not Opcode.APPEND:
+                raise BenchFailure(f"append_done in operation {self.started - 1}, items under way: {dict(self.under_way)}")
+            self.appended += 1
+        if self.level("operation_start"):
+            if busy:
+                raise BenchFailure(f"operation {self.started} starts, items under way: {dict(self.under_way)}")
+            if self.level("next_opcode") != self.inputs[self.started].op.opcode:
+                raise BenchFailure(f"next_opcode is {self.level('next_opcode')} for operation {self.started}")
+            self.started += 1
+        for event in self._reported:
+            self.under_way[event] -= 1
+        if self._reported:
+            self._transfers.append(cycle)
+        return bool(self._reported)
+
+    def check_operation(self) -> None:
+        """The outputs that route the data are those of the operation under way."""
+        inputs = self.inputs[self.started - 1]
+        want = {"opcode": inputs.op.opcode, "flags": inputs.op.flags, "tokens": inputs.tokens, "group": inputs.op.group,
+                "tag": inputs.op.tag}
+        for name, value in want.items():
+            if self.level(name) != value:
+                raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {int(value)}")
+
+    def pending(self) -> str | None:
+        appends = sum(inputs.op.opcode is Opcode.APPEND for inputs in self.inputs)
+        if any(self.under_way.values()) or self.started < len(self.inputs) or self.appended < appends:
+            return (f"{self.started} of {len(self.inputs)} operations started, {self.appended} of {appends} appended, items "
+                    f"under way: {dict(self.under_way)}")
+        return None
+
+
+class ExecutorBench(UnitBench):
+    """Operations in any order. Commands of all ports come in the golden order; an operation starts when all items of the one
+    before it have been reported."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.inputs: list[Inputs] = []
+
+    def constants(self) -> Mapping[str, int]:
+        return {"inverse_temperature": INVERSE_TEMPERATURE.mantissa | (INVERSE_TEMPERATURE.exponent & 0xFFFF) << 24}
+
+    def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
+        self.units = Units(dict(ports))
+        return [self.units]
+
+    # Operations.
+
+    def _scalar(self, rng: random.Random) -> Scalar:
+        if rng.random() < 0.05:
+            return Scalar(0, 0)
+        return Scalar(rng.choice((1 << 23, (1 << 24) - 1, rng.randint(1 << 23, (1 << 24) - 1))), rng.randint(-300, 300))
+
+    def operation(self, rng: random.Random, opcode: Opcode, flags: Flag | None = None) -> Inputs:
+        config = self.config
+        if flags is None:
+            flags = Flag(rng.getrandbits(8))
+            if flags & Flag.ALIGN:
+                flags &= ~Flag.PRODUCT
+        fields = {name: rng.getrandbits(16) for name in ("source", "destination", "other", "tag", "block_rows")}
+        group = rng.choice([k for k in (1, 2, 3, 4) if k <= config.query_lanes])
+        tokens = rng.randint(1, config.token_lanes)
+        words = rng.randint(1, 40)
+        scalars = {name: self._scalar(rng) for name in ("scalar_a", "scalar_b", "scalar_c")}
+        if flags & Flag.ALIGN and not scalars["scalar_a"].mantissa:
+            scalars["scalar_a"] = Scalar(1 << 23, -23)
+        op = Instruction(
+            opcode, flags, **fields, address=rng.getrandbits(32), beats=rng.getrandbits(16), count=rng.randint(1, 3),
+            words=2 * words if opcode is Opcode.ROPE else words, group=group, rows=rng.getrandbits(24), shift=rng.randint(-128, 127),
+            tiles=rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else rng.getrandbits(16),
+            **{name: (value.mantissa, value.exponent) for name, value in scalars.items()})
+        lanes = range(config.token_lanes)
+        return Inputs(op, tokens, rng.randint(0, config.max_context - tokens), [self._scalar(rng) for _ in lanes],
+                      [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes])
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        opcodes = [*Opcode, Opcode.NORM, Opcode.NORM, Opcode.NORM, Opcode.GLU, Opcode.ATTEND]
+        rng.shuffle(opcodes)
+        # Scales, then everything that uses them; the products of GLU at the end.
+        first = [Opcode.NORM, *opcodes, Opcode.GLU]
+        return self._plan([*(self.operation(rng, opcode) for opcode in first),
+                           self.operation(rng, Opcode.NORM, Flag.PRODUCT | Flag.GAIN)])
+
+    def boundary(self) -> Items:
+        """Every operation with a chunk of one token and with a full one."""
+        rng = random.Random(0)
+        found = []
+        while len(found) < 2 * len(Opcode):
+            inputs = self.operation(rng, list(Opcode)[len(found) // 2])
+            if inputs.tokens == (1, self.config.token_lanes)[len(found) % 2]:
+                found.append(inputs)
+        return self._plan(found)
+
+    def _plan(self, inputs: list[Inputs]) -> Items:
+        self.inputs = inputs
+        return {"i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "position": each.position}
+                                for each in inputs]}
+
+    # The world around the executor.
+
+    def _golden(self) -> list[tuple[int, Command]]:
+        """All commands, each with the number of its operation."""
+        golden = Executor(self.config, INVERSE_TEMPERATURE)
+        return [(number, command) for number, inputs in enumerate(self.inputs) for command in golden.commands(inputs)]
+
+    def begin(self, stimulus: Items) -> None:
+        rng = random.Random(len(stimulus["i_operation"]))
+        self.commands = self._golden()
+        self.issued = 0
+        self.units.plan(self.inputs, rng, 1.0 if len(self.inputs) == 2 else rng.choice((1.0, 0.3, 0.05)))
+
+    def react(self, stream: str, payload: Any) -> Items:
+        if self.issued == len(self.commands):
+            raise BenchFailure(f"extra command on {stream}")
+        number, command = self.commands[self.issued]
+        self.issued += 1
+        if command.port != stream or number != self.units.started - 1:
+            raise BenchFailure(f"command {self.issued - 1} comes on {stream} in operation {self.units.started - 1}, expected on "
+                               f"{command.port} in operation {number}")
+        self.units.check_operation()
+        self.units.under_way.update(command.launches)
+        if "scale_stored" in command.launches:
+            self.units.held["scale_stored"] += 1
+            inputs = self.inputs[number]
+            done = sum("scale_stored" in other.launches for n, other in self.commands[:self.issued] if n == number)
+            token = inputs.tokens - 1 if Flag.TO_HEAD in inputs.op.flags else done - 1
+            return {"i_scale": [scalar_fields(inputs.scales[token])]}
+        return {}
+
+    def accepted(self, stream: str, payload: Any) -> Items:
+        if stream == "i_scale":
+            self.units.held["scale_stored"] -= 1
+        return {}
+
+    def expected(self, stimulus: Items) -> Items:
+        items: Items = {}
+        for _, command in self._golden():
+            items.setdefault(command.port, []).append(command.fields)
+        return items
+
+    # Figures.
+
+    def latency_stimulus(self) -> Items:
+        rng = random.Random(0)
+        return self._plan([self.operation(rng, Opcode.LINEAR), self.operation(rng, Opcode.RESIDUAL)])
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        linear, residual = trace.accepted["i_operation"]
+        return {"latency": trace.raised["o_sums"] - linear, "scaled": trace.raised["o_residual"] - residual,
+                "turnaround": residual - max(cycle for cycle in trace.delivered["units"] if cycle < residual)}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return {"latency": attributes["latency"], "scaled": attributes["latency"] + 3, "turnaround": 2}

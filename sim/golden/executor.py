@@ -1,0 +1,153 @@
+"""Golden model of the executor: the commands of an operation, in order, and what each of them causes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.control.isa import Flag, Instruction, Opcode
+from .numerics import Scalar
+
+__all__ = ["Command", "Executor", "Inputs", "scalar_fields"]
+
+WORD = 1 << 16  # vector-memory addresses wrap
+
+
+def scalar_fields(scalar: Scalar) -> dict[str, int]:
+    """A pseudo-float as a payload."""
+    return {"mantissa": scalar.mantissa, "exponent": scalar.exponent}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command on a port; ``launches``: items that it causes, by the name of the event that reports each."""
+
+    port: str
+    fields: dict[str, Any]
+    launches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """An operation, the chunk, and what the units report per token: scales (of NORM), magnitudes (for GLU), top exponents (for ALIGN)."""
+
+    op: Instruction
+    tokens: int
+    position: int
+    scales: Sequence[Scalar]
+    magnitudes: Sequence[tuple[int, int]]
+    tops: Sequence[int]
+
+
+class Executor:
+    """Remembers, like the hardware, the scales of the activations and of the products of GLU."""
+
+    def __init__(self, config: AcceleratorConfig, inverse_temperature: Scalar) -> None:
+        self.config, self.inverse_temperature = config, inverse_temperature
+        self.scales = [Scalar(0, 0)] * config.token_lanes
+        self.products = [Scalar(0, 0)] * config.token_lanes
+
+    def commands(self, inputs: Inputs) -> list[Command]:
+        """The commands of one operation, in the order in which they are issued."""
+        handler = getattr(self, "_" + inputs.op.opcode.name.lower())
+        return list(handler(inputs.op, inputs))
+
+    def _end(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        yield from ()
+
+    @staticmethod
+    def _access(port: str, token: int, base: int, words: int, offset: int | None = None) -> Command:
+        paired = offset is not None
+        fields = {"token": token, "base": base % WORD, "words": words, "paired": int(paired),
+                  "offset": (offset or 0) % WORD}
+        return Command(port, fields, () if port == "o_read" else ("vector_written",))
+
+    def _quantize(self, token: int, base: int, words: int, scale: Scalar, op: Instruction) -> Iterator[Command]:
+        """A vector through norm + quantize, and what tells it how."""
+        norm = op.opcode is Opcode.NORM
+        yield self._access("o_read", token, base, words)
+        yield Command("o_norm", {
+            "scale": scalar_fields(scale), "gain_exponent": op.shift if norm and Flag.GAIN in op.flags else 0,
+            "norm": int(norm and Flag.NORMALIZE in op.flags),
+            "wide": int(Flag.WIDE in op.flags) if norm else int(self.config.kv_bits == 16),
+            "inverse_length": scalar_fields(Scalar(*op.scalar_b)), "epsilon": scalar_fields(Scalar(*op.scalar_c)),
+        }, ("vector_quantized", "scale_stored") if norm else ("vector_quantized",))
+        yield self._access("o_read", token, base, words)
+
+    def _embed(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        for token in range(inputs.tokens):
+            yield Command("o_embedding", {"shift": op.shift}, ("packet_taken",))
+            yield self._access("o_write", token, op.destination, op.words)
+
+    def _norm(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        to_head = Flag.TO_HEAD in op.flags
+        tokens = range(inputs.tokens - 1 if to_head else 0, inputs.tokens)
+        if Flag.GAIN in op.flags:
+            yield Command("o_gains", {"words": op.words, "times": 2 * len(tokens)}, ("packet_taken",))
+        if to_head:
+            yield Command("o_head", {"rows": op.rows, "words": op.words})
+        for token in tokens:
+            scale = Scalar(*op.scalar_a)
+            if Flag.ALIGN in op.flags:
+                scale = scale.shifted(inputs.tops[token])
+            if Flag.PRODUCT in op.flags:
+                scale = self.products[token]
+            yield from self._quantize(token, op.source, op.words, scale, op)
+            self.scales[token] = inputs.scales[token]
+
+    def _linear(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        yield Command("o_sums", {"base": op.destination, "split": op.other}, ("sums_written",))
+        yield Command("o_engine", {"tiles": op.tiles, "block_rows": op.block_rows, "rows": op.rows, "tokens": inputs.tokens},
+                      ("packet_taken",))
+
+    def _rope(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        half = op.words // 2
+        for token in range(inputs.tokens):
+            yield Command("o_table", {"words": half, "times": op.count}, ("packet_taken",))
+            for head in range(op.count):
+                for port in ("o_read", "o_write"):
+                    yield self._access(port, token, op.source + head * op.words, half, half)
+
+    def _append(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        for token in range(inputs.tokens):
+            for head in range(op.count):
+                yield Command("o_request", {"base": op.address, "head": head, "position": inputs.position + token},
+                              ("record_written",))
+                for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
+                    yield from self._quantize(token, base + head * op.words, op.words, self.scales[token] * Scalar(*scale), op)
+
+    def _attend(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        for kv_head in range(op.count):
+            for first in range(0, inputs.tokens, op.tiles):
+                tile = range(first, min(first + op.tiles, inputs.tokens))
+                yield Command("o_attention", {"lanes": len(tile) * op.group, "rows": inputs.position + tile.stop,
+                                              "beats": op.beats, "words": op.words}, ("packet_taken",))
+                for token in tile:
+                    for head in range(kv_head * op.group, (kv_head + 1) * op.group):
+                        offset = head * op.words
+                        yield Command("o_lane", {"limit": inputs.position + token + 1, "token": token, "head": head},
+                                      ("exponent_stored",))
+                        yield from self._quantize(token, op.source + offset, op.words,
+                                                  self.scales[token] * Scalar(*op.scalar_a), op)
+                        yield self._access("o_write", token, op.destination + offset, op.words)
+
+    def _residual(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        for token in range(inputs.tokens):
+            yield Command("o_residual", {"scale": scalar_fields(self.scales[token] * Scalar(*op.scalar_a))})
+            yield self._access("o_read", token, op.source, op.words, op.destination - op.source)
+            yield self._access("o_write", token, op.destination, op.words)
+
+    def _glu(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        silu = Flag.SILU in op.flags
+        for token in range(inputs.tokens):
+            scale, (gate, up) = self.scales[token], inputs.magnitudes[token]
+            yield Command("o_glu", {"silu": int(silu), "gate_bits": gate, "up_bits": up,
+                                    "scale": scalar_fields(scale * Scalar(*op.scalar_a))})
+            yield self._access("o_read", token, op.source, op.words, op.other - op.source)
+            yield self._access("o_write", token, op.destination, op.words)
+            power = scale * scale if silu else (scale * scale) * scale
+            self.products[token] = (power * Scalar(*op.scalar_b)).shifted((1 if silu else 2) * gate + up - 31)
+
+    def _head(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        unit = self.scales[inputs.tokens - 1] * Scalar(*op.scalar_a)
+        yield Command("o_sampler", {"scale": scalar_fields(unit * self.inverse_temperature)}, ("packet_taken", "token_sampled"))

@@ -1,0 +1,102 @@
+"""Attention beyond the presets: other formats and shapes, the rate of the port, refused parameters."""
+
+from dataclasses import replace
+
+import pytest
+from amaranth.sim import Simulator
+from llmrtl.accelerators.attention.engine import Attention
+from llmrtl.accelerators.exp import Pow2Negative
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.rtl_gen.registry import emit_unit, unit
+from llmrtl.sim.bench.attention import AttentionBench
+from llmrtl.sim.bench.runner import run_unit
+
+EDGE = preset("edge")
+
+CONFIGS = {config.name: config for config in (
+    replace(EDGE, name="kv16", kv_bits=16, max_head_dim=32),
+    replace(EDGE, name="fine", probability_bits=20, query_lanes=3, max_context=64),
+    replace(preset("tiny"), name="one_lane", query_lanes=1, logit_frac_bits=8, exp_segments=64, max_head_dim=16),
+    replace(EDGE, name="wide", bus_bits=128, tables=64, query_lanes=6, max_head_dim=24, probability_bits=18,
+            max_context=4096),
+    replace(EDGE, name="coarse", bus_bits=256, tables=64, query_lanes=2, probability_bits=12, exp_segments=8,
+            logit_frac_bits=16),
+)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_other_shapes(name):
+    assert lint(emit_unit("attention", CONFIGS[name])) == []
+    report = run_unit(unit("attention"), CONFIGS[name], "verilator",
+                      cases=["back_to_back", "boundary", "stress"])
+    assert report.ok, str(report)
+
+
+def cycles_of(config, rows, head_dim, operations):
+    """Cycles in which the beats of several operations were taken, operation after operation."""
+    bench = AttentionBench(config)
+    one = bench.full(rows, head_dim // config.vector_lanes)
+    unit_ = Attention(config)
+    simulator = Simulator(unit_)
+    simulator.add_clock(1e-8)
+    cycles: list[int] = []
+    now = 0
+
+    def source(name):
+        async def feed(ctx):
+            port = getattr(unit_, name)
+            ctx.set(port.valid, 1)
+            for item in one[name] * operations:
+                if isinstance(item, dict) and "q" in item:
+                    item = {"q": [int(value) for value in item["q"]], "last": item["last"]}
+                ctx.set(port.payload, item)
+                ready = 0
+                while not ready:
+                    _, _, ready = await ctx.tick().sample(port.ready)
+                if name == "i_rows":
+                    cycles.append(now)
+            ctx.set(port.valid, 0)
+        return feed
+
+    async def count(ctx):
+        nonlocal now
+        ctx.set(unit_.o.ready, 1)
+        ctx.set(unit_.o_exponent.ready, 1)
+        async for _ in ctx.tick():
+            now += 1
+
+    simulator.add_process(count)
+    for name in one:
+        simulator.add_testbench(source(name))
+    simulator.run()
+    beats = len(one["i_rows"])
+    return [cycles[k * beats:(k + 1) * beats] for k in range(operations)]
+
+
+def test_full_rate_of_the_port():
+    """256 rows of head_dim 48, back to back: a beat every cycle, but for one between operations."""
+    _, second, third = cycles_of(EDGE, 256, 48, 3)
+    for operation in (second, third):
+        assert len(operation) == 256 * 13
+        assert operation[-1] - operation[0] + 1 <= len(operation) + 2
+    assert third[0] - second[-1] <= 2
+
+
+@pytest.mark.parametrize(("head_dim", "cycles"), [(16, 5), (8, 5), (64, 17)])
+def test_cycles_per_row(head_dim, cycles):
+    """Short rows are held up by the accumulators (5 cycles), not by the lanes."""
+    second = cycles_of(EDGE, 64, head_dim, 2)[1]
+    assert second[-1] - second[0] + 1 <= 64 * cycles + 4
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"frac_bits": 7}, "frac_bits must be in 8..16, not 7"),
+    ({"probability_bits": 21}, "probability_bits must be in 12..20, not 21"),
+    ({"segments": 12}, "segments must be a power of two, not 12"),
+    ({"segments": 256, "frac_bits": 8}, r"segments must be below 2\*\*frac_bits, not 256"),
+    ({"width": 12}, "width must be in 13..40, not 12"),
+])
+def test_pow2_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        Pow2Negative(**({"frac_bits": 12, "probability_bits": 16, "segments": 16, "width": 25} | change))
