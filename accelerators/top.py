@@ -45,8 +45,9 @@ class Accelerator(wiring.Component):
     interrupt : Out(1)
         A generation is done or an error is pending.
 
-    Errors stop the run cleanly: no new transfer begins, those under way end (write data that the stopped core no longer gives is
-    zero and belongs to the position that failed), the core is reset, ``STATUS`` and ``ERROR_CAUSE`` tell; the next start begins afresh.
+    Errors stop the run cleanly: no new transfer begins, those under way end (write data that the stopped core no longer
+    gives is zero and belongs to the position that failed), the core is reset, ``STATUS`` and ``ERROR_CAUSE`` tell; the next
+    start begins afresh.
 
     Latency and interval: per program; see ``sim/timing.py`` for the cycle model.
     """

@@ -41,8 +41,8 @@ def evaluate(config: AcceleratorConfig, *, prompts: int = 15, continuation: int 
     Parameters
     ----------
     prompts, continuation : int
-        Opening sentences of ``prompts.json`` and greedy tokens after each. Agreement is counted with both models fed the tokens of
-        transformers, and as whole continuations that each model generates alone.
+        Opening sentences of ``prompts.json`` and greedy tokens after each. Agreement is counted with both models fed the
+        tokens of transformers, and as whole continuations that each model generates alone.
     stories : int
         Held-out stories for perplexity and KL divergence.
     """
@@ -67,7 +67,8 @@ def evaluate(config: AcceleratorConfig, *, prompts: int = 15, continuation: int 
     opening = [tokenizer.encode(text).ids for text in json.loads((STORIES.parent / "prompts.json").read_text())[:prompts]]
     for ids in opening:
         with torch.no_grad():
-            generated = network.generate(torch.tensor([ids]), max_new_tokens=continuation, do_sample=False)[0, len(ids):].tolist()
+            generated = network.generate(torch.tensor([ids]), max_new_tokens=continuation, do_sample=False)
+        generated = generated[0, len(ids):].tolist()
         chosen = Machine(image).logits(ids + generated[:-1])[len(ids) - 1:].argmax(axis=-1).tolist()
         equal += sum(a == b for a, b in zip(chosen, generated, strict=True))
         total += len(generated)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import commands
@@ -42,82 +42,84 @@ def _formats(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fraction-bits", type=int, metavar="N",
                         help="fraction bits of the residual stream, 0 to 24; default: by a calibration run")
     parser.add_argument("--high-precision", action="store_true",
-                        help="wider K/V, LM head, embedding and probabilities: tells what a format costs from what a bug costs")
+                        help="wider K/V, LM head, embedding, probabilities: tells what a format costs from what a bug costs")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = argparse.ArgumentParser(
-        prog="llmrtl", description="Generates hardware for running large language models: a checkpoint goes in; Verilog, a "
-        "memory image and simulated tokens that are bit-exact with a NumPy model come out.")
-    commands_ = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        prog="llmrtl",
+        description="Generates hardware for running large language models: a checkpoint goes in; Verilog, a memory image and "
+                    "simulated tokens that are bit-exact with a NumPy model come out.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    run = commands_.add_parser("run", help="generate text with a checkpoint on the simulated accelerator",
-                               description="Compiles the checkpoint, emits and builds the accelerator, prefills the prompt and "
-                               "decodes token by token; every token is compared with the golden model. Writes a summary as "
-                               "JSON. Exit status 1 if a token differs.")
-    run.add_argument("--checkpoint", type=Path, required=True, metavar="DIR",
-                     help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
-    _formats(run)
-    prompt = run.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
-    prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
-    run.add_argument("--tokens", type=_positive, default=64, metavar="N", help="tokens to generate; default: %(default)s")
-    run.add_argument("--ignore-eos", action="store_true", help="go on after the end-of-text token")
-    run.add_argument("--temperature", type=_temperature, metavar="T", help="sample at this temperature instead of taking the best token")
-    run.add_argument("--top-k", type=_positive, metavar="K", help="sample among the best K tokens; default: the preset's limit")
-    run.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the sampler, 0 to 2**32 - 1; default: %(default)s")
-    run.add_argument("--context", type=_positive, metavar="N", help="positions of KV cache; default: as many as model and preset allow")
-    run.add_argument("--latency", type=int, default=20, metavar="CYCLES", help="read latency of the simulated memory; default: %(default)s")
-    run.add_argument("--stall", type=int, default=0, metavar="PERCENT", help="cycles in which the simulated memory hesitates; default: %(default)s")
-    run.add_argument("--wave", type=Path, metavar="FILE", help="write waveforms (FST; open with GTKWave or Surfer); slow, use few tokens")
-    run.add_argument("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE", help="where the summary goes; default: %(default)s")
-    run.set_defaults(function=commands.run)
+    def command(function, name: str, summary: str, more: str) -> Callable[..., None]:
+        subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {more}")
+        subparser.set_defaults(function=function)
+        if function in (commands.run, commands.compare, commands.image):
+            _formats(subparser)
 
-    compare = commands_.add_parser("compare", help="compare the float reference and the golden model with another program's logits",
-                                   description="EXPECTED.npz has the layout of the reference checkpoints: input_ids_I, logits_I, greedy_I. "
-                                   "Prints the errors of each prompt. Exit status 1 if the float reference differs by more than the "
-                                   "tolerance or by a greedy token, or if the golden model agrees on fewer greedy tokens than asked.")
-    compare.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    compare.add_argument("expected", type=Path, metavar="EXPECTED.npz")
-    _formats(compare)
-    compare.add_argument("--tolerance", type=float, default=2e-4, help="largest logit error of the float reference; default: %(default)s")
-    compare.add_argument("--agreement", type=float, default=0.0, metavar="SHARE",
-                         help="least share of greedy tokens the golden model must reproduce; default: %(default)s")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    compare.set_defaults(function=commands.compare)
+        def option(*names: str, **options) -> None:
+            if options.get("default") is not None:
+                options["help"] += "; default: %(default)s"
+            subparser.add_argument(*names, **options)
+        return option
 
-    verilog = commands_.add_parser("verilog", help="write the Verilog of a unit or of the whole accelerator",
-                                   description="Writes NAME.sv and its sidecar NAME.json (ports, payload fields, latency, hashes).")
-    verilog.add_argument("unit", metavar="UNIT", help="a unit of `llmrtl list`, or 'accelerator'")
-    verilog.add_argument("--preset", default="edge", help="default: %(default)s")
-    verilog.add_argument("-o", "--output", type=Path, default=Path("build/verilog"), metavar="DIR", help="default: %(default)s")
-    verilog.set_defaults(function=commands.verilog)
+    option = command(commands.run, "run", "generate text with a checkpoint on the simulated accelerator",
+                     "Compiles the checkpoint, emits and builds the accelerator, prefills the prompt and decodes token by token; "
+                     "every token is compared with the golden model. Exit status 1 if one differs.")
+    option("--checkpoint", type=Path, required=True, metavar="DIR",
+           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
+    option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
+    option("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
+    option("--tokens", type=_positive, default=64, metavar="N", help="tokens to generate")
+    option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    option("--temperature", type=_temperature, metavar="T", help="sample at this temperature; default: the best token")
+    option("--top-k", type=_positive, metavar="K", help="sample among the best K tokens; default: the preset's limit")
+    option("--seed", type=int, default=1, metavar="S", help="seed of the sampler, 0 to 2**32 - 1")
+    option("--context", type=_positive, metavar="N", help="positions of KV cache; default: what model and preset allow")
+    option("--latency", type=int, default=20, metavar="CYCLES", help="read latency of the simulated memory")
+    option("--stall", type=int, default=0, metavar="PERCENT", help="cycles in which the simulated memory hesitates")
+    option("--wave", type=Path, metavar="FILE", help="write waveforms (FST, for GTKWave or Surfer); slow, use few tokens")
+    option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE", help="where the summary goes")
 
-    list_ = commands_.add_parser("list", help="list units and presets", description="Lists every unit that can be emitted alone, and the presets.")
-    list_.set_defaults(function=commands.list_units)
+    option = command(commands.compare, "compare", "compare float reference and golden model with another program's logits",
+                     "EXPECTED.npz has the layout of the reference checkpoints: input_ids_I, logits_I, greedy_I. Prints the errors "
+                     "of each prompt. Exit status 1 if the float reference differs by more than the tolerance or by a greedy "
+                     "token, or if the golden model reproduces fewer greedy tokens than asked.")
+    option("checkpoint", type=Path, metavar="CHECKPOINT")
+    option("expected", type=Path, metavar="EXPECTED.npz")
+    option("--tolerance", type=float, default=2e-4, help="largest logit error of the float reference")
+    option("--agreement", type=float, default=0.0, metavar="SHARE",
+           help="least share of greedy tokens that the golden model must reproduce")
+    option("--json", type=Path, metavar="FILE", help="also write the figures here")
 
-    image = commands_.add_parser("image", help="compile a checkpoint into a memory image, or inspect one",
-                                 description="With --checkpoint: writes STEM.bin and STEM.json. Without: verifies STEM (size, hash, "
-                                 "version) and prints its sections; --program also prints the program.")
-    image.add_argument("stem", type=Path, metavar="STEM", help="path of the image without its suffix")
-    image.add_argument("--checkpoint", type=Path, metavar="DIR")
-    _formats(image)
-    image.add_argument("--context", type=_positive, metavar="N")
-    image.add_argument("--program", action="store_true", help="print the program")
-    image.set_defaults(function=commands.image)
+    option = command(commands.verilog, "verilog", "write the Verilog of a unit or of the whole accelerator",
+                     "Writes NAME.sv and its sidecar NAME.json: ports, payload fields, latency, versions, hash.")
+    option("unit", metavar="UNIT", help="a unit of `llmrtl list`, or 'accelerator'")
+    option("--preset", default="edge", help="accelerator configuration")
+    option("-o", "--output", type=Path, default=Path("build/verilog"), metavar="DIR", help="folder to write to")
 
-    synth = commands_.add_parser("synth", help="synthesize a unit or the accelerator with Yosys; place and route with nextpnr",
-                                 description="Prints and stores cell counts (LUT, FF, block RAM, DSP) and with --pnr the clock frequency "
-                                 "and critical path. 'all': every unit for every target, and docs/RESULTS.md.")
-    synth.add_argument("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
-    synth.add_argument("--preset", default="edge", help="default: %(default)s")
-    synth.add_argument("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="default: %(default)s")
-    synth.add_argument("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
-    synth.set_defaults(function=commands.synth)
+    command(commands.list_units, "list", "list units and presets", "Every unit listed can be emitted and synthesized alone.")
 
-    bench = commands_.add_parser("bench", help="measure everything and write docs/RESULTS.md")
-    bench.set_defaults(function=commands.bench)
+    option = command(commands.image, "image", "compile a checkpoint into a memory image, or inspect one",
+                     "With --checkpoint: writes STEM.bin and STEM.json. Without: verifies STEM (size, hash, version) and prints its "
+                     "sections.")
+    option("stem", type=Path, metavar="STEM", help="path of the image without its suffix")
+    option("--checkpoint", type=Path, metavar="DIR", help="the model to compile")
+    option("--context", type=_positive, metavar="N", help="positions of KV cache")
+    option("--program", action="store_true", help="print the program")
+
+    option = command(commands.synth, "synth", "synthesize a unit or the accelerator with Yosys",
+                     "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': every "
+                     "unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.")
+    option("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
+    option("--preset", default="edge", help="accelerator configuration")
+    option("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="device family")
+    option("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
+
+    command(commands.bench, "bench", "measure everything and write docs/RESULTS.md",
+            "Simulates the shipped and the reference checkpoints and synthesizes every unit; keeps what was measured before.")
     return parser
 
 

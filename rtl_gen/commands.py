@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .comparison import compare_prompts
 from .compile import compile_model
 from .formats import high_precision
-from .generate import compiled_image, emitted_accelerator, generate, summarize, write_summary
+from .generate import compiled_image, emitted_accelerator, generate, locate_mismatch, summarize, write_summary
 from .image import Image
 from .registry import UNITS, emit_unit
 
@@ -44,6 +44,8 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
 def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:
     """Token ids of the prompt; ``ValueError`` for one that the model cannot take."""
     if options.prompt_ids is not None:
+        if options.prompt is not None:
+            raise ValueError("give the prompt as --prompt or as --prompt-ids, not both")
         ids = options.prompt_ids
     elif tokenizer is None:
         if options.prompt is not None:
@@ -136,13 +138,16 @@ def run(options: Namespace) -> int:
         emitted = emitted_accelerator(config)
         say("build the simulator (Verilator and C++; kept for the next time)")
         build_driver(emitted, config.bus_bits, waves=options.wave is not None)
-    console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, image {image.data.size:,} bytes, "
-                  f"preset {config.name}, {len(prompt)} prompt tokens", soft_wrap=True)
+    console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, "
+                  f"image {image.data.size:,} bytes, preset {config.name}, {len(prompt)} prompt tokens", soft_wrap=True)
     eos = None if options.ignore_eos else checkpoint.model.eos
     with _Display(tokenizer, prompt, options.tokens) as display:
         outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
                            on_token=display.add, latency=options.latency, stall=options.stall)
     summary = summarize(outcome, image, emitted, prompt)
+    if outcome.mismatch is not None and outcome.run.tokens:
+        console.print("[bold red]the accelerator and the golden model differ; looking for the first operation that does")
+        summary["first_difference"] = locate_mismatch(image, image_file, prompt, outcome.run)
     summary["text"] = display.shown if tokenizer is not None else None
     write_summary(options.json, summary)
     _report(summary, options.json)
@@ -166,6 +171,8 @@ def _report(summary: dict[str, Any], path: Path) -> None:
         console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's)")
     else:
         console.print(f"[bold red]golden_match: false[/]: {summary['mismatch'] or summary['error']}")
+        if "first_difference" in summary:
+            console.print(f"[bold red]first difference:[/] {summary['first_difference']}")
     console.print(f"summary: {path}")
 
 
@@ -181,8 +188,8 @@ def compare(options: Namespace) -> int:
                       f"{row['golden_greedy']}/{row['greedy']}")
     console.print(table)
     total = figures["total"]
-    console.print(f"float reference: max error {total['float_max_error']:.2e}, greedy {total['float_agreement']:.1%}; golden model "
-                  f"({config.name}): greedy {total['golden_agreement']:.1%}, mean KL {total['golden_kl']:.2e}")
+    console.print(f"float reference: max error {total['float_max_error']:.2e}, greedy {total['float_agreement']:.1%}; "
+                  f"golden model ({config.name}): greedy {total['golden_agreement']:.1%}, mean KL {total['golden_kl']:.2e}")
     if options.json is not None:
         write_summary(options.json, figures)
     failures = []
@@ -236,7 +243,8 @@ def image(options: Namespace) -> int:
     console.print(table)
     ternary = sum(section.bytes for section in loaded.sections if section.kind == "ternary")
     console.print(f"{loaded.data.size:,} bytes, {8 * ternary / loaded.model.ternary_parameters:.3f} bits per ternary weight, "
-                  f"{loaded.memory_bytes:,} bytes with a KV cache of {loaded.kv_capacity} positions, sha256 {loaded.sha256[:16]}")
+                  f"{loaded.memory_bytes:,} bytes with a KV cache of {loaded.kv_capacity} positions, "
+                  f"sha256 {loaded.sha256[:16]}", soft_wrap=True)
     if options.program:
         for op in decode_program(loaded.data[loaded.program_address:].tobytes()):
             values = {name: getattr(op, name) for name in (*FIELDS, *SCALARS) if name not in ("opcode", "flags", "tag")}

@@ -1,7 +1,8 @@
-"""From a checkpoint to generated text: calibrate, compile, emit, build, simulate, and check every token against the golden model."""
+"""From a checkpoint to generated text: calibrate, compile, emit, build, simulate; every token is checked."""
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from ..accelerators.control.regmap import UNIT_EVENTS, UNIT_NAMES
 from ..accelerators.top import Accelerator
 from ..sim.golden.machine import Machine, Step
 from ..sim.native.build import build_driver
+from ..sim.native.locate import first_difference
 from ..sim.native.run import Generated, Run, Sampling, simulate
 from .calibration import calibrate
 from .checkpoint import Checkpoint
@@ -21,7 +23,8 @@ from .emit import Emitted, emit
 from .image import Image, ImageError, write_atomically
 from .yowasp import build_root
 
-__all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "write_summary"]
+__all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "locate_mismatch", "summarize",
+           "write_summary"]
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
                    context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
@@ -99,6 +102,17 @@ def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[
         outcome.mismatch = f"the accelerator stopped after {len(outcome.run.tokens)} tokens, the golden model goes on"
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: Run) -> str:
+    """Run again on an accelerator that shows every operation's result; says which one differs first from the golden model."""
+    emitted = emitted_accelerator(image.config, observe=True)
+    program = build_driver(emitted, image.config.bus_bits, fast=False)
+    with tempfile.TemporaryDirectory() as folder:
+        observed = Path(folder) / "observed.bin"
+        simulate(program, image, image_file, prompt, len(run.tokens), observe=observed)
+        difference = first_difference(image, observed, prompt, [token.token for token in run.tokens])
+    return str(difference) if difference is not None else "no operation differs: the sampler or the token output does"
 
 
 def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence[int]) -> dict[str, Any]:

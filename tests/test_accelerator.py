@@ -11,7 +11,7 @@ from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
-from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.rtl_gen.generate import emitted_accelerator, generate, locate_mismatch
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.run import Sampling, simulate
@@ -77,8 +77,8 @@ def test_hesitating_memory(program, model):
     rng = random.Random(seed)
     for _ in range(3):
         prompt = [rng.randrange(48) for _ in range(rng.randrange(1, 9))]
-        check(program, model, prompt, 5, latency=rng.randrange(1, 120), stall=rng.randrange(0, 80), seed=rng.randrange(1, 1 << 30),
-              token_stall=rng.randrange(0, 2000))
+        check(program, model, prompt, 5, latency=rng.randrange(1, 120), stall=rng.randrange(0, 80),
+              seed=rng.randrange(1, 1 << 30), token_stall=rng.randrange(0, 2000))
 
 
 def test_sampling(program, model):
@@ -166,7 +166,7 @@ def test_write_error(program, bitnet):
 
 
 def test_damaged_program(program, bitnet, tmp_path):
-    image, file = bitnet
+    image, _ = bitnet
     data = np.array(image.data)
     data[image.program_address + 5 * 64 + 9] ^= 4
     (tmp_path / "damaged.bin").write_bytes(data.tobytes())
@@ -176,7 +176,7 @@ def test_damaged_program(program, bitnet, tmp_path):
 
 def test_watchdog_names_the_stream(program, bitnet, tmp_path):
     """A matrix that is announced with too few beats starves the engine: named, not hung, and the next run is right."""
-    image, file = bitnet
+    image, _ = bitnet
     ops = list(decode_program(image.data[image.program_address:].tobytes()))
     index = next(i for i, op in enumerate(ops) if op.opcode is Opcode.LINEAR)
     ops[index] = replace(ops[index], beats=ops[index].beats - 3)
@@ -187,6 +187,19 @@ def test_watchdog_names_the_stream(program, bitnet, tmp_path):
     run = simulate(program, image, tmp_path / "starved.bin", [1, 2, 3], 3, watchdog=2000, cycle_limit=400_000)
     assert run.cause is ErrorCause.WATCHDOG
     assert run.error == f"WATCHDOG: no progress in operation {index}: engine waits for input"
+
+
+def test_mismatch_is_located(bitnet, tmp_path):
+    """One damaged weight byte, unknown to the golden model: step, layer and tensor are named."""
+    image, _ = bitnet
+    section = sections(image)["layers.1.o"]
+    data = np.array(image.data)
+    data[section.address] ^= 3
+    (tmp_path / "damaged.bin").write_bytes(data.tobytes())
+    outcome = generate(image, tmp_path / "damaged.bin", emitted_accelerator(CONFIG), [1, 2, 3], 3)
+    assert not outcome.golden_match and "the golden model" in outcome.mismatch
+    located = locate_mismatch(image, tmp_path / "damaged.bin", [1, 2, 3], outcome.run)
+    assert located.startswith("chunk 0, layer 1 o (LINEAR), position 0: element")
 
 
 @pytest.mark.parametrize("cycle", [300, 2500, 7000])

@@ -111,15 +111,15 @@ class Attention(wiring.Component):
             connect(m, commands.o[k], buffer.i)
             connect(m, buffer.o, part.i_command)
 
-        m.submodules.rows = rows = StreamBuffer(config.bus_bits)
+        m.submodules.keys = keys = StreamBuffer(config.bus_bits)
         m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
         m.submodules.totals = totals = Queue(total_layout(config), max(config.query_lanes, 3))
         for source, sink in (
                 (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
-                (wiring.flipped(self.i_rows), rows.i), (rows.o, splitter.i),
+                (wiring.flipped(self.i_rows), splitter.i),
                 (splitter.o_header, headers.i), (headers.o, lanes.i_header),
-                (splitter.o_keys, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
+                (splitter.o_keys, keys.i), (keys.o, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
                 (lanes.o, softmax.i), (softmax.o_weight, mix.i_weights), (splitter.o_values, mix.i_values),
                 (softmax.o_total, totals.i), (totals.o, finish.i_total), (mix.o, finish.i),
                 (finish.o, wiring.flipped(self.o)), (finish.o_exponent, wiring.flipped(self.o_exponent))):

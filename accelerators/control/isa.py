@@ -27,7 +27,8 @@ class Opcode(IntEnum):
     END = 1
     """End of the program: the chunk is done."""
     EMBED = 2
-    """Embedding rows of the chunk's tokens -> vector memory. address, beats (per row), destination, words, shift, rows (vocabulary)."""
+    """Embedding rows of the chunk's tokens -> vector memory. address, beats (per row), destination, words, shift, rows
+    (vocabulary)."""
     NORM = 3
     """Norm + quantization -> activations of the ternary engine (or of the LM head). source, words, address and beats of the
     gains, shift (exponent of the gains), scalar_a (scale of the source), scalar_b (1 / length), scalar_c (epsilon);
@@ -41,14 +42,14 @@ class Opcode(IntEnum):
     """Quantize K and V, append to the cache. address (layer's cache), source (K), destination (V), count (KV heads), words (per
     head), scalar_a, scalar_b (weight scales of K and V)."""
     ATTEND = 7
-    """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads), group
-    (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight scale of
+    """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
+    group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight scale of
     the queries times log2(e) / sqrt(head_dim))."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9
-    """Gated activation. source (gate), other (up), destination, words, scalar_a (weight scale of the gate), scalar_b (product of weight
-    scales in the result)."""
+    """Gated activation. source (gate), other (up), destination, words, scalar_a (weight scale of the gate), scalar_b (product
+    of weight scales in the result)."""
     HEAD = 10
     """LM head and sampling. address, beats, rows (vocabulary), words, scalar_a (real value of one logit unit times log2(e))."""
 
@@ -73,6 +74,8 @@ class Flag(IntFlag):
     SILU = 128
     """GLU: silu instead of squared ReLU."""
 
+
+NO_FLAGS = Flag(0)
 
 FIELDS: dict[str, tuple[int, int, int]] = {
     "opcode": (0, 0, 8),
@@ -102,7 +105,7 @@ class Instruction:
     """One descriptor. Scalars are ``(mantissa, exponent)`` pairs. ``ValueError`` names a field that does not fit."""
 
     opcode: Opcode
-    flags: Flag = Flag(0)
+    flags: Flag = NO_FLAGS
     tag: int = 0
     address: int = 0
     beats: int = 0

@@ -87,11 +87,11 @@ class VectorMemory(wiring.Component):
         Words to write. A write access ends with the word that carries ``last``; an unpaired packet longer than ``words`` is
         cut to it. A packet shorter than ``words`` leaves the remaining words as they are.
     i_sums_access : In(stream of {base, split})
-        Announces one matrix result: ``base`` is its first word, ``split`` the row groups before magnitudes of the second vector.
+        Announces one matrix result: ``base`` is its first word, ``split`` the row groups of the first of its two vectors.
     i_sums : In(stream of {sums: token_lanes * table_rows x signed(sum_bits), last})
         One row group of all token lanes, written to all banks at once.
     magnitude_bits : Out, token_lanes x {first: 6, second: 6}
-        Bit lengths of the largest magnitude of the rows before and from ``split``, of the latest result; valid when ``sums_busy`` is 0.
+        Bit lengths of the largest magnitudes before and from ``split`` in the latest result; valid while ``sums_busy`` is 0.
     write_busy, sums_busy : Out(1)
         An announced write (result) has not been written completely.
 

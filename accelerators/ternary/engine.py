@@ -59,7 +59,7 @@ class TernaryEngine(wiring.Component):
         settling = Signal(HAZARD - 1)
         may_take, taken, uses_slot, frees_slot = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            may_take.eq(active & (sweep.first | ~settling[0]) & (~sweep.emit | has_slot)),
+            may_take.eq(active & ~settling[0] & (~sweep.emit | has_slot)),
             lanes.i.valid.eq(self.i_weights.valid & may_take),
             lanes.i.p.indices.eq(self.i_weights.p),
             lanes.i.p.last.eq(ends),

@@ -84,13 +84,13 @@ class LookupLanes(wiring.Component):
         config = self.config
         rows, tables, tokens = config.table_rows, config.tables, config.token_lanes
 
-        # Banks: written and read alternately.
+        # Banks are written and read alternately: if any is full, it is the one to read; if any is free, the one to write.
         filled, write_bank, read_bank = Signal(2), Signal(), Signal()
         written, read = Signal(), Signal()
         m.d.comb += [
-            self.i_tables.ready.eq(~filled.bit_select(write_bank, 1)),
+            self.i_tables.ready.eq(~filled.all()),
             written.eq(self.i_tables.valid & self.i_tables.ready),
-            self.i.ready.eq(filled.bit_select(read_bank, 1)),
+            self.i.ready.eq(filled.any()),
             read.eq(self.i.valid & self.i.ready),
         ]
         with m.If(written & self.i_tables.p.last):

@@ -84,19 +84,12 @@ def first_difference(image: Image, observed: Path, prompt: Sequence[int], genera
         here = values[row:row + len(words), :words.shape[1]].copy()
         if op.opcode is Opcode.HEAD:
             here[:, 0] &= 0xFFFFFFFF
-        if op.opcode is Opcode.EMBED:  # rows padded to bus words are cut when they are written
-            here, row = _without_padding(here, values, tags, row, op, words)
-        else:
-            row += len(words)
-        wrong = np.argwhere(here != words[:len(here)])
-        if len(here) < len(words) and not len(wrong):
-            return None if row >= len(values) else Difference(chunk, image.operations[op.tag], op.opcode.name, position, 0, [], [])
-        if len(wrong) or (len(here) and (tags[row - len(words):row] != op.tag).any()):
-            word, element = wrong[0] if len(wrong) else (0, 0)
-            return Difference(chunk, image.operations[op.tag], op.opcode.name, position, int(word * words.shape[1] + element),
+        wrong = np.argwhere((here != words[:len(here)]) | (tags[row:row + len(words), None] != op.tag))
+        if len(wrong):
+            word, element = map(int, wrong[0])
+            return Difference(chunk, image.operations[op.tag], op.opcode.name, position, word * words.shape[1] + element,
                               words[word].tolist(), here[word].tolist())
+        if len(here) < len(words):
+            return None  # the run ended here
+        row += len(words)
     return None
-
-
-def _without_padding(here, values, tags, row, op, words):
-    return here, row + len(words)

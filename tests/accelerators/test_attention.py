@@ -87,7 +87,7 @@ def test_full_rate_of_the_port():
 def test_cycles_per_row(head_dim, cycles):
     """Short rows are held up by the accumulators (5 cycles), not by the lanes."""
     second = cycles_of(EDGE, 64, head_dim, 2)[1]
-    assert second[-1] - second[0] + 1 <= 64 * cycles + 4
+    assert second[-1] - second[0] + 1 <= 64 * cycles + 8
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -62,7 +62,8 @@ def test_same_input_same_bytes(checkpoint, image):
 
 @pytest.mark.parametrize("change, message", [
     ({"max_context": 64}, None),
-    ({"head_dim": 30, "heads": 2, "kv_heads": 2, "sub_norms": False}, r"head_dim 30 must be a multiple of 2 \* vector_lanes = 4"),
+    ({"head_dim": 30, "heads": 2, "kv_heads": 2, "sub_norms": False},
+     r"head_dim 30 must be a multiple of 2 \* vector_lanes = 4"),
     ({"vocab_size": 2000}, "vocab_size 2000 exceeds max_vocab 1024"),
     ({"intermediate_size": 600}, "intermediate_size 600 exceeds max_vector 528"),
 ])
@@ -78,7 +79,7 @@ def test_model_that_does_not_fit(tmp_path, change, message):
 
 
 def test_bad_arguments(checkpoint):
-    with pytest.raises(CompileError, match="fraction_bits must be in 0..24, not 25"):
+    with pytest.raises(CompileError, match=r"fraction_bits must be in 0\.\.24, not 25"):
         compile_model(checkpoint, TINY, fraction_bits=25)
     with pytest.raises(CompileError, match=r"context must be in 1\.\.\d+, not 0"):
         compile_model(checkpoint, TINY, fraction_bits=20, context=0)
