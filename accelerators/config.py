@@ -5,10 +5,13 @@ Both validate on construction (refused, never repaired), derive widths, and roun
 No Amaranth and no NumPy here, so every other package may import it.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 __all__ = ["AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div", "check_int"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -101,8 +104,8 @@ class ModelShape(_Json):
         check_int("head_dim", self.head_dim, 2, 1 << 10, multiple_of=2)
         check_int("vocab_size", self.vocab_size, 2, 1 << 20)
         check_int("max_context", self.max_context, 1, 1 << 20)
-        if not self.rope_theta > 0:
-            raise ValueError(f"rope_theta must be positive, not {self.rope_theta}")
+        if not 0 < self.rope_theta < float("inf"):
+            raise ValueError(f"rope_theta must be positive and finite, not {self.rope_theta}")
         if not 0 <= self.rms_norm_eps < 1:
             raise ValueError(f"rms_norm_eps must be in [0, 1), not {self.rms_norm_eps}")
         if self.activation not in ("relu2", "silu"):
@@ -136,7 +139,7 @@ class AcceleratorConfig(_Json):
     name : str
         Preset name, becomes part of file names.
     bus_bits : int
-        AXI4 data width, 32 to 1024, a power of two.
+        AXI4 data width, 32 to 512 (a descriptor of 64 bytes is whole bus words), a power of two.
     vector_lanes : int
         Elements per cycle of the elementwise units; ``16 * vector_lanes`` divides ``bus_bits``.
     token_lanes : int
@@ -199,7 +202,10 @@ class AcceleratorConfig(_Json):
     max_heads: int = 16
 
     def __post_init__(self) -> None:
-        check_int("bus_bits", self.bus_bits, 32, 1024, power_of_two=True)
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise ValueError(f"name must be made of letters, digits, '_', '-', '.' and start with one of the first two, "
+                             f"not {self.name!r}")
+        check_int("bus_bits", self.bus_bits, 32, 512, power_of_two=True)
         check_int("vector_lanes", self.vector_lanes, 2, 64, power_of_two=True)
         if self.bus_bits % (16 * self.vector_lanes):
             raise ValueError(f"16 * vector_lanes must divide bus_bits, not {16 * self.vector_lanes} "
@@ -213,10 +219,8 @@ class AcceleratorConfig(_Json):
         check_int("table_rows", self.table_rows, 1, self.vector_lanes, power_of_two=True)
         check_int("query_lanes", self.query_lanes, 1, 64)
         for name in ("kv_bits", "head_bits", "head_activation_bits"):
-            if getattr(self, name) not in (8, 16):
-                raise ValueError(f"{name} must be 8 or 16, not {getattr(self, name)}")
-        if self.embedding_bits not in (16, 32):
-            raise ValueError(f"embedding_bits must be 16 or 32, not {self.embedding_bits}")
+            check_int(name, getattr(self, name), 8, 16, power_of_two=True)
+        check_int("embedding_bits", self.embedding_bits, 16, 32, power_of_two=True)
         check_int("logit_frac_bits", self.logit_frac_bits, 8, 16)
         check_int("probability_bits", self.probability_bits, 12, 20)
         check_int("exp_segments", self.exp_segments, 8, 256, power_of_two=True)
@@ -225,11 +229,14 @@ class AcceleratorConfig(_Json):
         check_int("max_vector", self.max_vector, self.tile_activations, 1 << 17)
         check_int("max_block_rows", self.max_block_rows, 8 * self.table_rows, 1 << 16,
                   multiple_of=self.table_rows)
-        check_int("vector_memory", self.vector_memory, 4 * self.vector_lanes, 1 << 18,
+        check_int("vector_memory", self.vector_memory, 4 * self.vector_lanes, min(1 << 18, self.vector_lanes << 16),
                   multiple_of=self.vector_lanes)
         check_int("max_head_dim", self.max_head_dim, 2 * self.vector_lanes, 1 << 10,
                   multiple_of=2 * self.vector_lanes)
-        check_int("max_context", self.max_context, 2, 1 << 20)
+        check_int("max_context", self.max_context, 2, (1 << 20) - 1)
+        if self.max_context * self.max_record_beats >= 1 << 24:
+            raise ValueError(f"max_context times the beats of the largest K/V record must be below 2**24, not "
+                             f"{self.max_context} times {self.max_record_beats}")
         check_int("max_vocab", self.max_vocab, 2, 1 << 20)
         check_int("prefetch_beats", self.prefetch_beats, 16, 1 << 16, power_of_two=True)
         check_int("top_k", self.top_k, 1, 64)
@@ -271,6 +278,11 @@ class AcceleratorConfig(_Json):
     def kv_lanes(self) -> int:
         """K/V elements per bus beat."""
         return self.bus_bits // self.kv_bits
+
+    @property
+    def max_record_beats(self) -> int:
+        """Bus words of the K/V record of a head of ``max_head_dim``: 64 bits of scales, K, V, each padded."""
+        return ceil_div(64, self.bus_bits) + 2 * ceil_div(self.max_head_dim * self.kv_bits, self.bus_bits)
 
     @property
     def head_sum_magnitude(self) -> int:

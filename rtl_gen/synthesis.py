@@ -18,7 +18,7 @@ from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
 from .emit import Emitted, write_if_changed
 from .generate import emitted_accelerator
-from .nextpnr import DEVICE, Placement, place_and_route
+from .nextpnr import DEVICE, Placement, place_and_route, registered
 from .registry import UNITS, build, emit_unit, unit
 from .report import DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
 from .runs import run_models
@@ -35,12 +35,20 @@ _PLACED = ("LUT", "FF", "BRAM", "DSP")
 console = Console(highlight=False)
 
 
+def _top(name: str, config: AcceleratorConfig) -> str:
+    """Verilog name of the top module."""
+    return f"{name}_{config.name}" if name == ACCELERATOR else name
+
+
 def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
     return Accelerator(config) if name == ACCELERATOR else build(name, config)
 
 
-def _emitted(name: str, config: AcceleratorConfig) -> Emitted:
-    return emitted_accelerator(config) if name == ACCELERATOR else emit_unit(name, config)
+def _emitted(name: str, config: AcceleratorConfig, target: str) -> Emitted:
+    """What is synthesized for ``target``; the accelerator for ECP5 once for area and placement: between registers."""
+    if name != ACCELERATOR:
+        return emit_unit(name, config)
+    return registered(Accelerator(config), _top(name, config)) if target == "ecp5" else emitted_accelerator(config)
 
 
 def _command(name: str, config: AcceleratorConfig, target: str, place: bool = False) -> str:
@@ -55,8 +63,14 @@ def area_figures(name: str, config: AcceleratorConfig, target: str, result: Synt
                 for cell, count in result.cells.items()]
     if name == ACCELERATOR:
         figures += [Measurement(f"{name}/part/{path}/{resource}", count, "", "measured", command)
-                    for path, counts in result.hierarchy.items() if path.count(".") < 2 for resource, count in counts.items()]
+                    for path, counts in _parts(result).items() for resource, count in counts.items()]
     return figures
+
+
+def _parts(area: Synthesis) -> dict[str, dict[str, int]]:
+    """The hierarchy down to the units of the core, without the harness of registers."""
+    paths = {path.removeprefix("unit."): counts for path, counts in area.hierarchy.items() if path != "unit"}
+    return {path: counts for path, counts in paths.items() if path.count(".") < 2}
 
 
 def clock_figures(name: str, config: AcceleratorConfig, result: Placement) -> list[Measurement]:
@@ -97,12 +111,12 @@ def measure(name: str, config: AcceleratorConfig, target: str, place: bool, seed
             say: Callable[[str], None] = lambda what: None) -> tuple[list[Measurement], Synthesis, Placement | None]:
     """Area, and with ``place`` clock frequency, of a unit or the accelerator."""
     say(f"{name}: synthesis for {target}")
-    area = synthesize(_emitted(name, config), target)
+    area = synthesize(_emitted(name, config, target), target)
     figures = area_figures(name, config, target, area)
     placement = None
     if place:
         say(f"{name}: place and route for {DEVICE}")
-        placement = place_and_route(_component(name, config), name, seeds)
+        placement = place_and_route(_component(name, config), _top(name, config), seeds)
         figures += clock_figures(name, config, placement)
     return figures, area, placement
 
@@ -149,8 +163,7 @@ def _show(area: Synthesis, placement: Placement | None) -> None:
     for cell, count in area.cells.items():
         table.add_row(cell, f"{count:,}")
     console.print(table)
-    parts = {path: counts for path, counts in area.hierarchy.items() if path.count(".") < 2}
-    if parts:
+    if parts := _parts(area):
         table = Table("instance", *_PLACED)
         for path, counts in parts.items():
             table.add_row(path, *(f"{counts[resource]:,}" for resource in _PLACED))

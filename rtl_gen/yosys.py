@@ -60,6 +60,9 @@ TARGETS = {
         "SB_MAC16": {"DSP": 1}}),
 }
 
+LARGE = 1_500_000
+"""Characters of Verilog beyond which cells keep Yosys's own names."""
+
 
 @dataclass(frozen=True)
 class Synthesis:
@@ -129,7 +132,9 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
     kind, name = TARGETS[target], emitted.name
     wants_netlist = target == "ecp5"
-    script = (f"read_verilog -sv design.sv\nchformal -remove\ndelete t:$print\n{kind.command} -top {name}\n"
+    # The last steps name every cell after a net, which takes longer than all the others on a large design.
+    steps = " -run begin:check" if target == "ecp5" and len(emitted.verilog) > LARGE else ""
+    script = (f"read_verilog -sv design.sv\nchformal -remove\ndelete t:$print\n{kind.command}{steps} -top {name}\n"
               f"tee -q -o stat.json stat -json{' -tech xilinx' if kind.luts_estimated else ''}\n"
               + "write_json netlist.json\n" * wants_netlist)
     verilog = _yosys_safe(emitted.verilog)

@@ -84,8 +84,8 @@ def main() -> None:
     formats = [(16, 12, 16), (18, 12, 16), (20, 12, 16), (20, 12, 32), (20, 10, 16)]
     print("rows   std sink sink_value |" + "".join(f"  B={b} F={f} S={s}" for b, f, s in formats))
     for case in cases():
-        errors = [relative_rmse(replace(preset("edge"), max_context=8192, probability_bits=b, logit_frac_bits=f,
-                                        exp_segments=s), case) for b, f, s in formats]
+        errors = [relative_rmse(replace(preset("edge"), max_context=8192, probability_bits=b,
+                                        logit_frac_bits=f, exp_segments=s), case) for b, f, s in formats]
         print(f"{case.rows:5} {case.std:4} {case.sink:4} {case.sink_value:10} |"
               + "".join(f"{error:15.1e}" for error in errors))
 

@@ -117,11 +117,12 @@ class Attention(wiring.Component):
         m.submodules.totals = totals = Queue(total_layout(config), max(config.query_lanes, 3))
         for source, sink in (
                 (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
-                (wiring.flipped(self.i_rows), splitter.i),
-                (splitter.o_header, headers.i), (headers.o, lanes.i_header),
-                (splitter.o_keys, keys.i), (keys.o, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
-                (lanes.o, softmax.i), (softmax.o_weight, mix.i_weights), (splitter.o_values, mix.i_values),
-                (softmax.o_total, totals.i), (totals.o, finish.i_total), (mix.o, finish.i),
-                (finish.o, wiring.flipped(self.o)), (finish.o_exponent, wiring.flipped(self.o_exponent))):
+                (wiring.flipped(self.i_rows), splitter.i), (splitter.o_header, headers.i),
+                (splitter.o_keys, keys.i), (splitter.o_values, mix.i_values),
+                (keys.o, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
+                (headers.o, lanes.i_header), (lanes.o, softmax.i),
+                (softmax.o_weight, mix.i_weights), (softmax.o_total, totals.i), (mix.o, finish.i),
+                (totals.o, finish.i_total), (finish.o, wiring.flipped(self.o)),
+                (finish.o_exponent, wiring.flipped(self.o_exponent))):
             connect(m, source, sink)
         return m

@@ -167,8 +167,9 @@ class Softmax(wiring.Component):
             pipeline.m.d.comb += logit.eq(rounded)
         return register(logit)
 
-    def _peak(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, ceiling: Value) -> data.View:
-        """Running maximum and top V exponent of the item's lane, before and after, one stage later; stored."""
+    def _peak(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View,
+              ceiling: Value) -> data.View:
+        """Running maximum and top V exponent of the item's lane, before and after it, one stage later."""
         state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1})
         depth = max(self.config.query_lanes, 2)
         m.submodules.peaks = peaks = memory.Memory(shape=state, depth=depth, init=[])

@@ -59,7 +59,7 @@ class FrontEnd(wiring.Component):
     position, generated : Out(20)
 
     Latency: 3 cycles from ``start`` to the first command. Interval: 1 + 512 / bus_bits cycles per instruction and the memory's
-    latency (1 or more), while the data reads of the previous one are issued; 2 cycles per row of EMBED and ROPE, and the
+    latency (1 or more), while the data reads of the previous one are issued; 3 cycles per row of EMBED and ROPE, and the
     interval of ``ContiguousCache`` (10 or more) per query tile and KV head of ATTEND.
     """
 
@@ -159,10 +159,10 @@ class FrontEnd(wiring.Component):
             cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(self.position + tile_end),
         ]
 
-        # Row addresses: address + index * beats * bus_bytes, the product registered.
+        # Row addresses: address + index * beats * bus_bytes; index and product are registered.
         row = Signal(range(lanes + 1))
         row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
-        m.d.comb += row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[row], self.position + row))
+        m.d.sync += row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[row], self.position + row))
         m.d.sync += row_offset.eq((row_index * op.beats[:16]) << (config.bus_bytes.bit_length() - 1))
 
         m.d.comb += [
@@ -255,9 +255,11 @@ class FrontEnd(wiring.Component):
                 with m.If(self.o_data.ready):
                     m.next = "DECODE"
             with m.State("ROW"):
-                m.next = "ROW_COMMAND"
+                m.next = "ROW_PRODUCT"
                 with m.If((op.opcode == Opcode.EMBED) & (tokens[row] >= op.rows)):
                     fail(ErrorCause.TOKEN_OUT_OF_RANGE, tokens[row])
+            with m.State("ROW_PRODUCT"):
+                m.next = "ROW_COMMAND"
             with m.State("ROW_COMMAND"):
                 m.d.comb += [self.o_data.valid.eq(1), self.o_data.p.address.eq(op.address + row_offset),
                              self.o_data.p.beats.eq(op.beats)]

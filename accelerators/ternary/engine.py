@@ -16,7 +16,56 @@ __all__ = ["TernaryEngine"]
 
 
 class TernaryEngine(wiring.Component):
-    """TODO"""
+    """Ternary matrix times vectors by table lookup (TeLLMe, section 3.2: TLMM), a row group per cycle.
+
+    K tiles of ``group_size * tables`` activations are turned into half tables (``code.py``); every word of weights looks
+    up ``table_rows x tables`` sums in them for all token lanes, and the row sums are added up in memory over the K
+    tiles. Tables of the next K tile are built while those of this one are read, so the lanes never wait for a table
+    that is hidden behind a sweep of at least ``build`` row groups::
+
+        i_activations --> feeder --> table builder --+
+        i_command ------>   |                        v
+                            +--> sweeps --> +--> lookup lanes --> accumulators --> queue --> o_sums
+        i_weights ------------------------> +
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        ``group_size``, ``tables``, ``table_rows``, ``token_lanes``, ``vector_lanes``, ``max_vector``, ``max_block_rows`` and
+        ``vector_memory`` (bound of ``rows``) matter here.
+
+    Members
+    -------
+    i_activations : In(stream): ``{token, q: vector_lanes x signed(8), last}``
+        Fills the buffer of ``token`` from element 0; ``last`` completes it. Activations are -127..127. What a vector
+        lacks of its last K tile is undefined, so the trits there must be 0, as ``golden.ternary.pack`` makes them.
+    i_command : In(stream): ``{tiles, block_rows, rows, tokens}``
+        One matrix: K tiles, row groups of a full block (at most ``max_block_rows / table_rows``), row groups in all, tokens.
+        It uses up one vector of each token: vectors wait at ``i_activations`` until the previous command no longer
+        needs their buffers, a command waits until its vectors are in. So both may be sent ahead, in any order
+        relative to each other. A command with a zero field is dropped; one with more tiles or block rows than
+        there is memory for gives wrong sums.
+    i_weights : In(stream): ``lane_bits``
+        Lane words in the order block, K tile, row group; in a word row-major (row, table), lowest bits first. A
+        code word that the packer never gives adds an undefined (but driven) table entry.
+    o_sums : Out(stream): ``{sums: (token_lanes * table_rows) x signed(sum_bits), last}``
+        Token-major. Row groups of each block come from its *last to its first*? See below.
+
+    Attributes
+    ----------
+    latency : int
+        From a word of the last K tile to its sums: ``max(1, ceil(log2 tables)) + 6`` cycles.
+    interval : int
+        1: a lane word per cycle, also from K tile to K tile, from block to block and from matrix to matrix. The only
+        bubbles (``timing.py`` has the exact model, and the bench measures it):
+
+        - a sweep of ``n < build`` row groups takes ``build = slices * entries`` cycles, for its successor's tables;
+        - the first word of a matrix is taken ``start`` cycles after its command (and vectors) at the earliest; that
+          is hidden when the last sweep of the matrix before has at least ``reload`` row groups;
+        - when weights come late, both banks of tables may be ready: then two sweeps of fewer than 4 row groups are 3
+          cycles apart, for the accumulators;
+        - while sums are not taken, words of last K tiles stop when ``result_slots`` row groups wait; other words pass.
+    """
 
     interval = 1
 

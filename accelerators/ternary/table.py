@@ -115,26 +115,21 @@ class TableBuilder(wiring.Component):
         with m.If(take):
             m.d.sync += [groups.eq(waiting), running.eq(1)]
 
-        # Operand, then sum; entry 0 is the zero sum.
-        operand_valid, operand_subtract = Signal(), Signal()
-        operand_entry, operand_slice, operand_last = Signal.like(entry), Signal.like(slice_), Signal()
+        # Sums: entry 0 is the zero sum. The carry into the lowest bit completes a negation.
         with m.If(advance):
             m.d.sync += [
-                operand_valid.eq(running), operand_subtract.eq(subtract),
-                operand_entry.eq(entry), operand_slice.eq(slice_),
-                operand_last.eq(at_last & (slice_ == timing.slices - 1)),
-                self.o.valid.eq(operand_valid), self.o.p.entry.eq(operand_entry),
-                self.o.p.slice.eq(operand_slice), self.o.p.last.eq(operand_last),
+                self.o.valid.eq(running), self.o.p.entry.eq(entry), self.o.p.slice.eq(slice_),
+                self.o.p.last.eq(at_last & (slice_ == timing.slices - 1)),
             ]
         for token in range(config.token_lanes):
             for builder in range(builders):
-                mine = Array(groups[token][builder * group + i] for i in range(group))
+                operands = Array(groups[token][builder * group + i] for i in range(group))
                 operand = Signal(signed(8), name=f"operand_{token}_{builder}")
                 previous = self.o.p.sums[token][builder]
-                # The carry into the lowest bit completes the negation.
-                total = Cat(operand_subtract, previous).as_signed() + Cat(operand_subtract, operand).as_signed()
+                total = Cat(subtract, previous).as_signed() + Cat(subtract, operand).as_signed()
+                m.d.comb += operand.eq(operands[chosen] ^ subtract.replicate(8).as_signed())
                 with m.If(advance):
-                    m.d.sync += [operand.eq(mine[chosen] ^ subtract.replicate(8).as_signed()), previous.eq(total[1:])]
-                    with m.If(operand_entry == 0):
+                    m.d.sync += previous.eq(total[1:])
+                    with m.If(entry == 0):
                         m.d.sync += previous.eq(0)
         return m

@@ -49,7 +49,7 @@ class TernaryTiming:
     @property
     def builder_latency(self) -> int:
         """From the last activation of a slice until its entry 0 is offered."""
-        return 4
+        return 3
 
     @property
     def levels(self) -> int:
@@ -70,11 +70,17 @@ class TernaryTiming:
     def start(self) -> int:
         """From a command (its activations being in, nothing running) until its first lane word is taken."""
         first_slice = self.config.group_size * min(self.builders, self.config.tables)
-        return first_slice + self.build + 7
+        return first_slice + self.build + 6
 
     def sweep(self, row_groups: int) -> int:
         """Cycles from the first word of a K tile to the first word of the next, in the steady state."""
         return max(row_groups, self.build)
+
+    def matrix(self, row_groups: int, tiles: int, block_row_groups: int) -> int:
+        """Cycles from the first to the last word of a matrix, both included."""
+        sweeps = [min(block_row_groups, row_groups - first) for first in range(0, row_groups, block_row_groups)
+                  for _ in range(tiles)]
+        return sum(map(self.sweep, sweeps[:-1])) + sweeps[-1]
 
     def reload(self, columns: int, tokens: int) -> int:
         """Row groups of a last sweep that hide the change to another matrix of ``columns`` columns whose activations wait:

@@ -61,7 +61,8 @@ class Units(Model):
 
     def sample(self, cycle: int) -> bool:
         if self.level("data_packets") != self.under_way["packet_taken"]:
-            raise BenchFailure(f"data_packets is {self.level('data_packets')} with {self.under_way['packet_taken']} to be taken")
+            raise BenchFailure(f"data_packets is {self.level('data_packets')} with {self.under_way['packet_taken']} "
+                               "to be taken")
         busy = any(self.under_way.values())
         if self.level("append_done"):
             if busy or self.inputs[self.started - 1].op.opcode is not Opcode.APPEND:
@@ -82,11 +83,11 @@ class Units(Model):
     def check_operation(self) -> None:
         """The outputs that route the data are those of the operation under way."""
         inputs = self.inputs[self.started - 1]
-        want = {"opcode": inputs.op.opcode, "flags": inputs.op.flags, "tokens": inputs.tokens, "group": inputs.op.group,
+        want: dict[str, int] = {"opcode": inputs.op.opcode, "flags": inputs.op.flags, "tokens": inputs.tokens, "group": inputs.op.group,
                 "tag": inputs.op.tag}
         for name, value in want.items():
             if self.level(name) != value:
-                raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {int(value)}")
+                raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {value:d}")
 
     def pending(self) -> str | None:
         appends = sum(inputs.op.opcode is Opcode.APPEND for inputs in self.inputs)
@@ -124,18 +125,20 @@ class ExecutorBench(UnitBench):
             flags = Flag(rng.getrandbits(8))
             if flags & Flag.ALIGN:
                 flags &= ~Flag.PRODUCT
-        fields = {name: rng.getrandbits(16) for name in ("source", "destination", "other", "tag", "block_rows")}
+        fields: dict[str, Any] = {name: rng.getrandbits(16) for name in ("source", "destination", "other", "tag", "block_rows")}
         group = rng.choice([k for k in (1, 2, 3, 4) if k <= config.query_lanes])
         tokens = rng.randint(1, config.token_lanes)
         words = rng.randint(1, 40)
         scalars = {name: self._scalar(rng) for name in ("scalar_a", "scalar_b", "scalar_c")}
         if flags & Flag.ALIGN and not scalars["scalar_a"].mantissa:
             scalars["scalar_a"] = Scalar(1 << 23, -23)
+        scalar_words: dict[str, Any] = {name: (value.mantissa, value.exponent) for name, value in scalars.items()}
         op = Instruction(
             opcode, flags, **fields, address=rng.getrandbits(32), beats=rng.getrandbits(16), count=rng.randint(1, 3),
-            words=2 * words if opcode is Opcode.ROPE else words, group=group, rows=rng.getrandbits(24), shift=rng.randint(-128, 127),
+            words=2 * words if opcode is Opcode.ROPE else words, group=group, rows=rng.getrandbits(24),
+            shift=rng.randint(-128, 127),
             tiles=rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else rng.getrandbits(16),
-            **{name: (value.mantissa, value.exponent) for name, value in scalars.items()})
+            **scalar_words)
         lanes = range(config.token_lanes)
         return Inputs(op, tokens, rng.randint(0, config.max_context - tokens), [self._scalar(rng) for _ in lanes],
                       [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes])
@@ -151,7 +154,7 @@ class ExecutorBench(UnitBench):
     def boundary(self) -> Items:
         """Every operation with a chunk of one token and with a full one."""
         rng = random.Random(0)
-        found = []
+        found: list[Inputs] = []
         while len(found) < 2 * len(Opcode):
             inputs = self.operation(rng, list(Opcode)[len(found) // 2])
             if inputs.tokens == (1, self.config.token_lanes)[len(found) % 2]:
@@ -182,8 +185,8 @@ class ExecutorBench(UnitBench):
         number, command = self.commands[self.issued]
         self.issued += 1
         if command.port != stream or number != self.units.started - 1:
-            raise BenchFailure(f"command {self.issued - 1} comes on {stream} in operation {self.units.started - 1}, expected on "
-                               f"{command.port} in operation {number}")
+            raise BenchFailure(f"command {self.issued - 1} comes on {stream} in operation {self.units.started - 1}, "
+                               f"expected on {command.port} in operation {number}")
         self.units.check_operation()
         self.units.under_way.update(command.launches)
         if "scale_stored" in command.launches:

@@ -53,24 +53,27 @@ class FrontEndBench(UnitBench):
     def program(self, rng: random.Random, layers: int = 1) -> list[Instruction]:
         """The operations of a small model, with fields at random where the front end does not mind."""
         def op(opcode: Opcode, flags: Flag = Flag(0), **fields: int) -> Instruction:
-            values = {name: rng.getrandbits(width) if width > 0 else rng.randint(-(1 << -width - 1), (1 << -width - 1) - 1)
-                      for name, (_, _, width) in FIELDS.items() if name not in ("opcode", "flags")}
-            scalars = {name: (rng.getrandbits(24), rng.randint(-(1 << 15), (1 << 15) - 1)) for name in SCALARS}
-            address = rng.getrandbits(20) * self.config.bus_bytes
-            return Instruction(opcode, flags, **{**values, **scalars, "address": address, "beats": rng.randint(1, 40), **fields})
+            values: dict[str, Any] = {
+                name: rng.getrandbits(width) if width > 0 else rng.randint(-(1 << -width - 1), (1 << -width - 1) - 1)
+                for name, (_, _, width) in FIELDS.items() if name not in ("opcode", "flags")}
+            values |= {name: (rng.getrandbits(24), rng.randint(-(1 << 15), (1 << 15) - 1)) for name in SCALARS}
+            values |= {"address": rng.getrandbits(20) * self.config.bus_bytes, "beats": rng.randint(1, 40)}
+            return Instruction(opcode, flags, **(values | fields))
 
         ops = [op(Opcode.EMBED, rows=VOCABULARY)]
         for _ in range(layers):
             cache = rng.getrandbits(20) * self.config.bus_bytes
             ops += [op(Opcode.NORM, Flag.NORMALIZE | rng.choice((Flag.GAIN, Flag(0)))), op(Opcode.LINEAR), op(Opcode.ROPE),
                     op(Opcode.APPEND, address=cache),
-                    op(Opcode.ATTEND, address=cache, count=rng.randint(1, 3), tiles=rng.randint(1, self.config.token_lanes + 1)),
+                    op(Opcode.ATTEND, address=cache, count=rng.randint(1, 3),
+                       tiles=rng.randint(1, self.config.token_lanes + 1)),
                     op(Opcode.NORM, Flag.NORMALIZE | Flag.GAIN | Flag.ALIGN), op(Opcode.LINEAR), op(Opcode.RESIDUAL),
                     op(Opcode.GLU, rng.choice((Flag.SILU, Flag(0))))]
         return [*ops, op(Opcode.NORM, Flag.LAST_CHUNK | Flag.GAIN | Flag.TO_HEAD), op(Opcode.HEAD, Flag.LAST_CHUNK),
                 op(Opcode.END, rng.choice((Flag.LAST_CHUNK, Flag(0))))]
 
-    def generation(self, rng: random.Random, length: int, steps: int, program: Sequence[Instruction] | None = None) -> Generation:
+    def generation(self, rng: random.Random, length: int, steps: int,
+                   program: Sequence[Instruction] | None = None) -> Generation:
         """A prompt of ``length`` tokens and ``steps`` new ones, the last of them by ``max_new_tokens``."""
         config = self.config
         code = encode_program(self.program(rng) if program is None else program)
@@ -97,12 +100,19 @@ class FrontEndBench(UnitBench):
         return self.plan(first, second)
 
     def boundary(self) -> Items:
-        """All lengths of the prompt up to three full chunks and a token more; exactly to the end of the cache."""
+        """All lengths of the prompt up to three full chunks and a token more; to the end of the cache; all ways to end."""
         rng = random.Random(0)
         found = [self.generation(rng, length, 2) for length in range(1, 3 * self.config.token_lanes + 2)]
         for each, capacity in ((found[1], self.config.max_context), (found[-1], self.config.max_context - 1)):
             start = capacity - len(each.prompt) - len(each.sampled) + 1
             each.settings = replace(each.settings, start_position=start, kv_capacity=capacity)
+        for ignore in (0, 1):
+            found.append(self.generation(rng, 1, 3))
+            found[-1].settings = replace(found[-1].settings, ignore_eos=ignore)
+            found[-1].sampled[1] = (EOS, 0)
+        for cut in (0, 1):
+            found.append(self.generation(rng, 1, 3))
+            found[-1].stop_after = cut
         return self.plan(*found)
 
     def plan(self, *generations: Generation) -> Items:
@@ -182,8 +192,8 @@ class FrontEndBench(UnitBench):
         start = address - each.settings.program_address
         if start < 0 or start + beats * size > len(contents) or address % size:
             raise BenchFailure(f"read of {beats} bus words at {address:#x}, outside of program and prompt")
-        return [{"data": int.from_bytes(contents[start + k * size:start + (k + 1) * size], "little"), "last": int(k == beats - 1)}
-                for k in range(beats)]
+        words = [contents[start + k * size:start + (k + 1) * size] for k in range(beats)]
+        return [{"data": int.from_bytes(word, "little"), "last": int(k == beats - 1)} for k, word in enumerate(words)]
 
     def expected(self, stimulus: Items) -> Items:
         golden = self.golden()
@@ -216,5 +226,5 @@ class FrontEndBench(UnitBench):
                 "row": data[1] - data[0], "tile": data[lanes + 1] - data[lanes]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return {"start": 3, "instruction": 2 + 512 // self.config.bus_bits, "row": 2,
+        return {"start": 3, "instruction": 2 + 512 // self.config.bus_bits, "row": 3,
                 "tile": max(8, self.config.max_context.bit_length()) + 2}

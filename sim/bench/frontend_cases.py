@@ -13,15 +13,21 @@ from .agents import BenchFailure, bursts
 from .environment import Environment
 from .frontend import VOCABULARY, FrontEndBench, Generation
 
+ROUNDS = 6
+Spoil = Callable[[FrontEndBench, random.Random, int], tuple[Generation, int]]
+"""Called with a generator and the number of the round."""
 
-async def _stops(dut: Any, cause: ErrorCause, spoil: Callable[[FrontEndBench, random.Random], tuple[Generation, int]]) -> None:
-    """A sound generation, then the one that ``spoil`` gives, with the information it must end with."""
+
+async def _stops(dut: Any, cause: ErrorCause, spoil: Spoil) -> None:
+    """Several times: a sound generation, then the one that ``spoil`` gives, with the information it must end with."""
     env = Environment(dut)
+    bench = env.bench
+    assert isinstance(bench, FrontEndBench)
     rng = env.rng(cause.name)
-    for _ in range(6):
-        bad, info = spoil(env.bench, rng)
-        stimulus = env.bench.plan(env.bench.generation(rng, 2, 1), bad)
-        golden = env.bench.golden()
+    for number in range(ROUNDS):
+        bad, info = spoil(bench, rng, number)
+        stimulus = bench.plan(bench.generation(rng, 2, 1), bad)
+        golden = bench.golden()
         if (golden.error, golden.info) != (cause, info):
             raise BenchFailure(f"the golden model says {golden.error!r} with {golden.info}, not {cause!r} with {info}")
         share = rng.choice((0.3, 1.0))
@@ -30,9 +36,9 @@ async def _stops(dut: Any, cause: ErrorCause, spoil: Callable[[FrontEndBench, ra
 
 @cocotb.test()
 async def empty_prompt(dut: Any) -> None:
-    def spoil(bench: FrontEndBench, rng: random.Random) -> tuple[Generation, int]:
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         bad = bench.generation(rng, 3, 2)
-        change = rng.choice(({"prompt_length": 0}, {"max_new_tokens": 0}))
+        change = ({"prompt_length": 0}, {"max_new_tokens": 0})[number % 2]
         bad.settings = replace(bad.settings, **change)
         return bad, bad.settings.prompt_length
 
@@ -42,10 +48,10 @@ async def empty_prompt(dut: Any) -> None:
 @cocotb.test()
 async def prompt_too_long(dut: Any) -> None:
     """Beyond the register's capacity, or the accelerator's."""
-    def spoil(bench: FrontEndBench, rng: random.Random) -> tuple[Generation, int]:
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         bad = bench.generation(rng, 5, 2)
         limit = bench.config.max_context
-        capacity = rng.choice((rng.randint(4, limit), limit + 1, 2 * limit, (1 << 20) - 1))
+        capacity = (rng.randint(4, limit), limit + 1, 2 * limit, (1 << 20) - 1)[number % 4]
         bad.settings = replace(bad.settings, kv_capacity=capacity, start_position=min(capacity, limit) - 4)
         return bad, min(capacity, limit) + 1
 
@@ -54,10 +60,10 @@ async def prompt_too_long(dut: Any) -> None:
 
 @cocotb.test()
 async def context_full(dut: Any) -> None:
-    def spoil(bench: FrontEndBench, rng: random.Random) -> tuple[Generation, int]:
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         length, steps = rng.randint(1, 2 * bench.config.token_lanes), rng.randint(0, 3)
         bad = bench.generation(rng, length, 10)
-        capacity = rng.choice((length + steps, bench.config.max_context))
+        capacity = (length + steps, bench.config.max_context)[number % 2]
         bad.settings = replace(bad.settings, start_position=capacity - length - steps,
                                kv_capacity=capacity if capacity < bench.config.max_context else 1 << 19)
         return bad, capacity
@@ -68,11 +74,11 @@ async def context_full(dut: Any) -> None:
 @cocotb.test()
 async def token_out_of_range(dut: Any) -> None:
     """In the prompt, at any place of a chunk; or sampled."""
-    def spoil(bench: FrontEndBench, rng: random.Random) -> tuple[Generation, int]:
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         bad = bench.generation(rng, rng.randint(1, 2 * bench.config.token_lanes + 1), 3)
         bad.settings = replace(bad.settings, ignore_eos=1)
-        token = rng.choice((VOCABULARY, VOCABULARY + 1, 1 << 20, 1 << 31, (1 << 32) - 1))
-        if rng.random() < 0.7:
+        token = (VOCABULARY, VOCABULARY + 1, 1 << 20, 1 << 31, (1 << 32) - 1, VOCABULARY)[number]
+        if number < 5:
             bad.prompt[rng.randrange(len(bad.prompt))] = token
         else:
             bad.sampled[rng.randrange(2)] = (token, 1)
@@ -84,22 +90,22 @@ async def token_out_of_range(dut: Any) -> None:
 @cocotb.test()
 async def illegal_instruction(dut: Any) -> None:
     """A flipped bit, or a code that no operation has, anywhere in the program."""
-    def spoil(bench: FrontEndBench, rng: random.Random) -> tuple[Generation, int]:
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         program = bench.program(rng)
         bad = bench.generation(rng, rng.randint(1, 2 * bench.config.token_lanes + 1), 3, program)
-        number = rng.randrange(len(program))
+        place = rng.randrange(len(program))
         code = bytearray(bad.program)
         words = [int.from_bytes(code[k:k + 4], "little")
-                 for k in range(number * INSTRUCTION_BYTES, (number + 1) * INSTRUCTION_BYTES, 4)]
-        if rng.random() < 0.5:
+                 for k in range(place * INSTRUCTION_BYTES, (place + 1) * INSTRUCTION_BYTES, 4)]
+        if number % 2:
             words[rng.randrange(16)] ^= 1 << rng.randrange(32)
         else:
             words[0] = words[0] >> 8 << 8 | rng.choice([k for k in range(256) if k not in list(Opcode)])
             words[15] = CHECK_SEED
             for word in words[:15]:
                 words[15] ^= word
-        code[number * INSTRUCTION_BYTES:(number + 1) * INSTRUCTION_BYTES] = b"".join(w.to_bytes(4, "little") for w in words)
+        code[place * INSTRUCTION_BYTES:(place + 1) * INSTRUCTION_BYTES] = b"".join(w.to_bytes(4, "little") for w in words)
         bad.program = bytes(code)
-        return bad, number * INSTRUCTION_BYTES
+        return bad, place * INSTRUCTION_BYTES
 
     await _stops(dut, ErrorCause.ILLEGAL_INSTRUCTION, spoil)

@@ -75,7 +75,8 @@ class VectorMemoryBench(UnitBench):
 
     def boundary(self) -> Items:
         lanes, tokens, rows = self.config.vector_lanes, self.config.token_lanes, self.config.table_rows
-        accesses = [Access(tokens - 1, 0, 1, 0, 65535), Access(0, self.depth - 1, 1), Access(tokens - 1, 1, 1, 1, self.depth - 3)]
+        accesses = [Access(tokens - 1, 0, 1, 0, 65535), Access(0, self.depth - 1, 1),
+                    Access(tokens - 1, 1, 1, 1, self.depth - 3)]
         words = [[low] * lanes for low in INT32]
         items: Items = {"i_write_access": [vars(access) for access in accesses],
                         "i": _packet(words[:1], "x") + _packet(words[1:], "x") + _packet(words, "x"),

@@ -29,7 +29,8 @@ class Command:
 
 @dataclass(frozen=True)
 class Inputs:
-    """An operation, the chunk, and what the units report per token: scales (of NORM), magnitudes (for GLU), top exponents (for ALIGN)."""
+    """An operation, the chunk, and what the units report per token: scales of NORM, magnitudes for GLU, top exponents for
+    ALIGN."""
 
     op: Instruction
     tokens: int

@@ -1,6 +1,7 @@
 """Golden model of the front end: what it reads and queues, in order, for a program, a prompt and sampled tokens."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ...accelerators.config import AcceleratorConfig
@@ -38,7 +39,8 @@ class Read:
 
 @dataclass(frozen=True)
 class Operation:
-    """A queued operation. ``reads``: data reads of the operations before it, since reset; ``final``: of the chunk that is sampled."""
+    """A queued operation. ``reads``: data reads of the operations before it, since reset; ``final``: a token is sampled at the
+    end of its chunk."""
 
     instruction: Instruction
     tokens: int
@@ -72,10 +74,8 @@ class FrontEnd:
         """One generation; ``sampled`` gives (token, value). ``stop`` rises when ``stop_after`` tokens have left."""
         self.settings, self.code = settings, program
         self.position, self.generated = settings.start_position, 0
-        try:
+        with suppress(_Stopped):
             self._generate(prompt, sampled, stop_after)
-        except _Stopped:
-            pass
 
     def _fail(self, cause: ErrorCause, info: int) -> None:
         self.error, self.info = cause, info

@@ -17,7 +17,8 @@ EDGE = preset("edge")
 CONFIGS = {config.name: config for config in (
     replace(EDGE, name="kv16", kv_bits=16, max_head_dim=32),
     replace(EDGE, name="fine", probability_bits=20, query_lanes=3, max_context=64),
-    replace(preset("tiny"), name="one_lane", query_lanes=1, logit_frac_bits=8, exp_segments=64, max_head_dim=16),
+    replace(preset("tiny"), name="one_lane", query_lanes=1, logit_frac_bits=8, exp_segments=64,
+            max_head_dim=16),
     replace(EDGE, name="wide", bus_bits=128, tables=64, query_lanes=6, max_head_dim=24, probability_bits=18,
             max_context=4096),
     replace(EDGE, name="coarse", bus_bits=256, tables=64, query_lanes=2, probability_bits=12, exp_segments=8,

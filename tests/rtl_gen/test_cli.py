@@ -96,7 +96,7 @@ def test_unwritable_output(tmp_path, capsys):
 def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert "ternary_engine" in out and "edge" in out and "accelerator" in out
+    assert "norm_quantize" in out and "edge" in out and "accelerator" in out
 
 
 def test_image(model, tmp_path, capsys):

@@ -1,33 +1,14 @@
 """Place and route: report, seeds, caching, errors. Frequencies are not asserted, only that they hang together."""
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen import nextpnr
+from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.nextpnr import CriticalPath, Registered, Step, place_and_route
+from llmrtl.rtl_gen.ports import flat_ports
 from llmrtl.rtl_gen.registry import build, emit_unit
 from llmrtl.rtl_gen.yosys import synthesize
 from llmrtl.rtl_gen.yowasp import ToolError
-
-
-class Huge(wiring.Component):
-    """More block RAM than the device has: 64 Ki x 72 bits are 256 EBR."""
-
-    address: In(16)
-    data: In(72)
-    write: In(1)
-    q: Out(72)
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.rows = rows = Memory(shape=72, depth=1 << 16, init=[])
-        write, read = rows.write_port(), rows.read_port()
-        m.d.comb += [write.addr.eq(self.address), write.data.eq(self.data), write.en.eq(self.write),
-                     read.addr.eq(self.address), read.en.eq(~self.write), self.q.eq(read.data)]
-        return m
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +48,26 @@ def test_results_are_remembered(gearbox, monkeypatch):
 
 def test_registers_at_every_port():
     inner = build("gearbox", preset("edge"))
-    harness = Registered(inner)
-    assert set(harness.signature.members) == set(nextpnr.flat_ports(inner))
+    emitted = emit(Registered(inner), "gearbox", None)
+    assert {port["name"] for port in emitted.sidecar["ports"]} == set(flat_ports(inner))
+    assert "i__payload__register" in emitted.verilog
 
 
 def test_seeds_must_be_given():
     with pytest.raises(ValueError, match="seeds must not be empty"):
-        place_and_route(build("gearbox", preset("edge")), "gearbox", ())
+        place_and_route(None, "gearbox", ())
 
 
-def test_what_does_not_fit_is_an_error():
-    with pytest.raises(ToolError, match=r"(?s)place and route of huge for LFE5U-85F failed with exit code \d+:.*ERROR"):
-        place_and_route(Huge(), "huge")
+def test_what_does_not_fit_is_an_error(monkeypatch):
+    monkeypatch.setitem(nextpnr._CAPACITY, "BRAM", 1)
+    with pytest.raises(ToolError, match="queue does not fit LFE5U-85F: it needs 2 of 1 BRAM"):
+        place_and_route(build("queue", preset("edge")), "queue")
+
+
+def test_error_quotes_the_log(monkeypatch):
+    monkeypatch.setattr(nextpnr, "_OPTIONS", ("--85k", "--package", "CABGA9", "--out-of-context"))
+    with pytest.raises(ToolError, match=r"(?s)place and route of gearbox for LFE5U-85F failed with exit code \d+:.*CABGA9"):
+        place_and_route(build("gearbox", preset("edge")), "gearbox")
 
 
 @pytest.mark.parametrize(("cell", "name"), [

@@ -80,6 +80,13 @@ def test_hierarchy(products):
     assert synthesize(products, "xcup").hierarchy == {}
 
 
+def test_element_names_do_not_stop_abc9():
+    """Without ``_yosys_safe`` Yosys 0.67 stops here: ``Assert count_id(wire->name) == 0``."""
+    verilog = emit_unit("head", preset("tiny")).verilog
+    assert r"\write__data[0] " in verilog
+    assert synthesize(emit_unit("head", preset("tiny")), "ice40").dsp > 0
+
+
 def test_results_are_remembered(products, monkeypatch):
     first = synthesize(products, "ecp5")
     monkeypatch.setattr(yosys, "run_yosys", lambda *_: pytest.fail("Yosys was run again"))

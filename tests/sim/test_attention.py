@@ -35,7 +35,8 @@ def random_operation(rng, config):
 @pytest.mark.parametrize("seed", range(150))
 def test_fast_equals_row_by_row(seed):
     rng = np.random.default_rng(seed)
-    config = replace(EDGE, kv_bits=int(rng.choice([8, 16])), probability_bits=int(rng.choice([12, 16, 17, 20])),
+    config = replace(EDGE, kv_bits=int(rng.choice([8, 16])),
+                     probability_bits=int(rng.choice([12, 16, 17, 20])),
                      max_context=int(rng.choice([64, 8192])), logit_frac_bits=int(rng.choice([8, 12, 16])),
                      exp_segments=int(rng.choice([8, 16, 64])))
     operation = random_operation(rng, config)
@@ -98,8 +99,8 @@ def test_limits_are_causal():
     limits = [int(limit) for limit in rng.integers(1, rows + 1, len(q))]
     x, exponents = attend(q, scales, limits, k, ks, v, vs, EDGE)
     for lane, limit in enumerate(limits):
-        alone = attend(q[lane:lane + 1], scales[lane:lane + 1], [limit], k[:limit], ks[:limit], v[:limit], vs[:limit],
-                       EDGE)
+        alone = attend(q[lane:lane + 1], scales[lane:lane + 1], [limit], k[:limit], ks[:limit], v[:limit],
+                       vs[:limit], EDGE)
         np.testing.assert_array_equal(x[lane], alone[0][0])
         assert exponents[lane] == alone[1][0]
 
@@ -175,7 +176,8 @@ def test_error_of_pow2(segments, bound):
     ({"v_scales": np.zeros((2, 2), int)}, r"v_scales must have shape \(3, 2\), not \(2, 2\)"),
 ])
 def test_refuses(change, message):
-    arguments = {"q": np.ones((1, 8), int), "scales": [Scalar(0, 0)], "limits": [3], "k": np.ones((3, 8), int),
-                 "k_scales": np.zeros((3, 2), int), "v": np.ones((3, 8), int), "v_scales": np.zeros((3, 2), int)}
+    rows, pairs = np.ones((3, 8), int), np.zeros((3, 2), int)
+    arguments = {"q": rows[:1], "scales": [Scalar(0, 0)], "limits": [3], "k": rows, "k_scales": pairs, "v": rows,
+                 "v_scales": pairs}
     with pytest.raises(ValueError, match=message):
         attend(**(arguments | change), config=EDGE)

@@ -1,0 +1,28 @@
+"""Front end, executor, vector memory and their like, in configurations beyond the presets."""
+
+from dataclasses import replace
+
+import pytest
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.rtl_gen.registry import UNITS, emit_unit
+from llmrtl.sim.bench.runner import run_unit
+
+TINY, EDGE = preset("tiny"), preset("edge")
+
+ONE = replace(TINY, name="one_lane", token_lanes=1, query_lanes=1, max_heads=1, kv_bits=16, vector_memory=2000)
+ODD = replace(EDGE, name="odd", token_lanes=3, query_lanes=6, table_rows=2, max_context=300)
+ROWS = replace(EDGE, name="all_rows", table_rows=4, token_lanes=2)
+WIDE = replace(EDGE, name="wide_bus", bus_bits=512, tables=104, token_lanes=5)
+
+CASES = [("vector_memory", ONE), ("vector_memory", ODD), ("vector_memory", ROWS), ("replay_buffer", WIDE),
+         ("head_exponents", ONE), ("head_exponents", ODD), ("front_end", ONE), ("front_end", ODD), ("front_end", WIDE),
+         ("executor", ONE), ("executor", ODD)]
+
+
+@pytest.mark.parametrize(("name", "config"), CASES, ids=[f"{name}-{config.name}" for name, config in CASES])
+def test_beyond_the_presets(name, config):
+    emitted = emit_unit(name, config)
+    assert lint(emitted) == []
+    report = run_unit(UNITS[name], config)
+    assert report.ok, str(report)

@@ -1,0 +1,206 @@
+"""Figures, the page, and the commands that collect them (with few units, and models that are not run)."""
+
+import json
+from argparse import Namespace
+from dataclasses import asdict
+
+import pytest
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen import runs, synthesis
+from llmrtl.rtl_gen.cli import main
+from llmrtl.rtl_gen.registry import UNITS
+from llmrtl.rtl_gen.report import Book, Measurement, render, show
+from llmrtl.rtl_gen.yowasp import ToolError, build_root
+
+EDGE = preset("edge")
+FMAX = Measurement("accelerator/ecp5/fmax", 80.0, "MHz", "measured", "llmrtl synth accelerator")
+
+
+def figure(value, unit="", kind="measured", note=""):
+    return Measurement("a/b", value, unit, kind, "make it", note)
+
+
+@pytest.mark.parametrize(("value", "unit", "text"), [
+    (12345, "", "12,345"), (123.456, "MHz", "123.5"), (0.0012345, "", "0.001234"), (0.954, "%", "95.4%"),
+    (True, "", "yes"), (False, "", "no"), ("a -> b", "", "a -> b"), (0, "", "0")])
+def test_show(value, unit, text):
+    assert show(figure(value, unit)) == text == str(figure(value, unit))
+
+
+def test_missing_figure_needs_a_reason():
+    assert show(figure(None, note="no tool")) == "not measured"
+    with pytest.raises(ValueError, match="a/b: note must give the formula, the error of the model or why nothing was measured"):
+        figure(None)
+    with pytest.raises(ValueError, match="a/b: note must give the formula"):
+        figure(1.0, kind="derived")
+
+
+def test_kind_and_command_are_checked():
+    with pytest.raises(ValueError, match="kind must be one of measured, derived, projected, not 'guessed'"):
+        figure(1, kind="guessed")
+    with pytest.raises(ValueError, match="a/b: command must say how the figure was obtained"):
+        Measurement("a/b", 1, "", "measured", "")
+
+
+def test_book_round_trip(tmp_path):
+    book = Book(tmp_path)
+    figures = [figure(3), Measurement("a/c", None, "MHz", "measured", "make it", "no tool"),
+               Measurement("d/c", 0.5, "%", "derived", "make it", "used / available")]
+    book.add("units", figures)
+    path = book.save("units")
+    assert json.loads(path.read_text())["measurements"][0] == asdict(figures[0])
+    again = Book(tmp_path)
+    assert again.load("units") and not again.load("runs")
+    assert again.topics == book.topics
+    assert again.names("units") == ["a", "d"] and again.names("units", 1) == ["b", "c"]
+    assert again.get("units", "a/b") == figures[0]
+    assert again.get("units", "z/b").value is None
+    assert list(again.missing()) == [("units", figures[1])]
+
+
+def test_damaged_file_is_named(tmp_path):
+    (tmp_path / "units.json").write_text('{"measurements": [{"name": "x"}]}')
+    with pytest.raises(ValueError, match=r"units\.json: not a file of measurements"):
+        Book(tmp_path).load("units")
+
+
+def test_page_without_figures(tmp_path):
+    text = render(Book(tmp_path), config=asdict(EDGE), device="LFE5U-85F")
+    assert "# Results" in text and "not measured" in text and "None" not in text
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder to write into, two units of which one fails, no accelerator and no models."""
+    monkeypatch.setenv("LLMRTL_BUILD", str(build_root()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthesis, "bench_folder", lambda: tmp_path / "bench")
+    monkeypatch.setattr(runs, "bench_folder", lambda: tmp_path / "bench")
+    monkeypatch.setattr(runs, "jobs", lambda config: [])
+    monkeypatch.setattr(synthesis, "UNITS", {name: UNITS[name] for name in ("fork", "gearbox")})
+    measure = synthesis.measure
+
+    def failing(name, *arguments, **options):
+        if name in ("fork", "accelerator"):
+            raise ToolError(f"{name} is too large\nlog")
+        return measure(name, *arguments, **options)
+
+    monkeypatch.setattr(synthesis, "measure", failing)
+    return tmp_path
+
+
+def test_all_goes_on_after_an_error(workplace, capsys):
+    assert main(["synth", "all"]) == 1
+    said = capsys.readouterr().out
+    assert "error: fork for ecp5: ToolError: fork is too large" in said and "gearbox" in said
+    page = (workplace / "docs/RESULTS.md").read_text()
+    assert "- units, fork: ToolError: fork is too large (`llmrtl synth fork --preset edge --target ecp5`)" in page
+    assert "- accelerator, accelerator: ToolError: accelerator is too large" in page
+    area = Book(workplace / "bench")
+    assert area.load("units")
+    assert f"| gearbox | {area.get('units', 'gearbox/ecp5/lut')} | {area.get('units', 'gearbox/ecp5/ff')} |" in page
+    assert "| fork | not measured |" in page
+    assert area.get("units", "gearbox/ecp5/fmax").command == "llmrtl synth gearbox --preset edge --target ecp5 --pnr"
+    assert area.get("units", "gearbox/latency").command == "pytest tests/test_units.py -k gearbox"
+
+
+def test_page_is_the_same_again(workplace):
+    pages = []
+    for _ in range(2):
+        main(["synth", "all"])
+        pages.append((workplace / "docs/RESULTS.md").read_text())
+    assert pages[0] == pages[1]
+
+
+def test_one_unit(workplace, capsys):
+    assert main(["synth", "gearbox", "--pnr"]) == 0
+    said = capsys.readouterr().out
+    assert "TRELLIS_FF" in said and "critical path: " in said and "83,640" in said
+    stored = json.loads((workplace / "bench/synth-gearbox-edge-ecp5.json").read_text())
+    assert any(entry["name"] == "gearbox/ecp5/fmax" for entry in stored["measurements"])
+    assert not (workplace / "docs").exists()
+
+
+def test_bad_options(workplace, capsys):
+    assert main(["synth", "gearbux"]) == 2
+    assert "did you mean 'gearbox'?" in capsys.readouterr().err
+    assert main(["synth", "gearbox", "--target", "xcup", "--pnr"]) == 2
+    assert "--pnr is for --target ecp5, not xcup" in capsys.readouterr().err
+
+
+def job(tmp_path, **changes):
+    return runs.Job(**{"topic": "runs", "name": "model", "command": "llmrtl run", "output": tmp_path / "run.json",
+                       "figures": runs._RUN_FIGURES, "inputs": (tmp_path / "checkpoint",)} | changes)
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A job whose command writes a summary, and how often it did."""
+    monkeypatch.setenv("LLMRTL_BUILD", str(tmp_path / "build"))
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/config.json").write_text("{}")
+    executed = []
+    summary = {"golden_match": True, "mismatch": None, "error": None, "cycles_per_decoded_token": 40000.0,
+               "bytes_read_per_token": 200000, "parameters": 10, "simulated_cycles_per_second": 9}
+
+    def execute(job):
+        executed.append(job.command)
+        job.output.write_text(json.dumps(summary))
+
+    monkeypatch.setattr(runs, "_execute", execute)
+    monkeypatch.setattr(runs, "jobs", lambda config: [job(tmp_path)])
+    return Namespace(executed=executed, summary=summary, folder=tmp_path)
+
+
+def test_model_figures(model):
+    book = Book(model.folder)
+    book.add("accelerator", [FMAX])
+    assert runs.run_models(book, EDGE, print) == []
+    assert book.get("runs", "model/cycles_per_decoded_token").value == 40000.0
+    speed = book.get("runs", "model/tokens_per_second")
+    assert (speed.value, speed.kind) == (2000.0, "derived")
+    assert book.get("runs", "model/read_bandwidth").value == 400.0
+    assert book.get("runs", "model/port_bandwidth").value == 640.0
+    assert book.get("runs", "model/cycles_prefill").note == "not in the summary"
+    page = render(book, config=asdict(EDGE), device="LFE5U-85F")
+    assert "| tokens per second, 1/s | 2,000.0 | derived |" in page
+    assert "- tokens per second: Fmax on LFE5U-85F / cycles per decoded token" in page
+
+
+def test_models_are_remembered_until_an_input_changes(model):
+    for _ in range(2):
+        assert runs.run_models(Book(model.folder), EDGE, print) == []
+    assert len(model.executed) == 1
+    (model.folder / "checkpoint/config.json").write_text("{ }")
+    book = Book(model.folder)
+    runs.run_models(book, EDGE, print, execute=False)
+    assert book.get("runs", "model/parameters").note == "`llmrtl bench` has not been run"
+    runs.run_models(book, EDGE, print)
+    assert len(model.executed) == 2
+
+
+def test_difference_from_the_golden_model_is_an_error(model):
+    model.summary |= {"golden_match": False, "mismatch": "step 3"}
+    assert runs.run_models(Book(model.folder), EDGE, print) == ["llmrtl run: differs from the golden model: step 3"]
+
+
+def test_unavailable_model_has_a_reason(model, monkeypatch):
+    monkeypatch.setattr(runs, "jobs", lambda config: [job(model.folder, unavailable="needs the extra [golden]")])
+    book = Book(model.folder)
+    assert runs.run_models(book, EDGE, print) == []
+    assert book.get("runs", "model/parameters").note == "needs the extra [golden]"
+    assert not model.executed
+
+
+def test_failing_command_is_an_error(tmp_path):
+    broken = job(tmp_path, command="llmrtl compare nowhere nowhere.npz")
+    with pytest.raises(ToolError, match=r"exit status 2: .*nowhere"):
+        runs._execute(broken)
+
+
+def test_jobs_name_the_commands(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "REFERENCES", tmp_path)
+    found = {(entry.topic, entry.name): entry for entry in runs.jobs(EDGE)}
+    assert found["runs", "stories"].command.startswith("llmrtl run --checkpoint ")
+    assert not found["runs", "stories"].unavailable
+    assert "reference checkpoints" in found["accuracy", "llama-bit-h96"].unavailable
