@@ -66,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
         return option
 
     option = command(commands.run, "run", "generate text with a checkpoint on the simulated accelerator",
-                     "Compiles the checkpoint, emits and builds the accelerator, prefills the prompt and decodes token by token; "
-                     "every token is compared with the golden model. Exit status 1 if one differs.")
+                     "Compiles the checkpoint, emits and builds the accelerator, prefills the prompt and decodes token by "
+                     "token; every token is compared with the golden model. Exit status 1 if one differs.")
     option("--checkpoint", type=Path, required=True, metavar="DIR",
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
@@ -84,8 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE", help="where the summary goes")
 
     option = command(commands.compare, "compare", "compare float reference and golden model with another program's logits",
-                     "EXPECTED.npz has the layout of the reference checkpoints: input_ids_I, logits_I, greedy_I. Prints the errors "
-                     "of each prompt. Exit status 1 if the float reference differs by more than the tolerance or by a greedy "
+                     "EXPECTED.npz has the layout of the reference checkpoints: input_ids_I, logits_I, greedy_I. Prints the "
+                     "errors of each prompt. Exit status 1 if the float reference differs by more than the tolerance or by a greedy "
                      "token, or if the golden model reproduces fewer greedy tokens than asked.")
     option("checkpoint", type=Path, metavar="CHECKPOINT")
     option("expected", type=Path, metavar="EXPECTED.npz")
@@ -103,16 +103,16 @@ def build_parser() -> argparse.ArgumentParser:
     command(commands.list_units, "list", "list units and presets", "Every unit listed can be emitted and synthesized alone.")
 
     option = command(commands.image, "image", "compile a checkpoint into a memory image, or inspect one",
-                     "With --checkpoint: writes STEM.bin and STEM.json. Without: verifies STEM (size, hash, version) and prints its "
-                     "sections.")
+                     "With --checkpoint: writes STEM.bin and STEM.json. Without: verifies STEM (size, hash, version) and prints "
+                     "its sections.")
     option("stem", type=Path, metavar="STEM", help="path of the image without its suffix")
     option("--checkpoint", type=Path, metavar="DIR", help="the model to compile")
     option("--context", type=_positive, metavar="N", help="positions of KV cache")
     option("--program", action="store_true", help="print the program")
 
     option = command(commands.synth, "synth", "synthesize a unit or the accelerator with Yosys",
-                     "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': every "
-                     "unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.")
+                     "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': "
+                     "every unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
     option("--preset", default="edge", help="accelerator configuration")
     option("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="device family")

@@ -70,7 +70,7 @@ class Image:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+        return hashlib.sha256(self.data.data).hexdigest()
 
     def save(self, stem: Path) -> None:
         """Write ``stem.bin`` and ``stem.json``; both or, on an error, neither is replaced."""
@@ -78,7 +78,7 @@ class Image:
         manifest = {key: value for key, value in asdict(self).items() if key != "data"}
         manifest |= {"format_version": FORMAT_VERSION, "bytes": int(self.data.size), "sha256": self.sha256}
         text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(stem.with_suffix(".bin"), memoryview(self.data))
+        write_atomically(stem.with_suffix(".bin"), self.data.data)
         write_atomically(stem.with_suffix(".json"), text.encode())
 
     @classmethod
@@ -99,7 +99,7 @@ class Image:
         size, digest = manifest.pop("bytes"), manifest.pop("sha256")
         if data.size != size:
             raise ImageError(f"{data_path}: must have {size} bytes, has {data.size}: truncated or overwritten")
-        if hashlib.sha256(data).hexdigest() != digest:
+        if hashlib.sha256(data.data).hexdigest() != digest:
             raise ImageError(f"{data_path}: SHA-256 differs from the manifest's {digest[:16]}...: damaged")
         manifest["config"] = AcceleratorConfig.from_json(manifest["config"])
         manifest["model"] = ModelShape.from_json(manifest["model"])

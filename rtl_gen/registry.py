@@ -84,6 +84,12 @@ UNITS: dict[str, Unit] = {
         Unit("embedding", _A + "elementwise.embedding:Embedding", _B + "elementwise:EmbeddingBench"),
         Unit("head", _A + "elementwise.head:HeadMatvec", _B + "head:HeadMatvecBench"),
         Unit("sampler", _A + "elementwise.sampler:Sampler", _B + "sampler:SamplerBench"),
+        Unit("ternary_feeder", _A + "ternary.feeder:ActivationFeeder", _B + "ternary_parts:ActivationFeederBench"),
+        Unit("ternary_table", _A + "ternary.table:TableBuilder", _B + "ternary_parts:TableBuilderBench"),
+        Unit("ternary_lanes", _A + "ternary.lanes:LookupLanes", _B + "ternary_parts:LookupLanesBench"),
+        Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
+             _B + "ternary_parts:AccumulatorsBench"),
+        Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench"),
     )
 }

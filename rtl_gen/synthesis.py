@@ -107,16 +107,17 @@ def _missing(name: str, config: AcceleratorConfig, target: str, error: Exception
     return [Measurement(figure, None, "", "measured", _command(name, config, target), reason) for figure in figures]
 
 
-def measure(name: str, config: AcceleratorConfig, target: str, place: bool, seeds: tuple[int, ...] = (1,),
+def measure(name: str, config: AcceleratorConfig, target: str, place: bool,
             say: Callable[[str], None] = lambda what: None) -> tuple[list[Measurement], Synthesis, Placement | None]:
-    """Area, and with ``place`` clock frequency, of a unit or the accelerator."""
+    """Area, and with ``place`` clock frequency, of a unit (one seed) or the accelerator (``SEEDS``)."""
     say(f"{name}: synthesis for {target}")
     area = synthesize(_emitted(name, config, target), target)
     figures = area_figures(name, config, target, area)
     placement = None
     if place:
         say(f"{name}: place and route for {DEVICE}")
-        placement = place_and_route(_component(name, config), _top(name, config), seeds)
+        placement = place_and_route(_component(name, config), _top(name, config),
+                                    SEEDS if name == ACCELERATOR else (1,))
         figures += clock_figures(name, config, placement)
     return figures, area, placement
 
@@ -137,8 +138,7 @@ def _measure_all(book: Book, config: AcceleratorConfig) -> list[str]:
                     continue
             for target in ("ecp5", "xcup"):
                 try:
-                    figures, area, placement = measure(name, config, target, target == "ecp5",
-                                                       SEEDS if name == ACCELERATOR else (1,), status.update)
+                    figures, area, placement = measure(name, config, target, target == "ecp5", status.update)
                 except Exception as error:
                     errors.append(f"{name} for {target}: {type(error).__name__}: {error}")
                     figures = _missing(name, config, target, error)
@@ -191,7 +191,7 @@ def synth(options: Namespace) -> int:
     if options.pnr and options.target != "ecp5":
         raise ValueError(f"--pnr is for --target ecp5, not {options.target}")
     with console.status("") as status:
-        figures, area, placement = measure(options.unit, config, options.target, options.pnr, say=status.update)
+        figures, area, placement = measure(options.unit, config, options.target, options.pnr, status.update)
     topic = f"synth-{options.unit}-{config.name}-{options.target}"
     book.add(topic, figures)
     _show(area, placement)

@@ -140,7 +140,7 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
     verilog = _yosys_safe(emitted.verilog)
     key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind))).encode()).hexdigest()
     cached = _cache(key, "synthesis.json")
-    if cached.is_file():
+    if cached.is_file() and (_cache(key, "netlist.json.gz").is_file() or not wants_netlist):
         return Synthesis(**json.loads(cached.read_text()))
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,8 @@ class HeadExponents(wiring.Component):
         self.token_lanes, self.heads = token_lanes, heads
         tokens = range(max(token_lanes, 2))
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout({"exponent": signed(16), "token": tokens, "head": range(heads)}))),
+            "i": In(stream.Signature(data.StructLayout({
+                "exponent": signed(16), "token": tokens, "head": range(max(heads, 2))}))),
             "clear": In(1),
             "top": Out(data.ArrayLayout(signed(16), token_lanes)),
             "restart": In(1), "words": In(16), "word_taken": In(1), "vector_end": In(1),
@@ -62,7 +63,7 @@ class HeadExponents(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.exponents = exponents = memory.Memory(
-            shape=signed(16), depth=self.token_lanes * self.heads, init=[])
+            shape=signed(16), depth=max(self.token_lanes * self.heads, 2), init=[])
         write, read = exponents.write_port(), exponents.read_port(domain="comb")
         top = Array([Signal(signed(16), name=f"top_{i}", init=LOWEST) for i in range(self.token_lanes)])
         m.d.comb += [
@@ -75,7 +76,7 @@ class HeadExponents(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [each.eq(LOWEST) for each in top]
 
-        token, head, second = Signal.like(self.i.p.token), Signal(range(self.heads)), Signal()
+        token, head, second = Signal.like(self.i.p.token), Signal.like(self.i.p.head), Signal()
         word = Signal(16)
         difference = Signal(range(1 << 17))
         m.d.comb += [

@@ -123,8 +123,7 @@ class Mix(wiring.Component):
         # Read, multiply and shift, add, write.
         width = accumulator_bits(config)
         shape = data.ArrayLayout(data.ArrayLayout(signed(width), config.kv_lanes), lanes)
-        m.submodules.sums = sums = memory.Memory(shape=shape, depth=4 << len(beat), init=[],
-                                                 attrs={"ram_style": "block"})
+        m.submodules.sums = sums = memory.Memory(shape=shape, depth=4 << len(beat), init=[])
         read, write = sums.read_port(), sums.write_port()
         pipeline = Pipeline(m, Const(1))
         register = pipeline.register

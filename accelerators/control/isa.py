@@ -43,8 +43,8 @@ class Opcode(IntEnum):
     head), scalar_a, scalar_b (weight scales of K and V)."""
     ATTEND = 7
     """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
-    group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight scale of
-    the queries times log2(e) / sqrt(head_dim))."""
+    group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
+    scale of the queries times log2(e) / sqrt(head_dim))."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9

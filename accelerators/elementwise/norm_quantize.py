@@ -50,7 +50,8 @@ class NormQuantize(wiring.Component):
         from zero. The reciprocal is truncated, which makes q differ from the exact quotient's rounding only
         within 2e-5 of a half for 127 levels, 5e-3 for 32767. All zero for a vector of zeros.
     o_scale : Out(stream of {scale: SCALAR})
-        One per vector, before or after its q: see ``StepScale``; relative error below 2e-6 (norm included).
+        One per vector, before or after its q: see ``StepScale``. Relative error below 6e-7; with ``norm``, where
+        the squares are rounded too, below 1e-5 on random vectors (``sim/approximation.py``).
 
     Latency: ``latency`` cycles from the last word of the first pass to the first word of ``o``. Interval: one
     cycle per word, ``interval["turn"]`` cycles from the last word of the first pass to the first one of the

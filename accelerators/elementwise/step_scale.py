@@ -105,16 +105,9 @@ class StepScale(wiring.Component):
         )
         counter = Signal(range(len(program)))
         with m.Switch(counter):
-            for number, (op, *_) in enumerate(program):
+            for number, (op, a, b, _) in enumerate(program):
                 with m.Case(number):
-                    m.d.comb += unit.i.p.op.eq(op)
-        # One case per operand, not per step: the multiplexers are 40 bits wide.
-        for port, column in ((unit.i.p.a, 1), (unit.i.p.b, 2)):
-            operands = {id(line[column]): line[column] for line in program}
-            with m.Switch(counter):
-                for key, operand in operands.items():
-                    with m.Case(*(k for k, line in enumerate(program) if id(line[column]) == key)):
-                        m.d.comb += port.eq(operand)
+                    m.d.comb += [unit.i.p.op.eq(op), unit.i.p.a.eq(a), unit.i.p.b.eq(b)]
 
         with m.FSM():
             with m.State("COMMAND"):

@@ -13,6 +13,7 @@ Plain Python and NumPy, no Amaranth: the hardware, the packer and the golden mod
 """
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def steps(group_size: int) -> tuple[tuple[int, int], ...]:
     """``(element, sign)`` per entry from entry 1 on: entry = previous entry + sign * activation[element]."""
     order = entries(group_size)
     found = []
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         (change,) = ((element, new - old) for element, (old, new) in enumerate(zip(before, after, strict=True))
                      if new != old)
         found.append(change)

@@ -49,7 +49,8 @@ class TernaryEngine(wiring.Component):
         Lane words in the order block, K tile, row group; in a word row-major (row, table), lowest bits first. A
         code word that the packer never gives adds an undefined (but driven) table entry.
     o_sums : Out(stream): ``{sums: (token_lanes * table_rows) x signed(sum_bits), last}``
-        Token-major. Row groups of each block come from its *last to its first*? See below.
+        One word per row group in row order, token-major; ``last`` on the final one. Lanes of tokens beyond ``tokens`` are
+        undefined (but driven).
 
     Attributes
     ----------

@@ -83,8 +83,8 @@ class Units(Model):
     def check_operation(self) -> None:
         """The outputs that route the data are those of the operation under way."""
         inputs = self.inputs[self.started - 1]
-        want: dict[str, int] = {"opcode": inputs.op.opcode, "flags": inputs.op.flags, "tokens": inputs.tokens, "group": inputs.op.group,
-                "tag": inputs.op.tag}
+        want: dict[str, int] = {"opcode": inputs.op.opcode, "flags": inputs.op.flags, "tokens": inputs.tokens,
+                                "group": inputs.op.group, "tag": inputs.op.tag}
         for name, value in want.items():
             if self.level(name) != value:
                 raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {value:d}")

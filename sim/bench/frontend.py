@@ -222,9 +222,11 @@ class FrontEndBench(UnitBench):
 
     def measure(self, trace: Trace) -> dict[str, int]:
         lanes, data, operations = self.config.token_lanes, trace.delivered["o_data"], trace.delivered["o_operation"]
-        return {"start": trace.raised["o_program"] - self.start_cycle, "instruction": operations[4] - operations[3],
-                "row": data[1] - data[0], "tile": data[lanes + 1] - data[lanes]}
+        found = {"start": trace.raised["o_program"] - self.start_cycle, "instruction": operations[4] - operations[3],
+                 "tile": data[lanes + 1] - data[lanes]}
+        return found if lanes == 1 else found | {"row": data[1] - data[0]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return {"start": 3, "instruction": 2 + 512 // self.config.bus_bits, "row": 3,
-                "tile": max(8, self.config.max_context.bit_length()) + 2}
+        found = {"start": 3, "instruction": 2 + 512 // self.config.bus_bits,
+                 "tile": max(8, self.config.max_context.bit_length()) + 2}
+        return found if self.config.token_lanes == 1 else found | {"row": 3}

@@ -39,7 +39,7 @@ def random_matrix(rng: random.Random, rows: int, columns: int, block_rows: int, 
 class TernaryEngineBench(UnitBench):
     """Matrices of odd shapes, many blocks, few rows; sums against ``golden.matvec``."""
 
-    modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.ternary_cycles")
+    modules: tuple[str, ...] = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.ternary_cycles")
 
     def matrices(self, rng: random.Random, count: int = 6) -> list[Matrix]:
         """Random shapes: one row, fewer rows than a block, a block of fewer row groups than the pipeline is deep."""

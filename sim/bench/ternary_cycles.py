@@ -63,6 +63,19 @@ async def short_sweeps(dut: Any) -> None:
 
 
 @cocotb.test()
+async def ragged_blocks(dut: Any) -> None:
+    """Blocks of different length: cycles of the whole matrix."""
+    env = Environment(dut)
+    timing = TernaryTiming(env.bench.config)
+    tiles = _tiles(env, 3)
+    block = min(timing.build + 5, env.bench.config.max_block_rows // env.bench.config.table_rows)
+    for groups in (block + 1, 2 * block + timing.build // 2, block // 2):
+        taken = (await env.run(_matrices(env, groups, tiles, block))).accepted["i_weights"]
+        _check(f"cycles of {groups} row groups in blocks of {block}", taken[-1] - taken[0] + 1,
+               timing.matrix(groups, tiles, block))
+
+
+@cocotb.test()
 async def idle_weights(dut: Any) -> None:
     """After a pause both tables are ready: two sweeps follow each other as fast as the accumulators allow."""
     env = Environment(dut)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...accelerators.control.isa import Flag, Instruction, Opcode, decode_program
 from . import elementwise, head, ternary
 from .attention import attend
+from .cache import stored_scale
 from .numerics import Scalar, bit_length
 from .sampler import Sampler
 
@@ -26,11 +27,6 @@ __all__ = ["Machine", "Step", "Trace"]
 
 Trace = Callable[[int, int, np.ndarray], None]
 """Called with (operation tag, position, result) for every operation and token."""
-
-
-def stored_scale(scale: Scalar) -> tuple[int, int]:
-    """Scale as a K/V record holds it: 16-bit mantissa (truncated) and exponent."""
-    return (scale.mantissa >> 8, scale.exponent + 8) if scale.mantissa else (0, 0)
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,10 @@ class Machine:
         self.trace = trace
         self.saturations = 0
         self.position = 0
-        self._weights: dict[int, np.ndarray] = {}
+        self._weights: dict[int, Any] = {}
         self._keys: dict[int, list[list]] = {}
-        self._handlers = {opcode: getattr(self, "_" + opcode.name.lower()) for opcode in Opcode
-                          if opcode is not Opcode.END}
+        self._handlers: dict[Opcode, Callable[[Instruction], None]] = {
+            opcode: getattr(self, "_" + opcode.name.lower()) for opcode in Opcode if opcode is not Opcode.END}
 
     def generate(self, prompt: Sequence[int], count: int, *, eos: int | None = None) -> Iterator[Step]:
         """Prefill ``prompt``, then yield ``count`` tokens (fewer if ``eos`` is generated: it is the last)."""

@@ -101,7 +101,8 @@ def pack(trits: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
     if trits.ndim == 2 and trits.shape[1] > config.max_vector:
         raise ValueError(f"columns must be at most max_vector = {config.max_vector}, not {trits.shape[1]}")
     body = _squeeze(_ordered_indices(trits, config, config.max_block_rows), config.index_bits)
-    image = np.zeros(bus_beats(*trits.shape, config) * config.bus_bytes, dtype=np.uint8)
+    rows, columns = trits.shape
+    image = np.zeros(bus_beats(rows, columns, config) * config.bus_bytes, dtype=np.uint8)
     # Behind the last index there is nothing but zeros.
     image[:min(body.size, image.size)] = body[:image.size]
     return image

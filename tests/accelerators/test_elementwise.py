@@ -38,6 +38,7 @@ def words_of(component, command, items, count):
     found = []
 
     async def feed(ctx):
+        await ctx.tick()  # the command is there by then
         for item in items:
             ctx.set(component.i.payload, item)
             ctx.set(component.i.valid, 1)
@@ -71,7 +72,7 @@ def words_of(component, command, items, count):
 def test_residual_counts_what_it_clamps():
     rng = np.random.default_rng(1)
     sums, residual = rng.integers(-60000, 60001, (20, LANES)), rng.integers(-(1 << 31), 1 << 31, (20, LANES))
-    scale = Scalar(3 << 22, -9)
+    scale = Scalar(3 << 22, -8)
     items = [{"x": [int(v) for v in row], "last": int(last)}
              for k in range(20) for row, last in ((sums[k], 0), (residual[k], k == 19))]
     expected = [residual_add(*pair, scale) for pair in zip(sums, residual, strict=True)]

@@ -9,7 +9,7 @@ def test_golden_model_follows_transformers():
     pytest.importorskip("torch", reason="needs the extra [golden]")
     pytest.importorskip("transformers", reason="needs the extra [golden]")
     from llmrtl.models.evaluate import evaluate
-    figures = evaluate(preset("edge"), prompts=12, continuation=32, stories=4)
+    figures = evaluate(preset("edge"), stories=4)
     print(figures)
     assert figures["prompts"] >= 10
     assert figures["greedy_agreement"] >= 0.99

@@ -47,7 +47,8 @@ def test_sampled_run(model, tmp_path):
     (("--prompt-ids", "1,50"), "prompt token id 50 is outside the vocabulary of 50 (ids 0..49)"),
     (("--prompt-ids", "1,-1"), "prompt token id -1 is outside the vocabulary"),
     (("--prompt", "hello"), "there is no tokenizer.json; give the prompt as --prompt-ids"),
-    (("--prompt-ids", "1,2,3", "--tokens", "23"), "prompt of 3 and 23 tokens need a context of 25; this model on preset 'tiny' has 24"),
+    (("--prompt-ids", "1,2,3", "--tokens", "23"), "prompt of 3 and 23 tokens need a context of 25; "
+                                                  "this model on preset 'tiny' has 24"),
     (("--prompt-ids", "1", "--context", "25"), "context must be in 1..24, not 25"),
     (("--prompt-ids", "1", "--temperature", "1", "--top-k", "9"), "--top-k must be at most 8 on preset 'tiny', not 9"),
     (("--prompt-ids", "1", "--seed", "-1"), "--seed must be in 0..4294967295, not -1"),
