@@ -136,7 +136,7 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
     steps = " -run begin:check" if target == "ecp5" and len(emitted.verilog) > LARGE else ""
     script = (f"read_verilog -sv design.sv\nchformal -remove\ndelete t:$print\n{kind.command}{steps} -top {name}\n"
               f"tee -q -o stat.json stat -json{' -tech xilinx' if kind.luts_estimated else ''}\n"
-              + "write_json netlist.json\n" * wants_netlist)
+              + "blackbox =A:whitebox\nwrite_json netlist.json\n" * wants_netlist)
     verilog = _yosys_safe(emitted.verilog)
     key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind))).encode()).hexdigest()
     cached = _cache(key, "synthesis.json")
