@@ -17,6 +17,7 @@ from typing import Any
 
 from .emit import Emitted, write_if_changed
 from .image import write_atomically
+from .netlist import NAMING, name_cells, resources_by_instance
 from .yowasp import ToolError, build_root, run_yosys, yosys_version
 
 __all__ = ["TARGETS", "Synthesis", "Target", "synthesize"]
@@ -31,7 +32,7 @@ class Target:
     family : str
         For people.
     command : str
-        Yosys command, without ``-top``.
+        Yosys command, without ``-top``. It leaves out the last step where that names all cells (see ``netlist.py``).
     cells : dict of str to dict of str to int
         What one cell of a type (a regular expression) takes: ``{"LUT": 2}``. Types that are not here are wiring.
     luts_estimated : bool
@@ -46,7 +47,7 @@ class Target:
 
 TARGETS = {
     # What nextpnr packs: a carry cell is two LUTs, a 16x4 RAM four and two for its write port.
-    "ecp5": Target("Lattice ECP5", "synth_lattice -family ecp5", {
+    "ecp5": Target("Lattice ECP5", "synth_lattice -family ecp5 -run begin:check", {
         "LUT4": {"LUT": 1}, "CCU2C": {"LUT": 2}, "TRELLIS_DPR16X4": {"LUT": 6, "LUTRAM": 6},
         "TRELLIS_FF": {"FF": 1}, "DP16KD|PDPW16KD": {"BRAM": 1}, "MULT18X18D|MULT9X9D": {"DSP": 1}}),
     "xcup": Target("AMD UltraScale+", "synth_xilinx -family xcup -uram -flatten -noiopad -noclkbuf", {
@@ -55,13 +56,10 @@ TARGETS = {
         "RAM32X1D|RAM64X1D|RAM128X1S": {"LUT": 2, "LUTRAM": 2}, "RAM32X1S|RAM64X1S": {"LUT": 1, "LUTRAM": 1},
         "SRL16E|SRLC16E|SRLC32E": {"LUT": 1, "LUTRAM": 1}, "FD[RSCP]E": {"FF": 1},
         "RAMB(18|36)E2": {"BRAM": 1}, "URAM288": {"URAM": 1}, "DSP48E2": {"DSP": 1}}, luts_estimated=True),
-    "ice40": Target("Lattice iCE40 UltraPlus", "synth_ice40 -dsp -device u", {
+    "ice40": Target("Lattice iCE40 UltraPlus", "synth_ice40 -dsp -device u -run begin:check", {
         "SB_LUT4": {"LUT": 1}, "SB_DFF.*": {"FF": 1}, "SB_RAM40_4K.*": {"BRAM": 1}, "SB_SPRAM256KA": {"SPRAM": 1},
         "SB_MAC16": {"DSP": 1}}),
 }
-
-LARGE = 1_500_000
-"""Characters of Verilog beyond which cells keep Yosys's own names."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +130,11 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
     kind, name = TARGETS[target], emitted.name
     wants_netlist = target == "ecp5"
-    # The last steps name every cell after a net, which takes longer than all the others on a large design.
-    steps = " -run begin:check" if target == "ecp5" and len(emitted.verilog) > LARGE else ""
-    script = (f"read_verilog -sv design.sv\nchformal -remove\ndelete t:$print\n{kind.command}{steps} -top {name}\n"
+    script = (f"read_verilog -sv design.sv\nchformal -remove\ndelete t:$print\n{kind.command} -top {name}\n"
               f"tee -q -o stat.json stat -json{' -tech xilinx' if kind.luts_estimated else ''}\n"
               + "blackbox =A:whitebox\nwrite_json netlist.json\n" * wants_netlist)
     verilog = _yosys_safe(emitted.verilog)
-    key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind))).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind), NAMING)).encode()).hexdigest()
     cached = _cache(key, "synthesis.json")
     if cached.is_file() and (_cache(key, "netlist.json.gz").is_file() or not wants_netlist):
         return Synthesis(**json.loads(cached.read_text()))
@@ -156,8 +152,12 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
         raise OSError(f"cannot write {cached.parent}: {error.strerror or error}") from error
     result = _result(name, target, statistics, key)
     if wants_netlist:
-        result.hierarchy.update(_hierarchy(kind, json.loads(netlist)["modules"][name]["cells"]))
-        write_atomically(_cache(key, "netlist.json.gz"), gzip.compress(netlist, 4, mtime=0))
+        design = json.loads(netlist)
+        name_cells(design["modules"][name])
+        result.hierarchy.update(
+            {path: {resource: _resources(kind, cells)[resource] for resource in ("LUT", "FF", "BRAM", "DSP")}
+             for path, cells in resources_by_instance(design["modules"][name]).items()})
+        write_atomically(_cache(key, "netlist.json.gz"), gzip.compress(json.dumps(design).encode(), 4, mtime=0))
     write_if_changed(cached, json.dumps(asdict(result), indent=1) + "\n")
     return result
 
@@ -185,18 +185,3 @@ def _result(name: str, target: str, statistics: dict[str, Any], key: str) -> Syn
     logic = int(statistics["estimated_num_lc"]) if kind.luts_estimated else 0
     return Synthesis(name, target, total["LUT"] + logic, total["FF"], total["BRAM"], total["URAM"], total["DSP"],
                      total["LUTRAM"], cells, {}, key)
-
-
-def _hierarchy(kind: Target, cells: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Resources below every instance: a flattened cell is called ``core.attention.<net>_LUT4_Z``.
-
-    Yosys leaves a ``$scopeinfo`` for each instance that it flattened.
-    """
-    instances = {name: Counter[str]() for name, cell in cells.items() if cell["type"] == "$scopeinfo"}
-    for name, cell in cells.items():
-        parts = name.split(".")
-        for length in range(1, len(parts)):
-            if (path := ".".join(parts[:length])) in instances:
-                instances[path][cell["type"]] += 1
-    return {path: {resource: _resources(kind, types)[resource] for resource in ("LUT", "FF", "BRAM", "DSP")}
-            for path, types in sorted(instances.items())}
