@@ -9,9 +9,13 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div", "check_int"]
+__all__ = ["HEADER_BITS", "AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div", "check_int",
+           "header_in_tail", "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+HEADER_BITS = 64
+"""Header of a K/V record: the scales of key and value."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -22,6 +26,20 @@ def ceil_div(a: int, b: int) -> int:
 def bits_for_magnitude(magnitude: int) -> int:
     """Width of a two's-complement number that holds ``-magnitude .. magnitude``."""
     return magnitude.bit_length() + 1
+
+
+def header_in_tail(head_dim: int, *, kv_bits: int, bus_bits: int) -> bool:
+    """Whether the header of a K/V record lies in the top bits of K's last bus word, because K leaves them free."""
+    return -(head_dim * kv_bits) % bus_bits >= HEADER_BITS
+
+
+def record_beats(head_dim: int, *, kv_bits: int, bus_bits: int) -> int:
+    """Bus words of a K/V record: K and V, each padded to whole words, and the header in front unless it lies in K's tail.
+
+    Never fewer for a larger ``head_dim``.
+    """
+    header = 0 if header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits) else ceil_div(HEADER_BITS, bus_bits)
+    return header + 2 * ceil_div(head_dim * kv_bits, bus_bits)
 
 
 def check_int(name: str, value: Any, low: int, high: int, *, power_of_two: bool = False,
@@ -139,11 +157,15 @@ class AcceleratorConfig(_Json):
     name : str
         Preset name, becomes part of file names.
     bus_bits : int
-        AXI4 data width, 32 to 512 (a descriptor of 64 bytes is whole bus words), a power of two.
+        Memory word, 32 to 512 (a descriptor of 64 bytes is whole bus words), a power of two.
+    memory_ports : int
+        AXI4 ports that share each memory word, a power of two; ``bus_bits / memory_ports`` is at least 32.
     vector_lanes : int
         Elements per cycle of the elementwise units; ``16 * vector_lanes`` divides ``bus_bits``.
     token_lanes : int
-        Tokens that share one weight stream in prefill.
+        Tokens that share one weight stream in prefill: a chunk.
+    chunks : 1 or 2
+        Chunks in flight: with 2, one is in the ternary engine while the other is in the elementwise units.
     group_size : int
         Trits per table index (TeLLMe's G), 1 to 5.
     tables : int
@@ -172,6 +194,8 @@ class AcceleratorConfig(_Json):
         Bounds of the models that the accelerator can run; ``max_heads`` is a power of two.
     prefetch_beats : int
         Depth of the weight prefetch queue, beats of ``bus_bits``, a power of two.
+    data_beats : int
+        Depth of the queue of all other data (gains, tables, embedding and K/V rows), beats, a power of two.
     top_k : int
         Longest candidate list of the sampler.
     """
@@ -200,6 +224,9 @@ class AcceleratorConfig(_Json):
     prefetch_beats: int = 512
     top_k: int = 16
     max_heads: int = 16
+    memory_ports: int = 1
+    chunks: int = 1
+    data_beats: int = 64
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -210,12 +237,13 @@ class AcceleratorConfig(_Json):
         if self.bus_bits % (16 * self.vector_lanes):
             raise ValueError(f"16 * vector_lanes must divide bus_bits, not {16 * self.vector_lanes} "
                              f"and {self.bus_bits}")
+        check_int("memory_ports", self.memory_ports, 1, 8, power_of_two=True)
+        if self.bus_bits < 32 * self.memory_ports:
+            raise ValueError(f"bus_bits must be at least 32 * memory_ports, not {self.bus_bits} and {self.memory_ports} ports")
         check_int("token_lanes", self.token_lanes, 1, 64)
+        check_int("chunks", self.chunks, 1, 2)
         check_int("group_size", self.group_size, 1, 5)
         check_int("tables", self.tables, 1, 256)
-        if self.tile_activations % self.vector_lanes:
-            raise ValueError(f"group_size * tables must be a multiple of vector_lanes, not "
-                             f"{self.tile_activations} and {self.vector_lanes}")
         check_int("table_rows", self.table_rows, 1, self.vector_lanes, power_of_two=True)
         check_int("query_lanes", self.query_lanes, 1, 64)
         for name in ("kv_bits", "head_bits", "head_activation_bits"):
@@ -226,7 +254,8 @@ class AcceleratorConfig(_Json):
         check_int("exp_segments", self.exp_segments, 8, 256, power_of_two=True)
         if self.exp_segments >= 1 << self.logit_frac_bits:
             raise ValueError(f"exp_segments must be below 2**logit_frac_bits, not {self.exp_segments}")
-        check_int("max_vector", self.max_vector, self.tile_activations, 1 << 17)
+        check_int("max_vector", self.max_vector, max(self.tile_activations, self.vector_lanes), 1 << 17,
+                  multiple_of=self.vector_lanes)
         check_int("max_block_rows", self.max_block_rows, 8 * self.table_rows, 1 << 16,
                   multiple_of=self.table_rows)
         check_int("vector_memory", self.vector_memory, 4 * self.vector_lanes, min(1 << 18, self.vector_lanes << 16),
@@ -239,6 +268,7 @@ class AcceleratorConfig(_Json):
                              f"{self.max_context} times {self.max_record_beats}")
         check_int("max_vocab", self.max_vocab, 2, 1 << 20)
         check_int("prefetch_beats", self.prefetch_beats, 16, 1 << 16, power_of_two=True)
+        check_int("data_beats", self.data_beats, 16, 1 << 16, power_of_two=True)
         check_int("top_k", self.top_k, 1, 64)
         check_int("max_heads", self.max_heads, 1, 128, power_of_two=True)
         if self.lane_bits < self.bus_bits:
@@ -248,6 +278,16 @@ class AcceleratorConfig(_Json):
     @property
     def bus_bytes(self) -> int:
         return self.bus_bits // 8
+
+    @property
+    def port_bits(self) -> int:
+        """Width of each AXI4 port."""
+        return self.bus_bits // self.memory_ports
+
+    @property
+    def token_slots(self) -> int:
+        """Tokens in flight: vectors of slot ``chunk * token_lanes + lane``."""
+        return self.chunks * self.token_lanes
 
     @property
     def tile_activations(self) -> int:
@@ -280,9 +320,16 @@ class AcceleratorConfig(_Json):
         return self.bus_bits // self.kv_bits
 
     @property
+    def header_words(self) -> int:
+        """Words of ``vector_lanes`` elements that K's last beat may hold so that the record's header fits behind them;
+        0: it never does."""
+        word = self.vector_lanes * self.kv_bits
+        return max(0, (self.bus_bits - HEADER_BITS) // word)
+
+    @property
     def max_record_beats(self) -> int:
-        """Bus words of the K/V record of a head of ``max_head_dim``: 64 bits of scales, K, V, each padded."""
-        return ceil_div(64, self.bus_bits) + 2 * ceil_div(self.max_head_dim * self.kv_bits, self.bus_bits)
+        """Bus words of the longest K/V record, that of a head of ``max_head_dim``."""
+        return record_beats(self.max_head_dim, kv_bits=self.kv_bits, bus_bits=self.bus_bits)
 
     @property
     def head_sum_magnitude(self) -> int:

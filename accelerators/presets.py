@@ -2,6 +2,7 @@
 
 - ``tiny``: the smallest useful accelerator, for tests and the demonstration.
 - ``edge``: a ULX3S-class ECP5 board, 16-bit SDRAM behind a 64-bit port.
+- ``kv260``: AMD KV260, four 128-bit ports; BitNet b1.58 of 0.73B to 2B parameters.
 """
 
 from .config import AcceleratorConfig
@@ -20,6 +21,11 @@ PRESETS = {
             name="edge", bus_bits=64, vector_lanes=4, token_lanes=4, tables=16, table_rows=1,
             query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,
             max_context=512, max_vocab=4096, prefetch_beats=512, top_k=16,
+        ),
+        AcceleratorConfig(
+            name="kv260", bus_bits=512, memory_ports=4, vector_lanes=8, token_lanes=12, chunks=2, tables=26, table_rows=4,
+            query_lanes=4, max_vector=6912, max_block_rows=2048, vector_memory=16384, max_head_dim=128, max_heads=32,
+            max_context=2048, max_vocab=131072, prefetch_beats=4096, data_beats=512, top_k=16,
         ),
     )
 }

@@ -5,15 +5,20 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
-from ..config import AcceleratorConfig
+from ..config import AcceleratorConfig, ceil_div
+from ..streams import Queue
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
 
-__all__ = ["BURST", "FrontEnd", "token_layout"]
+__all__ = ["BURST", "WEIGHTS", "FrontEnd", "token_layout"]
 
 BURST = data.StructLayout({"address": 32, "beats": 24})
+WEIGHTS = data.StructLayout({"address": 32, "beats": 24, "head": 1})
+"""A matrix to read: for the ternary engine, or for the LM head."""
+
 TOKEN_BITS = 20
+APPEND_BITS = 8
 
 
 def token_layout() -> data.StructLayout:
@@ -26,8 +31,16 @@ class FrontEnd(wiring.Component):
 
     Prefill takes the prompt in chunks of up to ``token_lanes`` tokens, then every generated token is a chunk of its own. For
     each chunk it reads the program, queues each instruction, and then issues its data reads in the order in which the
-    executor consumes them. It runs ahead of the executor until a queue is full; the only waits are
-    for the token of the previous step, and, before reading a layer's K/V rows, for that layer's append.
+    executor consumes them. With ``chunks = 2`` the prompt is taken in pairs of chunks whose programs alternate after every
+    matrix: while the engine multiplies for one, the other units work for the other (what a serving system calls
+    microbatches)::
+
+        chunk 0   NORM LINEAR            ROPE APPEND ATTEND NORM LINEAR             RESIDUAL ...
+        chunk 1               NORM LINEAR                               ROPE APPEND ...
+
+    It runs ahead of the executor until a queue is full, and waits only for the token of the previous step. Weights have a
+    stream of their own, so that they are fetched far ahead of all other data. A read of K/V rows waits in the queue of
+    data reads until the appends before it are in memory; the front end does not.
 
     Members
     -------
@@ -44,8 +57,10 @@ class FrontEnd(wiring.Component):
         Of the KV cache, bus words and bytes.
     o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
         Reads of descriptors and prompt.
+    o_weights : Out(stream of {address, beats, head})
+        Matrices: LINEAR, and HEAD with ``head`` set.
     o_data : Out(stream of {address, beats})
-        Reads for the executor.
+        All other reads for the executor.
     o_operation : Out(stream of operation_layout)
     append_done : In(1)
         Pulse: an APPEND operation's rows are in memory.
@@ -77,6 +92,7 @@ class FrontEnd(wiring.Component):
             "kv_capacity": In(TOKEN_BITS), "kv_record_beats": In(16), "kv_head_stride": In(32),
             "o_program": Out(stream.Signature(BURST)),
             "i_program": In(stream.Signature(data.StructLayout({"data": bits, "last": 1}))),
+            "o_weights": Out(stream.Signature(WEIGHTS)),
             "o_data": Out(stream.Signature(BURST)),
             "o_operation": Out(stream.Signature(operation_layout(config))),
             "append_done": In(1),
@@ -94,23 +110,28 @@ class FrontEnd(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        lanes = config.token_lanes
-        tokens = Array([Signal(32, name=f"token_{i}") for i in range(lanes)])
-        count = Signal(range(lanes + 1))
+        lanes, chunks = config.token_lanes, config.chunks
+
+        def each_chunk(shape, name: str) -> Array:
+            return Array([Signal(shape, name=f"{name}_{chunk}") for chunk in range(chunks)])
+
+        tokens = Array([Array([Signal(32, name=f"token_{chunk}_{i}") for i in range(lanes)]) for chunk in range(chunks)])
+        counts, finals = each_chunk(range(lanes + 1), "count"), each_chunk(1, "final")
+        positions, offsets = each_chunk(TOKEN_BITS, "position"), each_chunk(32, "offset")
+        # Chunk that is loaded, that is fetched for, whose operation is at hand; always 0 with one in flight.
+        bits = range(2)
+        loading, fetching, chunk, paired = Signal(bits), Signal(bits), Signal(bits), Signal()
+        count, position = Signal(range(lanes + 1)), Signal(TOKEN_BITS)
+        m.d.comb += [count.eq(counts[chunk]), position.eq(positions[chunk])]
         remaining = Signal(TOKEN_BITS)
         prompt_next = Signal(32)
-        final_chunk = Signal()
         op = Signal(instruction_layout())
-        pending_appends = Signal(8)
-        push_append = Signal()
-        m.d.sync += pending_appends.eq(pending_appends + push_append - self.append_done)
 
         def fail(cause: ErrorCause, info) -> None:
             m.d.sync += [self.error.eq(cause), self.error_info.eq(info)]
             m.next = "ERROR"
 
         # Descriptor fetch: holds one descriptor ahead of the main machine.
-        offset = Signal(32)
         descriptor = Signal(unsigned(INSTRUCTION_BYTES * 8))
         fetch_start, fetched, take, collecting_prompt = Signal(), Signal(), Signal(), Signal()
         prompt_command = Signal()
@@ -118,10 +139,11 @@ class FrontEnd(wiring.Component):
         with m.FSM(name="fetch"):
             with m.State("IDLE"):
                 with m.If(fetch_start):
-                    m.d.sync += offset.eq(0)
+                    m.d.sync += [fetching.eq(0), *(offset.eq(0) for offset in offsets)]
                     m.next = "COMMAND"
             with m.State("COMMAND"):
-                m.d.comb += [self.o_program.valid.eq(1), self.o_program.p.address.eq(self.program_address + offset),
+                m.d.comb += [self.o_program.valid.eq(1),
+                             self.o_program.p.address.eq(self.program_address + offsets[fetching]),
                              self.o_program.p.beats.eq(INSTRUCTION_BYTES // config.bus_bytes)]
                 with m.If(self.o_program.ready):
                     m.next = "COLLECT"
@@ -134,13 +156,15 @@ class FrontEnd(wiring.Component):
             with m.State("HOLD"):
                 m.d.comb += fetched.eq(1)
                 with m.If(take):
-                    m.d.sync += offset.eq(offset + INSTRUCTION_BYTES)
+                    m.d.sync += offsets[fetching].eq(offsets[fetching] + INSTRUCTION_BYTES)
                     m.next = "COMMAND"
-                    with m.If(fetched_opcode == Opcode.END):
+                    with m.If(paired & ((fetched_opcode == Opcode.LINEAR) | (fetched_opcode == Opcode.END))):
+                        m.d.sync += fetching.eq(~fetching)
+                    with m.If((fetched_opcode == Opcode.END) & (fetching == paired)):
                         m.next = "IDLE"
         with m.If(prompt_command):
             m.d.comb += [self.o_program.valid.eq(1), self.o_program.p.address.eq(prompt_next),
-                         self.o_program.p.beats.eq(count)]
+                         self.o_program.p.beats.eq(counts[loading])]
         with m.If(collecting_prompt):
             m.d.comb += self.i_program.ready.eq(1)
 
@@ -156,22 +180,27 @@ class FrontEnd(wiring.Component):
             cache.head_stride.eq(self.kv_head_stride),
             tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count)),
             cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
-            cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(self.position + tile_end),
+            cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end),
         ]
+
+        push_append = Signal()
+        reads = self._data_reads(m, push_append)
 
         # Row addresses: address + index * beats * bus_bytes; index and product are registered.
         row = Signal(range(lanes + 1))
         row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
-        m.d.sync += row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[row], self.position + row))
+        m.d.sync += row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], position + row))
         m.d.sync += row_offset.eq((row_index * op.beats[:16]) << (config.bus_bytes.bit_length() - 1))
 
         m.d.comb += [
             self.o_operation.p.instruction.eq(op), self.o_operation.p.tokens.eq(count),
-            self.o_operation.p.position.eq(self.position),
+            self.o_operation.p.position.eq(position), self.o_operation.p.chunk.eq(chunk),
+            self.o_weights.p.address.eq(op.address), self.o_weights.p.beats.eq(op.beats),
+            self.o_weights.p.head.eq(op.opcode == Opcode.HEAD),
         ]
         result = Signal.like(self.i_token.p)
         skipped, stopping = Signal(), Signal()
-        m.d.comb += skipped.eq((op.flags & Flag.LAST_CHUNK).any() & ~final_chunk & (op.opcode != Opcode.END))
+        m.d.comb += skipped.eq((op.flags & Flag.LAST_CHUNK).any() & ~finals[chunk] & (op.opcode != Opcode.END))
         ended = Signal()
         m.d.comb += [
             ended.eq((self.generated + 1 == self.max_new_tokens) | stopping
@@ -194,37 +223,45 @@ class FrontEnd(wiring.Component):
                 with m.Else():
                     m.next = "CHUNK"
             with m.State("CHUNK"):
-                m.d.sync += [count.eq(Mux(remaining > lanes, lanes, remaining)), final_chunk.eq(remaining <= lanes), row.eq(0)]
+                m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
+                             finals[loading].eq(remaining <= lanes), row.eq(0)]
                 m.next = "PROMPT_COMMAND"
                 with m.If(remaining == 0):
-                    m.d.sync += [count.eq(1), tokens[0].eq(result.token)]
+                    m.d.sync += [counts[0].eq(1), tokens[0][0].eq(result.token)]
                     m.next = "OPERATIONS"
                     with m.If(self.position >= capacity):
                         fail(ErrorCause.CONTEXT_FULL, self.position)
             with m.State("PROMPT_COMMAND"):
                 m.d.comb += prompt_command.eq(1)
                 with m.If(self.o_program.ready):
-                    m.d.sync += [prompt_next.eq(prompt_next + (count << (config.bus_bytes.bit_length() - 1))),
-                                 remaining.eq(remaining - count)]
+                    m.d.sync += [prompt_next.eq(prompt_next + (counts[loading] << (config.bus_bytes.bit_length() - 1))),
+                                 remaining.eq(remaining - counts[loading])]
                     m.next = "PROMPT"
             with m.State("PROMPT"):
                 m.d.comb += collecting_prompt.eq(1)
                 with m.If(self.i_program.valid):
-                    m.d.sync += [tokens[row].eq(self.i_program.p.data[:32]), row.eq(row + 1)]
+                    m.d.sync += [tokens[loading][row].eq(self.i_program.p.data[:32]), row.eq(row + 1)]
                     with m.If(self.i_program.p.last):
                         m.next = "OPERATIONS"
+                        if chunks == 2:
+                            with m.If((remaining != 0) & (loading == 0)):
+                                m.d.sync += loading.eq(1)
+                                m.next = "CHUNK"
             with m.State("OPERATIONS"):
                 m.d.comb += fetch_start.eq(1)
+                m.d.sync += [paired.eq(loading), loading.eq(0), positions[0].eq(self.position)]
+                if chunks == 2:
+                    m.d.sync += positions[1].eq(self.position + counts[0])
                 m.next = "DECODE"
             with m.State("DECODE"):
-                m.d.sync += [row.eq(0), head.eq(0), first.eq(0)]
+                m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetching)]
                 with m.If(fetched):
                     m.d.sync += decode_fields(op, descriptor)
                     with m.If(is_intact(descriptor) & fetched_opcode.matches(*Opcode)):
                         m.d.comb += take.eq(1)
                         m.next = "ISSUE"
                     with m.Else():
-                        fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+                        fail(ErrorCause.ILLEGAL_INSTRUCTION, offsets[fetching])
             with m.State("ISSUE"):
                 m.next = "PUSH"
                 with m.If(skipped):
@@ -242,43 +279,44 @@ class FrontEnd(wiring.Component):
                             with m.If((op.flags & Flag.GAIN).any()):
                                 m.next = "SINGLE"
                         with m.Case(Opcode.LINEAR, Opcode.HEAD):
-                            m.next = "SINGLE"
+                            m.next = "WEIGHTS"
                         with m.Case(Opcode.ATTEND):
-                            m.next = "FENCE"
+                            m.next = "ROWS"
                         with m.Case(Opcode.END):
-                            m.d.sync += self.position.eq(self.position + count)
-                            m.next = "CHUNK"
-                            with m.If(final_chunk):
-                                m.next = "TOKEN"
+                            with m.If(chunk == paired):
+                                m.d.sync += self.position.eq(position + count)
+                                m.next = "CHUNK"
+                                with m.If(finals[chunk]):
+                                    m.next = "TOKEN"
+            with m.State("WEIGHTS"):
+                m.d.comb += self.o_weights.valid.eq(1)
+                with m.If(self.o_weights.ready):
+                    m.next = "DECODE"
             with m.State("SINGLE"):
-                m.d.comb += [self.o_data.valid.eq(1), self.o_data.p.address.eq(op.address), self.o_data.p.beats.eq(op.beats)]
-                with m.If(self.o_data.ready):
+                m.d.comb += [reads.valid.eq(1), reads.p.address.eq(op.address), reads.p.beats.eq(op.beats)]
+                with m.If(reads.ready):
                     m.next = "DECODE"
             with m.State("ROW"):
                 m.next = "ROW_PRODUCT"
-                with m.If((op.opcode == Opcode.EMBED) & (tokens[row] >= op.rows)):
-                    fail(ErrorCause.TOKEN_OUT_OF_RANGE, tokens[row])
+                with m.If((op.opcode == Opcode.EMBED) & (tokens[chunk][row] >= op.rows)):
+                    fail(ErrorCause.TOKEN_OUT_OF_RANGE, tokens[chunk][row])
             with m.State("ROW_PRODUCT"):
                 m.next = "ROW_COMMAND"
             with m.State("ROW_COMMAND"):
-                m.d.comb += [self.o_data.valid.eq(1), self.o_data.p.address.eq(op.address + row_offset),
-                             self.o_data.p.beats.eq(op.beats)]
-                with m.If(self.o_data.ready):
+                m.d.comb += [reads.valid.eq(1), reads.p.address.eq(op.address + row_offset), reads.p.beats.eq(op.beats)]
+                with m.If(reads.ready):
                     m.d.sync += row.eq(row + 1)
                     m.next = "ROW"
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
-            with m.State("FENCE"):
-                with m.If(pending_appends == 0):
-                    m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.comb += cache.i_request.valid.eq(1)
                 with m.If(cache.i_request.ready):
                     m.next = "ROWS_COMMAND"
             with m.State("ROWS_COMMAND"):
-                m.d.comb += [self.o_data.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(self.o_data.ready),
-                             self.o_data.p.address.eq(cache.o_read.p.address), self.o_data.p.beats.eq(cache.o_read.p.beats)]
-                with m.If(self.o_data.valid & self.o_data.ready):
+                m.d.comb += [reads.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(reads.ready), reads.p.fenced.eq(1),
+                             reads.p.address.eq(cache.o_read.p.address), reads.p.beats.eq(cache.o_read.p.beats)]
+                with m.If(reads.valid & reads.ready):
                     m.next = "ROWS"
                     with m.If(tile_end == count):
                         m.d.sync += [first.eq(0), head.eq(head + 1)]
@@ -304,3 +342,22 @@ class FrontEnd(wiring.Component):
             with m.State("ERROR"):
                 pass
         return m
+
+    def _data_reads(self, m: Module, push_append: Signal):
+        """Input stream {address, beats, fenced} of the queue in front of ``o_data``, with room for the K/V rows of an
+        operation; a fenced read leaves it when all appends before it have been done."""
+        config = self.config
+        tiles = ceil_div(config.token_lanes, config.query_lanes)
+        layout = data.StructLayout({"address": 32, "beats": 24, "fenced": 1, "due": APPEND_BITS})
+        m.submodules.reads = queue = Queue(layout, max(16, config.max_heads * tiles))
+        pushed, appended, behind = Signal(APPEND_BITS), Signal(APPEND_BITS), Signal(APPEND_BITS)
+        opened = Signal()
+        m.d.sync += [pushed.eq(pushed + push_append), appended.eq(appended + self.append_done)]
+        m.d.comb += [
+            queue.i.p.due.eq(pushed),
+            behind.eq(appended - queue.o.p.due),  # modulo 2**APPEND_BITS: negative while some are missing
+            opened.eq(~queue.o.p.fenced | ~behind[-1]),
+            self.o_data.valid.eq(queue.o.valid & opened), queue.o.ready.eq(self.o_data.ready & opened),
+            self.o_data.p.address.eq(queue.o.p.address), self.o_data.p.beats.eq(queue.o.p.beats),
+        ]
+        return queue.i

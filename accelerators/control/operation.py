@@ -19,11 +19,13 @@ def instruction_layout() -> data.StructLayout:
 
 
 def operation_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """An instruction and the chunk it works on: ``tokens`` (1..token_lanes), position of the first one."""
+    """An instruction and the chunk it works on: ``tokens`` (1..token_lanes), position of the first one, and which of the
+    ``chunks`` in flight it is."""
     return data.StructLayout({
         "instruction": instruction_layout(),
         "tokens": range(config.token_lanes + 1),
         "position": range(config.max_context + 1),
+        "chunk": range(max(config.chunks, 2)),
     })
 
 

@@ -16,8 +16,8 @@ from .unit import Items, UnitBench
 __all__ = ["ExecutorBench"]
 
 INVERSE_TEMPERATURE = Scalar.from_float(1.4)
-EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "sums_written", "exponent_stored",
-          "record_written", "token_sampled")
+EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "exponent_stored", "record_written",
+          "token_sampled")
 
 
 class Units(Model):
@@ -39,6 +39,7 @@ class Units(Model):
         self.inputs, self.rng, self.share = inputs, rng, share
         self.under_way: Counter[str] = Counter()
         self.held: Counter[str] = Counter()  # of these, not to be reported yet
+        self.matrices: list[Inputs] = []  # LINEAR operations whose sums are to come, in order
         self.started = self.appended = 0
 
     def clear(self) -> None:
@@ -50,9 +51,12 @@ class Units(Model):
                           if self.under_way[event] > self.held[event] and self.rng.random() < self.share]
         for event in EVENTS:
             self.ports[event].value = int(event in self._reported)
+        self._sums_written = bool(self.matrices) and self.rng.random() < self.share
+        self.ports["sums_written"].value = int(self._sums_written)
         if 0 < self.started <= len(self.inputs):
             inputs = self.inputs[self.started - 1]
-            self.ports["magnitudes"].value = sum((first | second << 6) << 12 * token
+            first_slot = inputs.chunk * len(inputs.magnitudes)
+            self.ports["magnitudes"].value = sum((first | second << 6) << 12 * (first_slot + token)
                                                  for token, (first, second) in enumerate(inputs.magnitudes))
             self.ports["top_exponents"].value = sum((top & 0xFFFF) << 16 * token for token, top in enumerate(inputs.tops))
 
@@ -68,7 +72,14 @@ class Units(Model):
             if busy or self.inputs[self.started - 1].op.opcode is not Opcode.APPEND:
                 raise BenchFailure(f"append_done in operation {self.started - 1}, items under way: {dict(self.under_way)}")
             self.appended += 1
+        if self.level("linear") != bool(self.matrices):
+            raise BenchFailure(f"linear is {self.level('linear')} with {len(self.matrices)} matrices under way")
+        if self.matrices and self.level("linear_tag") != self.matrices[0].op.tag:
+            raise BenchFailure(f"linear_tag is {self.level('linear_tag')}, expected {self.matrices[0].op.tag}")
         if self.level("operation_start"):
+            chunk = self.inputs[self.started].chunk
+            if any(matrix.chunk == chunk for matrix in self.matrices):
+                raise BenchFailure(f"operation {self.started} starts before the sums of its chunk, {chunk}, are written")
             if busy:
                 raise BenchFailure(f"operation {self.started} starts, items under way: {dict(self.under_way)}")
             if self.level("next_opcode") != self.inputs[self.started].op.opcode:
@@ -76,9 +87,11 @@ class Units(Model):
             self.started += 1
         for event in self._reported:
             self.under_way[event] -= 1
-        if self._reported:
+        if self._sums_written:
+            self.matrices.pop(0)
+        if self._reported or self._sums_written:
             self._transfers.append(cycle)
-        return bool(self._reported)
+        return bool(self._reported or self._sums_written)
 
     def check_operation(self) -> None:
         """The outputs that route the data are those of the operation under way."""
@@ -91,15 +104,15 @@ class Units(Model):
 
     def pending(self) -> str | None:
         appends = sum(inputs.op.opcode is Opcode.APPEND for inputs in self.inputs)
-        if any(self.under_way.values()) or self.started < len(self.inputs) or self.appended < appends:
+        if any(self.under_way.values()) or self.matrices or self.started < len(self.inputs) or self.appended < appends:
             return (f"{self.started} of {len(self.inputs)} operations started, {self.appended} of {appends} appended, items "
-                    f"under way: {dict(self.under_way)}")
+                    f"under way: {dict(self.under_way)}, {len(self.matrices)} matrices")
         return None
 
 
 class ExecutorBench(UnitBench):
     """Operations in any order. Commands of all ports come in the golden order; an operation starts when all items of the one
-    before it have been reported."""
+    before it have been reported, but for matrices of the other chunk in flight."""
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -141,7 +154,7 @@ class ExecutorBench(UnitBench):
             **scalar_words)
         lanes = range(config.token_lanes)
         return Inputs(op, tokens, rng.randint(0, config.max_context - tokens), [self._scalar(rng) for _ in lanes],
-                      [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes])
+                      [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes], rng.randrange(config.chunks))
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         opcodes = [*Opcode, Opcode.NORM, Opcode.NORM, Opcode.NORM, Opcode.GLU, Opcode.ATTEND]
@@ -163,8 +176,8 @@ class ExecutorBench(UnitBench):
 
     def _plan(self, inputs: list[Inputs]) -> Items:
         self.inputs = inputs
-        return {"i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "position": each.position}
-                                for each in inputs]}
+        return {"i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "position": each.position,
+                                 "chunk": each.chunk} for each in inputs]}
 
     # The world around the executor.
 
@@ -188,7 +201,9 @@ class ExecutorBench(UnitBench):
             raise BenchFailure(f"command {self.issued - 1} comes on {stream} in operation {self.units.started - 1}, "
                                f"expected on {command.port} in operation {number}")
         self.units.check_operation()
-        self.units.under_way.update(command.launches)
+        self.units.under_way.update(event for event in command.launches if event != "sums_written")
+        if "sums_written" in command.launches:
+            self.units.matrices.append(self.inputs[number])
         if "scale_stored" in command.launches:
             self.units.held["scale_stored"] += 1
             inputs = self.inputs[number]
@@ -212,11 +227,11 @@ class ExecutorBench(UnitBench):
 
     def latency_stimulus(self) -> Items:
         rng = random.Random(0)
-        return self._plan([self.operation(rng, Opcode.LINEAR), self.operation(rng, Opcode.RESIDUAL)])
+        return self._plan([self.operation(rng, Opcode.ROPE), self.operation(rng, Opcode.RESIDUAL)])
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        linear, residual = trace.accepted["i_operation"]
-        return {"latency": trace.raised["o_sums"] - linear, "scaled": trace.raised["o_residual"] - residual,
+        rope, residual = trace.accepted["i_operation"]
+        return {"latency": trace.raised["o_table"] - rope, "scaled": trace.raised["o_residual"] - residual,
                 "turnaround": residual - max(cycle for cycle in trace.delivered["units"] if cycle < residual)}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:

@@ -38,7 +38,7 @@ class Generation:
 class FrontEndBench(UnitBench):
     """Generations one after another without a reset between.
 
-    In the order in which things leave the unit: an operation, its data reads, the next operation; a read of the cache when
+    In the order in which things leave the unit: an operation before its data reads and its matrix; a read of the cache when
     the appends before it are in memory; nothing of a step before the token of the previous one.
     """
 
@@ -89,7 +89,7 @@ class FrontEndBench(UnitBench):
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         lanes = self.config.token_lanes
-        first = self.generation(rng, rng.randint(1, 3 * lanes + 1), rng.randint(1, 3))
+        first = self.generation(rng, rng.randint(1, 4 * lanes + 1), rng.randint(1, 3))
         second = self.generation(rng, rng.randint(1, lanes), 4)
         cut = rng.randrange(4)
         if rng.random() < 0.5:
@@ -100,9 +100,11 @@ class FrontEndBench(UnitBench):
         return self.plan(first, second)
 
     def boundary(self) -> Items:
-        """All lengths of the prompt up to three full chunks and a token more; to the end of the cache; all ways to end."""
+        """Lengths of the prompt around all numbers of chunks up to four; to the end of the cache; all ways to end."""
         rng = random.Random(0)
-        found = [self.generation(rng, length, 2) for length in range(1, 3 * self.config.token_lanes + 2)]
+        lanes = self.config.token_lanes
+        lengths = sorted({lanes * chunks + more for chunks in range(5) for more in (-1, 0, 1)} - {-1, 0} | {2})
+        found = [self.generation(rng, length, 2) for length in lengths]
         for each, capacity in ((found[1], self.config.max_context), (found[-1], self.config.max_context - 1)):
             start = capacity - len(each.prompt) - len(each.sampled) + 1
             each.settings = replace(each.settings, start_position=start, kv_capacity=capacity)
@@ -132,7 +134,7 @@ class FrontEndBench(UnitBench):
         self.reference = self.golden()
         self.rng = random.Random(len(self.reference.data))
         self.running = -1
-        self.tokens = self.sampled = self.reads = self.queued = self.appended = 0
+        self.tokens = self.sampled = self.reads = self.matrices = self.queued = self.appended = 0
         self.appends: list[int] = []  # remaining cycles of the appends under way
         self.quick = False
 
@@ -167,16 +169,16 @@ class FrontEndBench(UnitBench):
             needed = self.reference.data[self.reads].appends
             if needed > self.appended:
                 raise BenchFailure(f"data read {self.reads} comes after {self.appended} of {needed} appends")
-            if self.queued < len(self.reference.operations) and self.reads >= self.reference.operations[self.queued].reads:
-                raise BenchFailure(f"data read {self.reads} comes before its operation, {self.queued}")
+            self._after_operation("data read", self.reads, "reads")
             self.reads += 1
+        if stream == "o_weights":
+            self._after_operation("matrix", self.matrices, "matrices")
+            self.matrices += 1
         if stream == "o_token":
             self.tokens += 1
         if stream == "o_operation":
             queued = self.reference.operations[self.queued]
             self.queued += 1
-            if queued.reads != self.reads:
-                raise BenchFailure(f"operation {self.queued - 1} is queued after {self.reads} data reads, not {queued.reads}")
             if queued.instruction.opcode is Opcode.APPEND:
                 self.appends.append(1 if self.quick else self.rng.choice((1, 2, 10, 80)))
             if queued.instruction.opcode is Opcode.END and queued.final:
@@ -184,6 +186,11 @@ class FrontEndBench(UnitBench):
                 self.sampled += 1
                 return {"i_token": [{"token": token, "value": value}]}
         return {}
+
+    def _after_operation(self, what: str, number: int, before: str) -> None:
+        """Item ``number`` of its kind must not come before the operation that it belongs to."""
+        if self.queued < len(self.reference.operations) and number >= getattr(self.reference.operations[self.queued], before):
+            raise BenchFailure(f"{what} {number} comes before its operation, {self.queued}")
 
     def _memory(self, each: Generation, address: int, beats: int) -> list[dict[str, int]]:
         size = self.config.bus_bytes
@@ -200,8 +207,9 @@ class FrontEndBench(UnitBench):
         return {
             "o_program": [{"address": read.address, "beats": read.beats} for read in golden.program],
             "o_data": [{"address": read.address, "beats": read.beats} for read in golden.data],
+            "o_weights": [dict(zip(("address", "beats", "head"), matrix, strict=True)) for matrix in golden.weights],
             "o_operation": [{"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens,
-                             "position": queued.position} for queued in golden.operations],
+                             "position": queued.position, "chunk": queued.chunk} for queued in golden.operations],
             "o_token": [{"token": token, "value": value, "last": last} for token, value, last in golden.tokens],
         }
 

@@ -29,8 +29,8 @@ class Command:
 
 @dataclass(frozen=True)
 class Inputs:
-    """An operation, the chunk, and what the units report per token: scales of NORM, magnitudes for GLU, top exponents for
-    ALIGN."""
+    """An operation, the chunk in flight that it works on, and what the units report per token: scales of NORM, magnitudes for
+    GLU, top exponents for ALIGN."""
 
     op: Instruction
     tokens: int
@@ -38,6 +38,7 @@ class Inputs:
     scales: Sequence[Scalar]
     magnitudes: Sequence[tuple[int, int]]
     tops: Sequence[int]
+    chunk: int = 0
 
 
 class Executor:
@@ -45,35 +46,36 @@ class Executor:
 
     def __init__(self, config: AcceleratorConfig, inverse_temperature: Scalar) -> None:
         self.config, self.inverse_temperature = config, inverse_temperature
-        self.scales = [Scalar(0, 0)] * config.token_lanes
+        self.scales = [[Scalar(0, 0)] * config.token_lanes for _ in range(config.chunks)]
         self.products = [Scalar(0, 0)] * config.token_lanes
 
     def commands(self, inputs: Inputs) -> list[Command]:
         """The commands of one operation, in the order in which they are issued."""
+        self.first_slot = inputs.chunk * self.config.token_lanes
         handler = getattr(self, "_" + inputs.op.opcode.name.lower())
         return list(handler(inputs.op, inputs))
 
     def _end(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         yield from ()
 
-    @staticmethod
-    def _access(port: str, token: int, base: int, words: int, offset: int | None = None) -> Command:
+    def _access(self, port: str, token: int, base: int, words: int, offset: int | None = None) -> Command:
         paired = offset is not None
-        fields = {"token": token, "base": base % WORD, "words": words, "paired": int(paired),
+        fields = {"token": self.first_slot + token, "base": base % WORD, "words": words, "paired": int(paired),
                   "offset": (offset or 0) % WORD}
         return Command(port, fields, () if port == "o_read" else ("vector_written",))
 
     def _quantize(self, token: int, base: int, words: int, scale: Scalar, op: Instruction) -> Iterator[Command]:
-        """A vector through norm + quantize, and what tells it how."""
+        """A vector through norm + quantize, and what tells it how; a short one is read once."""
         norm = op.opcode is Opcode.NORM
         yield self._access("o_read", token, base, words)
         yield Command("o_norm", {
             "scale": scalar_fields(scale), "gain_exponent": op.shift if norm and Flag.GAIN in op.flags else 0,
-            "norm": int(norm and Flag.NORMALIZE in op.flags),
+            "norm": int(norm and Flag.NORMALIZE in op.flags), "once": int(not norm),
             "wide": int(Flag.WIDE in op.flags) if norm else int(self.config.kv_bits == 16),
             "inverse_length": scalar_fields(Scalar(*op.scalar_b)), "epsilon": scalar_fields(Scalar(*op.scalar_c)),
         }, ("vector_quantized", "scale_stored") if norm else ("vector_quantized",))
-        yield self._access("o_read", token, base, words)
+        if norm:
+            yield self._access("o_read", token, base, words)
 
     def _embed(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token in range(inputs.tokens):
@@ -94,12 +96,12 @@ class Executor:
             if Flag.PRODUCT in op.flags:
                 scale = self.products[token]
             yield from self._quantize(token, op.source, op.words, scale, op)
-            self.scales[token] = inputs.scales[token]
+            self.scales[inputs.chunk][token] = inputs.scales[token]
 
     def _linear(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
-        yield Command("o_sums", {"base": op.destination, "split": op.other}, ("sums_written",))
+        yield Command("o_sums", {"base": op.destination, "split": op.other, "chunk": inputs.chunk})
         yield Command("o_engine", {"tiles": op.tiles, "block_rows": op.block_rows, "rows": op.rows, "tokens": inputs.tokens},
-                      ("packet_taken",))
+                      ("sums_written",))
 
     def _rope(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         half = op.words // 2
@@ -115,7 +117,7 @@ class Executor:
                 yield Command("o_request", {"base": op.address, "head": head, "position": inputs.position + token},
                               ("record_written",))
                 for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
-                    yield from self._quantize(token, base + head * op.words, op.words, self.scales[token] * Scalar(*scale), op)
+                    yield from self._quantize(token, base + head * op.words, op.words, self.scales[inputs.chunk][token] * Scalar(*scale), op)
 
     def _attend(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for kv_head in range(op.count):
@@ -129,19 +131,19 @@ class Executor:
                         yield Command("o_lane", {"limit": inputs.position + token + 1, "token": token, "head": head},
                                       ("exponent_stored",))
                         yield from self._quantize(token, op.source + offset, op.words,
-                                                  self.scales[token] * Scalar(*op.scalar_a), op)
+                                                  self.scales[inputs.chunk][token] * Scalar(*op.scalar_a), op)
                         yield self._access("o_write", token, op.destination + offset, op.words)
 
     def _residual(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token in range(inputs.tokens):
-            yield Command("o_residual", {"scale": scalar_fields(self.scales[token] * Scalar(*op.scalar_a))})
+            yield Command("o_residual", {"scale": scalar_fields(self.scales[inputs.chunk][token] * Scalar(*op.scalar_a))})
             yield self._access("o_read", token, op.source, op.words, op.destination - op.source)
             yield self._access("o_write", token, op.destination, op.words)
 
     def _glu(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         silu = Flag.SILU in op.flags
         for token in range(inputs.tokens):
-            scale, (gate, up) = self.scales[token], inputs.magnitudes[token]
+            scale, (gate, up) = self.scales[inputs.chunk][token], inputs.magnitudes[token]
             yield Command("o_glu", {"silu": int(silu), "gate_bits": gate, "up_bits": up,
                                     "scale": scalar_fields(scale * Scalar(*op.scalar_a))})
             yield self._access("o_read", token, op.source, op.words, op.other - op.source)
@@ -150,5 +152,5 @@ class Executor:
             self.products[token] = (power * Scalar(*op.scalar_b)).shifted((1 if silu else 2) * gate + up - 31)
 
     def _head(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
-        unit = self.scales[inputs.tokens - 1] * Scalar(*op.scalar_a)
-        yield Command("o_sampler", {"scale": scalar_fields(unit * self.inverse_temperature)}, ("packet_taken", "token_sampled"))
+        unit = self.scales[inputs.chunk][inputs.tokens - 1] * Scalar(*op.scalar_a)
+        yield Command("o_sampler", {"scale": scalar_fields(unit * self.inverse_temperature)}, ("token_sampled",))

@@ -39,13 +39,15 @@ class Read:
 
 @dataclass(frozen=True)
 class Operation:
-    """A queued operation. ``reads``: data reads of the operations before it, since reset; ``final``: a token is sampled at the
-    end of its chunk."""
+    """A queued operation. ``chunk``: which of those in flight it works on; ``reads``, ``matrices``: data reads and matrices of
+    the operations before it, since reset; ``final``: a token is sampled at the end of its chunk."""
 
     instruction: Instruction
     tokens: int
     position: int
+    chunk: int
     reads: int
+    matrices: int
     final: bool
 
 
@@ -60,6 +62,8 @@ class FrontEnd:
     config: AcceleratorConfig
     program: list[Read] = field(default_factory=list)
     data: list[Read] = field(default_factory=list)
+    weights: list[tuple[int, int, int]] = field(default_factory=list)
+    """(address, beats, head)"""
     operations: list[Operation] = field(default_factory=list)
     tokens: list[tuple[int, int, int]] = field(default_factory=list)
     """(token, value, last)"""
@@ -88,10 +92,12 @@ class FrontEnd:
             self._fail(ErrorCause.EMPTY_PROMPT, length)
         if self.position + length > capacity:
             self._fail(ErrorCause.PROMPT_TOO_LONG, self.position + length)
-        for start in range(0, length, lanes):
-            chunk = prompt[start:min(start + lanes, length)]
-            self.program.append(Read(self.settings.prompt_address + start * self.config.bus_bytes, len(chunk)))
-            self._chunk(chunk, start + lanes >= length)
+        for start in range(0, length, lanes * self.config.chunks):
+            chunks = []
+            for first in range(start, min(start + lanes * self.config.chunks, length), lanes):
+                chunks.append(prompt[first:min(first + lanes, length)])
+                self.program.append(Read(self.settings.prompt_address + first * self.config.bus_bytes, len(chunks[-1])))
+            self._chunks(chunks, start + lanes * self.config.chunks >= length)
         while True:
             token, value = next(sampled)
             self.generated += 1
@@ -103,32 +109,39 @@ class FrontEnd:
                 return
             if self.position >= capacity:
                 self._fail(ErrorCause.CONTEXT_FULL, self.position)
-            self._chunk([token], True)
+            self._chunks([[token]], True)
 
     def _fetch(self, offset: int) -> None:
         self.program.append(Read(self.settings.program_address + offset, INSTRUCTION_BYTES // self.config.bus_bytes))
 
-    def _chunk(self, tokens: Sequence[int], final: bool) -> None:
-        offset = 0
+    def _chunks(self, chunks: Sequence[Sequence[int]], final: bool) -> None:
+        """One chunk, or a pair whose programs alternate after every matrix; of a pair, the second may be ``final``."""
+        positions = [self.position, self.position + len(chunks[0])]
+        offsets, last, fetching = [0, 0], len(chunks) - 1, 0
         self._fetch(0)
         while True:
+            chunk = fetching
+            tokens, position, is_final = chunks[chunk], positions[chunk], final and chunk == last
             try:
-                op = Instruction.decode(self.code[offset:offset + INSTRUCTION_BYTES])
+                op = Instruction.decode(self.code[offsets[chunk]:offsets[chunk] + INSTRUCTION_BYTES])
             except ValueError:
-                self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
-            offset += INSTRUCTION_BYTES
-            if op.opcode is not Opcode.END:
-                self._fetch(offset)
-                if Flag.LAST_CHUNK in op.flags and not final:
-                    continue
-            self.operations.append(Operation(op, len(tokens), self.position, len(self.data), final))
+                self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offsets[chunk])
+            offsets[chunk] += INSTRUCTION_BYTES
+            ends = op.opcode is Opcode.END
+            if last and op.opcode in (Opcode.LINEAR, Opcode.END):
+                fetching = 1 - chunk
+            if not (ends and chunk == last):
+                self._fetch(offsets[fetching])
+            if Flag.LAST_CHUNK in op.flags and not is_final and not ends:
+                continue
+            self.operations.append(Operation(op, len(tokens), position, chunk, len(self.data), len(self.weights), is_final))
             self.appends += op.opcode is Opcode.APPEND
-            self._read(op, tokens)
-            if op.opcode is Opcode.END:
-                self.position += len(tokens)
+            self._read(op, tokens, position)
+            if ends and chunk == last:
+                self.position = position + len(tokens)
                 return
 
-    def _read(self, op: Instruction, tokens: Sequence[int]) -> None:
+    def _read(self, op: Instruction, tokens: Sequence[int], position: int) -> None:
         """Data reads of one operation."""
         row = op.beats * self.config.bus_bytes
         if op.opcode is Opcode.EMBED:
@@ -137,13 +150,15 @@ class FrontEnd:
                     self._fail(ErrorCause.TOKEN_OUT_OF_RANGE, token)
                 self.data.append(Read((op.address + token * row) % (1 << 32), op.beats))
         elif op.opcode is Opcode.ROPE:
-            self.data += [Read((op.address + (self.position + t) * row) % (1 << 32), op.beats) for t in range(len(tokens))]
-        elif op.opcode in (Opcode.LINEAR, Opcode.HEAD) or (op.opcode is Opcode.NORM and Flag.GAIN in op.flags):
+            self.data += [Read((op.address + (position + t) * row) % (1 << 32), op.beats) for t in range(len(tokens))]
+        elif op.opcode in (Opcode.LINEAR, Opcode.HEAD):
+            self.weights.append((op.address, op.beats, int(op.opcode is Opcode.HEAD)))
+        elif op.opcode is Opcode.NORM and Flag.GAIN in op.flags:
             self.data.append(Read(op.address, op.beats))
         elif op.opcode is Opcode.ATTEND:
             for head in range(op.count):
                 for first in range(0, len(tokens), op.tiles):
-                    rows = self.position + min(first + op.tiles, len(tokens))
+                    rows = position + min(first + op.tiles, len(tokens))
                     command = contiguous_command(
                         op.address, head, 0, rows, capacity=self.config.max_context,
                         record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,

@@ -1,0 +1,135 @@
+"""Commands that the executor issues to the units, and the registers and states with which it does so."""
+
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+
+from ..config import AcceleratorConfig
+from ..memory.vector import access_layout
+from ..numerics import SCALAR
+from .isa import Flag
+from .operation import operation_layout
+
+__all__ = ["Issue", "command_layouts"]
+
+
+def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
+    """Output port of the executor -> layout of its commands."""
+    tokens, context = range(config.token_lanes + 1), range(config.max_context + 1)
+    return {
+        "o_read": access_layout(config),
+        "o_write": access_layout(config),
+        "o_sums": data.StructLayout({"base": 16, "split": 16, "chunk": range(max(config.chunks, 2))}),
+        "o_gains": data.StructLayout({"words": 16, "times": 16}),
+        "o_table": data.StructLayout({"words": 16, "times": 16}),
+        "o_norm": data.StructLayout({"scale": SCALAR, "gain_exponent": signed(8), "norm": 1, "wide": 1, "once": 1,
+                                     "inverse_length": SCALAR, "epsilon": SCALAR}),
+        "o_embedding": data.StructLayout({"shift": signed(8)}),
+        "o_residual": data.StructLayout({"scale": SCALAR}),
+        "o_glu": data.StructLayout({"silu": 1, "gate_bits": 6, "up_bits": 6, "scale": SCALAR}),
+        "o_engine": data.StructLayout({"tiles": 16, "block_rows": 16, "rows": 24, "tokens": tokens}),
+        "o_request": data.StructLayout({"base": 32, "head": 8, "position": context}),
+        "o_attention": data.StructLayout({"lanes": range(config.query_lanes + 1), "rows": context, "beats": 16,
+                                          "words": 16}),
+        "o_lane": data.StructLayout({"limit": context, "token": range(max(config.token_lanes, 2)), "head": 8}),
+        "o_head": data.StructLayout({"rows": 24, "words": 16}),
+        "o_sampler": data.StructLayout({"scale": SCALAR}),
+    }
+
+
+class Issue:
+    """What the sequences of all operations share: the operation, loop registers, and ways to make states.
+
+    Parameters
+    ----------
+    m : Module
+        Whose state machine is under construction when ``send`` and ``multiply`` are called.
+    executor : component with the ports of ``command_layouts``
+    launched : dict of str to Signal
+        High in the cycle in which an item begins that the event of this name will report.
+
+    Members
+    -------
+    operation, op : View
+        The operation under way, its instruction.
+    token, head, sub, tile, tile_end : Signal
+        Loops over the tokens of the chunk, heads, heads of a group, tiles of tokens.
+    slot : Signal
+        Vector-memory slot of ``token``.
+    offset, group_offset, first_head, lane_head, second : Signal
+        Word offsets and numbers of heads; second of two passes.
+    scales, products : Array of SCALAR, per slot
+        Scales of the activations that NORM produced, of the products that GLU produced.
+    result, key_scale : SCALAR
+        Results of ``multiply``.
+    """
+
+    def __init__(self, m: Module, executor: wiring.Component, config: AcceleratorConfig, launched: dict[str, Signal]):
+        lanes = config.token_lanes
+        self.m, self.executor, self.config, self.launched = m, executor, config, launched
+        self.operation = Signal(operation_layout(config))
+        self.op = self.operation.instruction
+        self.token, self.head, self.sub = Signal(range(lanes + 1)), Signal(8), Signal(16)
+        self.tile, self.tile_end = Signal(range(lanes + 1)), Signal(range(lanes + 1))
+        self.group_offset, self.offset = Signal(16), Signal(16)
+        self.first_head, self.lane_head, self.second = Signal(8), Signal(8), Signal()
+        self.slot = Signal(range(max(config.token_slots, 2)))
+        self.scales = Array([Signal(SCALAR, name=f"scale_{i}") for i in range(config.token_slots)])
+        self.products = Array([Signal(SCALAR, name=f"product_{i}") for i in range(lanes)])
+        self.result, self.key_scale = Signal(SCALAR), Signal(SCALAR)
+        self.flag = {each: Signal(name=f"is_{each.name.lower()}") for each in Flag}
+        m.d.comb += [
+            *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),
+            self.slot.eq(self.token + Mux(self.operation.chunk, lanes, 0)),
+            self.tile_end.eq(Mux(self.tile + self.op.tiles < self.operation.tokens, self.tile + self.op.tiles,
+                                 self.operation.tokens)),
+        ]
+        self._product()
+
+    def _product(self) -> None:
+        """Product of two pseudo-floats, truncated: operands, product, normalization."""
+        m = self.m
+        self._left, self._right, product = Signal(SCALAR), Signal(SCALAR), Signal(48)
+        exponent = Signal(signed(18))
+        m.d.sync += [product.eq(self._left.mantissa * self._right.mantissa),
+                     exponent.eq(self._left.exponent + self._right.exponent)]
+        self._normalized = Signal(SCALAR)
+        with m.If(product[47]):
+            m.d.comb += [self._normalized.mantissa.eq(product[24:]), self._normalized.exponent.eq(exponent + 24)]
+        with m.Elif(product[46]):
+            m.d.comb += [self._normalized.mantissa.eq(product[23:]), self._normalized.exponent.eq(exponent + 23)]
+
+    def restart(self) -> list:
+        """Assignments of the loop registers at the start of an operation."""
+        return [register.eq(0) for register in (self.token, self.head, self.sub, self.tile, self.group_offset, self.offset,
+                                                self.first_head, self.lane_head, self.second)]
+
+    def send(self, name: str, after: str, launches: tuple[str, ...] = (), **fields):
+        """Offer a command; when it is taken, count what it launches and go on. Returns that condition."""
+        m, port = self.m, getattr(self.executor, name)
+        m.d.comb += [port.valid.eq(1), *(port.p[field].eq(value) for field, value in fields.items())]
+        with m.If(port.ready):
+            m.d.comb += [self.launched[event].eq(1) for event in launches]
+            m.next = after
+        return port.ready
+
+    def multiply(self, state: str, a, b, after: str, destination=None, shift=0) -> None:
+        """States that store ``a * b * 2**shift`` in ``destination`` (``result``)."""
+        m = self.m
+        destination = self.result if destination is None else destination
+        with m.State(state):
+            m.d.sync += [self._left.eq(a), self._right.eq(b)]
+            m.next = state + "_MULTIPLY"
+        with m.State(state + "_MULTIPLY"):
+            m.next = state + "_NORMALIZE"
+        with m.State(state + "_NORMALIZE"):
+            normalized = self._normalized
+            m.d.sync += [destination.mantissa.eq(normalized.mantissa),
+                         destination.exponent.eq(Mux(normalized.mantissa == 0, 0, normalized.exponent + shift))]
+            m.next = after
+
+    def next_token(self, again: str) -> None:
+        """Go on with the next token of the chunk, if there is one."""
+        self.m.d.sync += self.token.eq(self.token + 1)
+        self.m.next = again
+        with self.m.If(self.token + 1 == self.operation.tokens):
+            self.m.next = "DRAIN"
