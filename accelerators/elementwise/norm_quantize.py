@@ -1,14 +1,15 @@
-"""RMSNorm, gain and quantization in one unit: every vector passes twice."""
+"""RMSNorm, gain and quantization in one unit: every vector passes twice, short ones from a memory."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..numerics import Divider, Normalizer
 from ..numerics.pipelined import left_justify, magnitude, maximum, round_shift, unsigned_product
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer, connect
+from ..streams import Fork, StreamBuffer, connect
 from .step_scale import StepScale, quantize_command, scale_layout, square_sum_bits
 
 __all__ = ["NormQuantize"]
@@ -19,31 +20,38 @@ RECIPROCAL_BITS = 26
 LEVELS = (127, 32767)
 RECIPROCAL_SHIFT = (42, 34)  # levels << shift has 49 bits in both cases
 DEPTH = 10  # registers from a word to its q
+AT_PRODUCT = 3  # of which to its products
 
 
 class NormQuantize(wiring.Component):
     """``q = round(levels * x * gain / max|x * gain|)`` and the real value of one step of q.
 
     After a norm the scale of the vector cancels, so the norm only enters the step. The first pass finds the
-    largest product, a divider its reciprocal; the second pass quantizes and sums the squares for the norm::
+    largest product, a divider its reciprocal; the second pass quantizes and sums the squares for the norm. Short
+    vectors without norm are sent only once: their products wait in one of two slots of a small memory::
 
-        i -> |x| * |gain| -+-> largest -> Normalizer -> Divider -----.            (1st pass)
-                           '-> left-justify to 24 bits -> * 1/largest -> round -> o   (2nd pass)
-        i -> x >> halvings -> square -> sum -> StepScale -> o_scale                  (2nd pass)
+        i -> |x| * |gain| -+-> largest -> Normalizer -> Divider -----.                        (1st pass)
+                           |-> slots -.                              v
+                           '----------+-> left-justify to 24 bits -> * 1/largest -> round -> o   (2nd pass)
+        i -> x >> halvings -> square -> sum -> StepScale -> o_scale                              (2nd pass)
+
+    The stages overlap: while a vector is divided or quantized, the first pass of the next one is taken, and with
+    ``once`` that of the one after it as soon as the first leaves its slot.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        ``vector_lanes`` (V) and ``max_vector`` matter.
+        ``vector_lanes`` (V), ``max_vector`` and ``max_head_dim`` matter.
 
     Members
     -------
     i : In(stream of {x: V x signed(32), gain: V x signed(16), last})
-        Every vector twice, ``last`` at the end of each pass; both passes the same. One word or more, at most
-        ``max_vector`` elements, padded with zeros.
+        Every vector twice, or once if its command says ``once``, ``last`` at the end of each pass; both passes the
+        same. One word or more, at most ``max_vector`` elements, padded with zeros.
     i_command : In(stream of quantize_command)
-        ``{scale, gain_exponent, norm, wide, inverse_length, epsilon}``, one per vector. The first pass does
-        not need it.
+        ``{scale, gain_exponent, norm, wide, once, inverse_length, epsilon}``, one per vector. The first pass does
+        not need it, what follows the first pass does. Of a longer vector with ``once`` only the first
+        ``max_head_dim`` elements come out.
     o : Out(stream of {q: V x signed(16), last})
         ``|q|`` at most 127, or 32767 if ``wide``. With n and m the product and the largest one, truncated
         to the latter's upper 24 bits: ``round(n * ((levels << k) // m) / 2**k)``, k = 42 or 34, halves away
@@ -53,17 +61,21 @@ class NormQuantize(wiring.Component):
         One per vector, before or after its q: see ``StepScale``. Relative error below 6e-7; with ``norm``, where
         the squares are rounded too, below 1e-5 on random vectors (``sim/approximation.py``).
 
-    Latency: ``latency`` cycles from the last word of the first pass to the first word of ``o``. Interval: one
-    cycle per word, ``interval["turn"]`` cycles from the last word of the first pass to the first one of the
-    second, more if the command is late or the scale of the vector before not yet computed.
+    Latency: ``latency`` cycles from the last word of the first pass to the first word of ``o``, 2 less with ``once``.
+    Interval: one cycle per word, ``interval["turn"]`` cycles from the last word of the first pass to the first one of
+    the second, more if the command is late or the scale of the vector before not yet computed. With ``once`` two
+    vectors of w words take ``max(2 * (w + 1), turn + w - 1, 2 * interval["division"])`` cycles.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         lanes = config.vector_lanes
+        self.slot_words = config.max_head_dim // lanes
+        self.divider = Divider((LEVELS[0] << RECIPROCAL_SHIFT[0]).bit_length(), SIGNIFICANT_BITS, RECIPROCAL_BITS,
+                               bits_per_cycle=2)
         levels = (lanes - 1).bit_length()
-        turn = levels + 40
-        self.interval = {"word": 1, "turn": turn}
+        turn = AT_PRODUCT + levels + 1 + Normalizer.latency + self.divider.latency + 1
+        self.interval = {"word": 1, "turn": turn, "division": self.divider.interval}
         self.latency = turn + DEPTH + 1
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
@@ -83,87 +95,153 @@ class NormQuantize(wiring.Component):
         m = Module()
         m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
         m.submodules.normalizer = normalizer = Normalizer(PRODUCT_BITS)
-        m.submodules.divider = divider = Divider(
-            (LEVELS[0] << RECIPROCAL_SHIFT[0]).bit_length(), SIGNIFICANT_BITS, RECIPROCAL_BITS)
+        m.submodules.divider = divider = self.divider
         m.submodules.step_scale = step_scale = StepScale(self.config)
         connect(m, buffer.o, wiring.flipped(self.o))
         connect(m, step_scale.o, wiring.flipped(self.o_scale))
         pipeline = Pipeline(m, buffer.i.ready)
         register = pipeline.register
 
-        # What the first pass found out; constant while words of the second pass are under way.
-        reciprocal, justify = Signal(RECIPROCAL_BITS), Signal(range(PRODUCT_BITS + 1))
-        halvings, wide = Signal(range(17)), Signal()
-
-        # Words of either pass enter here.
+        # Words of either pass enter here; slot_word counts the words of a first pass that are stored.
         taking, second_pass = Signal(), Signal()
+        slot, slot_word = Signal(), Signal(range(self.slot_words + 1))
         m.d.comb += self.i.ready.eq(buffer.i.ready & taking)
         accepted = self.i.valid & taking
         ends = accepted & buffer.i.ready & self.i.p.last
+        measures, quantizes = accepted & ~second_pass, accepted & second_pass
 
         # Products of magnitudes.
         products, signs, largest_x = [], [], []
         for x, gain in zip(self.i.p.x, self.i.p.gain, strict=True):
             x_size, gain_size = register(magnitude(x)), register(magnitude(gain))
-            product, product_latency = unsigned_product(pipeline, x_size, gain_size)
+            product, _ = unsigned_product(pipeline, x_size, gain_size)
             products.append(product[:PRODUCT_BITS])
-            signs.append(register(x[-1] ^ gain[-1], 1 + product_latency))
+            signs.append(register(x[-1] ^ gain[-1], AT_PRODUCT))
             largest_x.append(x_size)
-        at_product = 1 + product_latency
 
         # First pass: the largest product, and the bit length of the largest |x| (that of the OR of all).
-        clear = Signal()
-        first_word = register(accepted & ~second_pass, reset=True)
+        starts, measured_word = register(slot_word == 0), register(measures, reset=True)
         bits_of_x = Signal(32)
         either = largest_x[0]
         for each in largest_x[1:]:
             either = either | each
-        with m.If(clear):
-            m.d.sync += bits_of_x.eq(0)
-        with m.Elif(pipeline.advance & first_word):
-            m.d.sync += bits_of_x.eq(bits_of_x | either)
+        with m.If(pipeline.advance & measured_word):
+            m.d.sync += bits_of_x.eq(Mux(starts, either, bits_of_x | either))
         word_peak, peak_latency = maximum(pipeline, products)
-        peak, counts = Signal(PRODUCT_BITS), register(first_word, at_product - 1 + peak_latency, reset=True)
-        with m.If(clear):
-            m.d.sync += peak.eq(0)
-        with m.Elif(pipeline.advance & counts & (word_peak > peak)):
+        at_peak = AT_PRODUCT + peak_latency
+        peak = Signal(PRODUCT_BITS)
+        starts, measured_word = register(starts, at_peak - 1), register(measured_word, at_peak - 1, reset=True)
+        with m.If(pipeline.advance & measured_word & (starts | (word_peak > peak))):
             m.d.sync += peak.eq(word_peak)
-        measured = register(ends & ~second_pass, at_product + peak_latency + 1, reset=True)
-
-        # Second pass: quantization.
-        quantized, flag = [], [accepted & second_pass]
-        for product, negative in zip(products, signs, strict=True):
-            n = left_justify(pipeline, product, justify, SIGNIFICANT_BITS, moving=False)
-            scaled, scaled_latency = unsigned_product(pipeline, n, reciprocal)
-            half = Mux(wide, 1 << (RECIPROCAL_SHIFT[1] - 1), 1 << (RECIPROCAL_SHIFT[0] - 1))
-            rounded = register((scaled + half)[RECIPROCAL_SHIFT[1]:])
-            size = Mux(wide, rounded, rounded[RECIPROCAL_SHIFT[0] - RECIPROCAL_SHIFT[1]:])[:15]
-            negative = register(negative, 2 + scaled_latency + 1)
-            quantized.append(register(Mux(negative, -size, size)))
-        word_sum, summed = self._square_sum(pipeline, halvings)
-        for _ in range(max(DEPTH, summed)):
-            flag.append(register(flag[-1], reset=True))
         m.d.comb += [
-            buffer.i.valid.eq(flag[DEPTH]),
-            buffer.i.p.last.eq(register(self.i.p.last, DEPTH)),
+            normalizer.i.valid.eq(pipeline.advance & register(ends & ~second_pass, at_peak + 1, reset=True)),
+            normalizer.i.p.value.eq(peak),
+        ]
+
+        # First pass: the products of short vectors wait in their slot. Words leave a slot in every cycle, so a word
+        # of the next vector, which gets there 3 cycles after it entered, does not overtake them.
+        m.submodules.slots = slots = Memory(
+            shape=data.ArrayLayout(data.StructLayout({"size": PRODUCT_BITS, "negative": 1}), len(products)),
+            depth=2 << (self.slot_words - 1).bit_length(), init=[])
+        write, read = slots.write_port(), slots.read_port()
+        row_bits = len(write.addr) - 1
+        stores = register(measures & (slot_word != self.slot_words), AT_PRODUCT, reset=True)
+        m.d.comb += [
+            write.en.eq(pipeline.advance & stores),
+            write.addr.eq(register(Cat(slot_word[:row_bits], slot), AT_PRODUCT)),
+            *(write.data[k].size.eq(product) for k, product in enumerate(products)),
+            *(write.data[k].negative.eq(negative) for k, negative in enumerate(signs)),
+            read.en.eq(pipeline.advance),
+        ]
+
+        # Second pass: quantization, of words from a slot or from the input. The constants move along with the words.
+        reciprocal, justify = Signal(RECIPROCAL_BITS), Signal(range(PRODUCT_BITS + 1))
+        halvings, wide, norm = Signal(range(17)), Signal(), Signal()
+        replaying, replay_ends = Signal(), Signal()
+        replayed = register(replaying, reset=True)
+        entering = replayed | register(quantizes, AT_PRODUCT, reset=True)
+        entering_last = Mux(replayed, register(replay_ends), register(self.i.p.last, AT_PRODUCT))
+        factor, late_wide = register(reciprocal, 2), register(wide, 5)
+        quantized = []
+        for product, negative, stored in zip(products, signs, read.data, strict=True):
+            n = left_justify(pipeline, Mux(replayed, stored.size, product), justify, SIGNIFICANT_BITS)
+            scaled, _ = unsigned_product(pipeline, n, factor)
+            half = Mux(late_wide, 1 << (RECIPROCAL_SHIFT[1] - 1), 1 << (RECIPROCAL_SHIFT[0] - 1))
+            rounded = register((scaled + half)[RECIPROCAL_SHIFT[1]:])
+            size = Mux(register(late_wide), rounded, rounded[RECIPROCAL_SHIFT[0] - RECIPROCAL_SHIFT[1]:])[:15]
+            negative = register(Mux(replayed, stored.negative, negative), DEPTH - AT_PRODUCT - 1)
+            quantized.append(register(Mux(negative, -size, size)))
+        m.d.comb += [
+            buffer.i.valid.eq(register(entering, DEPTH - AT_PRODUCT, reset=True)),
+            buffer.i.p.last.eq(register(entering_last, DEPTH - AT_PRODUCT)),
             *(buffer.i.p.q[k].eq(q) for k, q in enumerate(quantized)),
         ]
 
-        # Second pass: sum of squares.
+        # Second pass: sum of squares. It is taken before the scale of the next vector is begun, and that before its words.
+        load = Signal()
+        word_sum, summed = self._square_sum(pipeline, halvings)
         total, total_ready = Signal(square_sum_bits(self.config)), Signal()
-        last_word = register(ends & second_pass, summed, reset=True)
-        with m.If(clear):
-            m.d.sync += [total.eq(0), total_ready.eq(0)]
-        with m.Elif(pipeline.advance & flag[summed]):
-            m.d.sync += [total.eq(total + word_sum), total_ready.eq(last_word)]
+        adds, ends_sum = (register(flag & norm, summed, reset=True) for flag in (quantizes, ends & second_pass))
         m.d.comb += [
             step_scale.i_squares.p.squares.eq(total),
             step_scale.i_squares.p.halvings.eq(halvings),
             step_scale.i_squares.valid.eq(total_ready),
         ]
+        with m.If(load):
+            m.d.sync += total.eq(0)
+        with m.Elif(pipeline.advance & adds):
+            m.d.sync += [total.eq(total + word_sum), total_ready.eq(ends_sum)]
+        with m.If(total_ready & step_scale.i_squares.ready):
+            m.d.sync += total_ready.eq(0)
 
-        self._control(m, (taking, second_pass, clear, ends, measured), Cat(flag[1:]).any(), peak, bits_of_x,
-                      normalizer, divider, step_scale, (reciprocal, justify, halvings, wide))
+        # Normalized peaks and their commands, each to the divider and to the scale.
+        command = self.i_command.p
+        decided, launched = Signal(), Signal()
+        m.submodules.fork = fork = Fork(step_scale.i.p.shape(), 2)
+        connect(m, fork.o[0], step_scale.i)
+        m.d.comb += [
+            fork.i.valid.eq(normalizer.o.valid & decided),
+            fork.i.p.command.eq(command),
+            fork.i.p.command.norm.eq(command.norm & ~command.once),
+            fork.i.p.peak.mantissa.eq(normalizer.o.p.value[-SIGNIFICANT_BITS:]),
+            fork.i.p.peak.exponent.eq(normalizer.o.p.length - SIGNIFICANT_BITS),
+            divider.i.valid.eq(fork.o[1].valid),
+            fork.o[1].ready.eq(divider.i.ready),
+            divider.i.p.denominator.eq(fork.i.p.peak.mantissa),
+            divider.i.p.numerator.eq(Mux(command.wide, LEVELS[1] << RECIPROCAL_SHIFT[1], LEVELS[0] << RECIPROCAL_SHIFT[0])),
+            launched.eq(fork.i.valid & fork.i.ready),
+            normalizer.o.ready.eq(launched),
+            self.i_command.ready.eq(launched),
+        ]
+
+        # What is known of the vector in the divider, and the constants of the one whose words are under way.
+        divided, next_once, next_justify = Signal(), Signal(), Signal.like(justify)
+        next_wide, next_norm = Signal(), Signal()
+        with m.If(launched):
+            m.d.sync += [
+                divided.eq(1), next_once.eq(command.once), next_justify.eq(PRODUCT_BITS - normalizer.o.p.length),
+                next_wide.eq(command.wide), next_norm.eq(fork.i.p.command.norm),
+            ]
+        with m.If(load):
+            m.d.sync += [
+                divided.eq(0), reciprocal.eq(divider.o.p.quotient), justify.eq(next_justify), wide.eq(next_wide),
+                norm.eq(next_norm), halvings.eq(0),
+            ]
+            for bit in range(16):
+                with m.If(bits_of_x[16 + bit]):
+                    m.d.sync += halvings.eq(bit + 1)
+
+        last_words = Array([Signal(row_bits, name=f"last_word_{k}") for k in range(2)])
+        leaves, sent_twice = load & next_once, load & ~next_once
+        self._input(m, (measures & pipeline.advance, ends), (taking, second_pass), (slot, slot_word, last_words),
+                    (decided, launched, leaves, sent_twice))
+        replay_slot, replay_word = self._quantization(
+            m, pipeline.advance, (load, divider.o.valid & divided, next_once, entering & entering_last),
+            (replaying, replay_ends), last_words)
+        m.d.comb += [
+            read.addr.eq(Cat(replay_word, replay_slot)),
+            divider.o.ready.eq(load),
+        ]
         return m
 
     def _square_sum(self, pipeline, halvings):
@@ -175,63 +253,69 @@ class NormQuantize(wiring.Component):
         word_sum, latency = pipeline.add(squares)
         return word_sum, 5 + latency
 
-    def _control(self, m, phase, quantizing, peak, bits_of_x, normalizer, divider, step_scale, constants):
-        taking, second_pass, clear, ends, measured = phase
-        reciprocal, justify, halvings, wide = constants
-        significant, length = Signal(SIGNIFICANT_BITS), Signal(range(PRODUCT_BITS + 1))
-        command = self.i_command.p
-        m.d.comb += [
-            normalizer.i.p.value.eq(peak),
-            divider.i.p.denominator.eq(significant),
-            divider.i.p.numerator.eq(Mux(command.wide, LEVELS[1] << RECIPROCAL_SHIFT[1],
-                                         LEVELS[0] << RECIPROCAL_SHIFT[0])),
-            step_scale.i.p.command.eq(command),
-            step_scale.i.p.peak.mantissa.eq(significant),
-            step_scale.i.p.peak.exponent.eq(length - SIGNIFICANT_BITS),
+    def _input(self, m, words, phase, slots, events):
+        """Which words are taken, and in which pass. There is room for two vectors in the slots and two peaks in the
+        normalizer."""
+        measures, ends = words
+        taking, second_pass = phase
+        slot, slot_word, last_words = slots
+        decided, launched, leaves, sent_twice = events
+        stored, measured = Signal(range(3)), Signal(range(3))
+        keeps, permitted = Signal(), Signal()
+        m.d.sync += [
+            stored.eq(stored + keeps - leaves),
+            measured.eq(measured + (measures & (slot_word == 0)) - launched),
         ]
-        with m.FSM():
+        with m.If(sent_twice):
+            m.d.sync += permitted.eq(1)
+        with m.If(launched):
+            m.d.sync += decided.eq(0)
+        with m.FSM(name="input"):
             with m.State("MEASURE"):
-                m.d.comb += taking.eq(1)
+                m.d.comb += taking.eq((slot_word != 0) | ((stored != 2) & (measured != 2)))
+                with m.If(measures & (slot_word != self.slot_words)):
+                    m.d.sync += slot_word.eq(slot_word + 1)
                 with m.If(ends):
-                    m.next = "LARGEST"
-            with m.State("LARGEST"):
-                m.d.comb += normalizer.i.valid.eq(measured)
-                with m.If(measured):
-                    m.next = "NORMALIZE"
-            with m.State("NORMALIZE"):
-                m.d.comb += normalizer.o.ready.eq(1)
-                m.d.sync += [
-                    significant.eq(normalizer.o.p.value[-SIGNIFICANT_BITS:]),
-                    length.eq(normalizer.o.p.length),
-                ]
-                with m.If(normalizer.o.valid):
-                    m.next = "DIVIDE"
-            with m.State("DIVIDE"):
-                m.d.comb += divider.i.valid.eq(self.i_command.valid)
-                with m.If(self.i_command.valid):
-                    m.next = "RECIPROCAL"
-            with m.State("RECIPROCAL"):
-                # Words of the vector before still need its constants, its scale still needs its unit.
-                settled = ~quantizing & divider.o.valid
-                m.d.comb += [
-                    step_scale.i.valid.eq(settled),
-                    divider.o.ready.eq(~quantizing & step_scale.i.ready),
-                    self.i_command.ready.eq(settled & step_scale.i.ready),
-                    clear.eq(settled & step_scale.i.ready),
-                ]
-                with m.If(clear):
-                    m.d.sync += [
-                        reciprocal.eq(divider.o.p.quotient),
-                        justify.eq(PRODUCT_BITS - length),
-                        wide.eq(command.wide),
-                        halvings.eq(0),
-                    ]
-                    for bit in range(16):
-                        with m.If(bits_of_x[16 + bit]):
-                            m.d.sync += halvings.eq(bit + 1)
+                    m.next = "DECIDE"
+            with m.State("DECIDE"):
+                with m.If(self.i_command.valid & ~decided):
+                    m.d.sync += [decided.eq(1), slot_word.eq(0)]
                     m.next = "QUANTIZE"
+                    with m.If(self.i_command.p.once):
+                        m.d.comb += keeps.eq(1)
+                        m.d.sync += [slot.eq(~slot), last_words[slot].eq(slot_word - 1)]
+                        m.next = "MEASURE"
             with m.State("QUANTIZE"):
-                m.d.comb += [taking.eq(1), second_pass.eq(1)]
+                m.d.comb += [taking.eq(permitted), second_pass.eq(1)]
                 with m.If(ends):
+                    m.d.sync += permitted.eq(0)
                     m.next = "MEASURE"
-        return m
+
+    def _quantization(self, m, advance, events, replay, last_words):
+        """Constants, then the words of a slot, or those from the input until the last one is there: ``(slot, word)``.
+
+        The next vector may enter the slot, and be shorter, as soon as its words begin to leave.
+        """
+        load, constants_ready, once, last_entering = events
+        replaying, replay_ends = replay
+        slot, word, last_word = Signal(), Signal.like(last_words[0]), Signal.like(last_words[0])
+        m.d.comb += replay_ends.eq(word == last_word)
+        with m.FSM(name="quantization"):
+            with m.State("WAIT"):
+                m.d.comb += load.eq(constants_ready & advance)
+                with m.If(load):
+                    m.d.sync += last_word.eq(last_words[slot])
+                    m.next = "PASS"
+                    with m.If(once):
+                        m.next = "REPLAY"
+            with m.State("REPLAY"):
+                m.d.comb += replaying.eq(1)
+                with m.If(advance):
+                    m.d.sync += word.eq(word + 1)
+                    with m.If(replay_ends):
+                        m.d.sync += [word.eq(0), slot.eq(~slot)]
+                        m.next = "WAIT"
+            with m.State("PASS"):
+                with m.If(advance & last_entering):
+                    m.next = "WAIT"
+        return slot, word

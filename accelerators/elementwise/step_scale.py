@@ -1,6 +1,6 @@
 """Real value of one step of a quantized vector: a short program for the pseudo-float unit."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,10 +8,11 @@ from ..config import AcceleratorConfig
 from ..numerics import SCALAR, Normalizer, ScalarOp, ScalarUnit
 from ..streams import StreamBuffer, connect
 
-__all__ = ["INVERSE_LEVELS", "StepScale", "quantize_command", "scale_layout", "square_sum_bits"]
+__all__ = ["StepScale", "quantize_command", "scale_layout", "square_sum_bits"]
 
-INVERSE_LEVELS = ((round((1 << 30) / 127), -30), (round((1 << 38) / 32767), -38))
-"""1/127 and 1/32767 as pseudo-floats (mantissa, exponent), the nearest ones."""
+LEVEL_BITS = (7, 15)
+"""127 and 32767 are ``2**n - 1``, so ``1 / (2**n - 1) = 2**-n * (1 + 2**-n) * (1 + 2**-2n) * ...``. To the nearest 24 bits
+that is both factors for n = 7 and the first one for n = 15: two additions instead of a product."""
 
 
 def quantize_command() -> data.StructLayout:
@@ -19,10 +20,11 @@ def quantize_command() -> data.StructLayout:
 
     scale : real value of one unit of x. gain_exponent : the real gain is ``gain * 2**gain_exponent``.
     norm : divide by the root of the mean square. wide : 16-bit results instead of 8-bit ones.
+    once : the vector, of at most ``max_head_dim`` elements, is sent only once; ``norm`` is then ignored.
     inverse_length : 1 / (elements without padding). epsilon : added to the mean square.
     """
     return data.StructLayout({"scale": SCALAR, "gain_exponent": signed(8), "norm": 1, "wide": 1,
-                              "inverse_length": SCALAR, "epsilon": SCALAR})
+                              "once": 1, "inverse_length": SCALAR, "epsilon": SCALAR})
 
 
 def scale_layout() -> data.StructLayout:
@@ -50,20 +52,19 @@ class StepScale(wiring.Component):
     Members
     -------
     i : In(stream of {command: quantize_command, peak: SCALAR})
-        Taken when no vector is under way.
+        Taken when no vector is under way. ``once`` of the command does not matter.
     i_squares : In(stream of {squares, halvings: 0..16})
         One for each command with ``norm``.
     o : Out(stream of {scale: SCALAR})
 
-    Latency (a dictionary): 20 cycles ``plain``, 127 with ``norm`` if the squares are there (for sums of 33
-    to 64 bits). Interval: as many.
+    Latency (a dictionary): 14 cycles ``plain``, 104 with ``norm`` if the squares are there. Interval: as many.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.bits = square_sum_bits(config)
         multiply, rsqrt, add = (ScalarUnit.latency[op] + 1 for op in ("multiply", "rsqrt", "add"))
-        plain = 2 * multiply + 2
-        normed = plain + 4 * multiply + rsqrt + add + (self.bits - 1).bit_length() + 2
+        plain = multiply + 5
+        normed = plain + 4 * multiply + rsqrt + add + Normalizer.latency + 1
         self.latency = {"plain": plain, "norm": normed}
         self.interval = self.latency
         super().__init__({
@@ -84,18 +85,18 @@ class StepScale(wiring.Component):
         m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
         connect(m, buffer.o, wiring.flipped(self.o))
         command = Signal(quantize_command())
-        inverse_levels = Signal(SCALAR)
         step, mean = Signal(SCALAR), Signal(SCALAR)
         halvings = Signal(range(17))
 
-        with m.If(command.wide):
-            m.d.comb += _set(inverse_levels, INVERSE_LEVELS[1])
-        with m.Else():
-            m.d.comb += _set(inverse_levels, INVERSE_LEVELS[0])
+        # The product with 1 / levels: 2**23 times the mantissa of the step, plus fractions of itself.
+        size = len(step.mantissa)
+        quotient = Signal(2 * size)
+        whole = Cat(Const(0, size - 1), step.mantissa)
+        narrow_bits, wide_bits = LEVEL_BITS
+
         scale = command.scale
         program = (
             (ScalarOp.MULTIPLY, step, scale, step),
-            (ScalarOp.MULTIPLY, step, inverse_levels, step),
             (ScalarOp.MULTIPLY, mean, command.inverse_length, mean),
             (ScalarOp.MULTIPLY, mean, scale, mean),
             (ScalarOp.MULTIPLY, mean, scale, mean),
@@ -128,15 +129,28 @@ class StepScale(wiring.Component):
                         for number, (_, _, _, destination) in enumerate(program):
                             with m.Case(number):
                                 m.d.sync += destination.eq(unit.o.p)
+                                if number == 0:
+                                    m.next = "FIRST_FACTOR"
                                 if number == 1:
-                                    m.next = "SCALE"
-                                    with m.If(command.norm):
-                                        m.next = "SQUARES"
-                                if number == 2:
                                     # The exponent of a zero does not matter: the next product is (0, 0).
                                     m.d.sync += mean.exponent.eq(unit.o.p.exponent + (halvings << 1))
                                 if number == len(program) - 1:
                                     m.next = "SCALE"
+            with m.State("FIRST_FACTOR"):
+                m.d.sync += quotient.eq(whole + Mux(command.wide, whole >> wide_bits, whole >> narrow_bits))
+                m.next = "SECOND_FACTOR"
+            with m.State("SECOND_FACTOR"):
+                with m.If(~command.wide):
+                    m.d.sync += quotient.eq(quotient + (quotient >> 2 * narrow_bits))
+                m.next = "QUOTIENT"
+            with m.State("QUOTIENT"):
+                m.d.sync += [
+                    step.mantissa.eq(Mux(quotient[-1], quotient[size:], quotient[size - 1:])),
+                    step.exponent.eq(step.exponent - Mux(command.wide, wide_bits, narrow_bits) + quotient[-1]),
+                ]
+                m.next = "SCALE"
+                with m.If(command.norm):
+                    m.next = "SQUARES"
             with m.State("SQUARES"):
                 m.d.comb += [
                     normalizer.i.valid.eq(self.i_squares.valid),
@@ -164,7 +178,3 @@ class StepScale(wiring.Component):
                 with m.If(buffer.i.ready):
                     m.next = "COMMAND"
         return m
-
-
-def _set(scalar: data.View, value: tuple[int, int]) -> list:
-    return [scalar.mantissa.eq(value[0]), scalar.exponent.eq(value[1])]

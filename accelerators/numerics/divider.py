@@ -1,10 +1,10 @@
-"""Unsigned integer division, one quotient bit per cycle."""
+"""Unsigned integer division, one or more quotient bits per cycle."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..config import AcceleratorConfig, ceil_div, check_int
 from .formats import MANTISSA_BITS
 
 __all__ = ["Divider"]
@@ -18,8 +18,9 @@ class Divider(wiring.Component):
     numerator_bits, denominator_bits : int
         Operand widths, 1 to 128.
     quotient_bits : int
-        Result width, 1 to ``numerator_bits``. A quotient that is known to be short takes only that many
-        cycles.
+        Result width, 1 to ``numerator_bits``. A quotient that is known to be short takes only as many steps.
+    bits_per_cycle : int
+        Steps in one cycle, 1 to 4: as many subtractors one behind the other.
 
     Members
     -------
@@ -28,20 +29,22 @@ class Divider(wiring.Component):
     o : Out(stream.Signature({quotient}))
         Truncated.
 
-    Latency: ``quotient_bits + 1`` cycles. Interval: ``quotient_bits + 2`` cycles. A denominator of 0 is not
+    Latency: ``ceil(quotient_bits / bits_per_cycle) + 1`` cycles. Interval: one cycle more. A denominator of 0 is not
     legal; it gives some quotient in the usual time.
     """
 
-    def __init__(self, numerator_bits: int, denominator_bits: int, quotient_bits: int):
+    def __init__(self, numerator_bits: int, denominator_bits: int, quotient_bits: int, bits_per_cycle: int = 1):
         check_int("numerator_bits", numerator_bits, 1, 128)
         check_int("denominator_bits", denominator_bits, 1, 128)
         check_int("quotient_bits", quotient_bits, 1, numerator_bits)
+        check_int("bits_per_cycle", bits_per_cycle, 1, 4)
         if numerator_bits > denominator_bits + quotient_bits:
             raise ValueError(f"numerator_bits must be at most denominator_bits + quotient_bits, not "
                              f"{numerator_bits} and {denominator_bits} + {quotient_bits}")
-        self.quotient_bits = quotient_bits
-        self.latency = quotient_bits + 1
-        self.interval = quotient_bits + 2
+        self.bits_per_cycle = bits_per_cycle
+        self.cycles = ceil_div(quotient_bits, bits_per_cycle)
+        self.latency = self.cycles + 1
+        self.interval = self.cycles + 2
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
                 "numerator": numerator_bits, "denominator": denominator_bits}))),
@@ -51,30 +54,31 @@ class Divider(wiring.Component):
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "Divider":
         """The one behind reciprocals: ``2**47`` by a normalized mantissa."""
-        return cls(2 * MANTISSA_BITS, MANTISSA_BITS, MANTISSA_BITS + 1)
+        return cls(2 * MANTISSA_BITS, MANTISSA_BITS, MANTISSA_BITS + 1, bits_per_cycle=2)
 
     def elaborate(self, platform):
         m = Module()
-        bits = self.quotient_bits
+        bits = self.cycles * self.bits_per_cycle  # quotient bits, with zeros above when they do not divide evenly
         denominator = Signal.like(self.i.p.denominator)
         remainder = Signal.like(denominator)
         # Numerator bits still to come, from the top; quotient bits enter at the bottom.
         rest = Signal(bits)
-        left = Signal(range(bits))
+        left = Signal(range(self.cycles))
         busy = Signal()
 
-        partial = Cat(rest[-1], remainder)
-        difference = Signal(len(partial) + 1)
-        fits = ~difference[-1]
+        digits, reduced = [], remainder
+        for step in range(self.bits_per_cycle):
+            partial = Cat(rest[-1 - step], reduced)
+            difference, fits = Signal(len(partial) + 1, name=f"difference_{step}"), Signal(name=f"fits_{step}")
+            m.d.comb += [difference.eq(partial - denominator), fits.eq(~difference[-1])]
+            digits.insert(0, fits)
+            reduced = Mux(fits, difference, partial)[:len(denominator)]
         m.d.comb += [
-            difference.eq(partial - denominator),
             self.i.ready.eq(~busy & ~self.o.valid),
             self.o.p.quotient.eq(rest),
         ]
         with m.If(busy):
-            m.d.sync += [rest.eq(Cat(fits, rest)), left.eq(left - 1), remainder.eq(partial)]
-            with m.If(fits):
-                m.d.sync += remainder.eq(difference)
+            m.d.sync += [rest.eq(Cat(*digits, rest)), left.eq(left - 1), remainder.eq(reduced)]
             with m.If(left == 0):
                 m.d.sync += [busy.eq(0), self.o.valid.eq(1)]
         with m.Elif(self.i.valid & self.i.ready):
@@ -82,7 +86,7 @@ class Divider(wiring.Component):
                 rest.eq(self.i.p.numerator),
                 remainder.eq(self.i.p.numerator >> bits),
                 denominator.eq(self.i.p.denominator),
-                left.eq(bits - 1),
+                left.eq(self.cycles - 1),
                 busy.eq(1),
             ]
         with m.If(self.o.valid & self.o.ready):

@@ -1,6 +1,6 @@
 """Bit length of a number, and the number shifted so that its top bit is set."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,7 +10,9 @@ __all__ = ["Normalizer"]
 
 
 class Normalizer(wiring.Component):
-    """Shifts an unsigned number left until its top bit is set: one binary digit of the shift per cycle.
+    """Shifts an unsigned number left until its top bit is set: leading zeros, then the shift.
+
+    Holds two numbers when ``o`` stalls.
 
     Parameters
     ----------
@@ -23,15 +25,15 @@ class Normalizer(wiring.Component):
     o : Out(stream.Signature({value: width, length: range(width + 1)}))
         ``value << (width - length)`` and the bit length; 0 and 0 for 0.
 
-    Latency: ``bit_length(width - 1) + 1`` cycles. Interval: one cycle more.
+    Latency: 2 cycles. Interval: 1 cycle.
     """
+
+    latency = 2
+    interval = 1
 
     def __init__(self, width: int):
         check_int("width", width, 2, 128)
         self.width = width
-        self.levels = (width - 1).bit_length()
-        self.latency = self.levels + 1
-        self.interval = self.levels + 2
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"value": width}))),
             "o": Out(stream.Signature(data.StructLayout({"value": width, "length": range(width + 1)}))),
@@ -44,27 +46,29 @@ class Normalizer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        value, length = self.o.p.value, self.o.p.length
-        level = Signal(range(self.levels))
-        busy = Signal()
-        m.d.comb += self.i.ready.eq(~busy & ~self.o.valid)
-        with m.If(busy):
-            m.d.sync += level.eq(level - 1)
-            with m.Switch(level):
-                for k in range(self.levels):
-                    with m.Case(k), m.If(~value[self.width - (1 << k):].any()):
-                        m.d.sync += [value.eq(value << (1 << k)), length.eq(length - (1 << k))]
-            with m.If(level == 0):
-                m.d.sync += [busy.eq(0), self.o.valid.eq(1)]
-                with m.If(~value[-2:].any()):
-                    m.d.sync += length.eq(0)
-        with m.Elif(self.i.valid & self.i.ready):
+        value, zeros, full = Signal(self.width), Signal(range(self.width)), Signal()
+        moves = ~self.o.valid | self.o.ready
+        m.d.comb += self.i.ready.eq(~full | moves)
+        with m.If(self.i.ready):
             m.d.sync += [
                 value.eq(self.i.p.value),
-                length.eq(self.width),
-                level.eq(self.levels - 1),
-                busy.eq(1),
+                zeros.eq(_leading_zeros(Cat(Const(0, (1 << len(zeros)) - self.width), self.i.p.value))),
+                full.eq(self.i.valid),
             ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        with m.If(moves):
+            m.d.sync += [
+                self.o.p.value.eq(value << zeros),
+                self.o.p.length.eq(Mux(value.any(), self.width - zeros, 0)),
+                self.o.valid.eq(full),
+            ]
         return m
+
+
+def _leading_zeros(value: Value) -> Value:
+    """Of a number that is not 0, in a power of two of bits (some count for 0)."""
+    half = len(value) // 2
+    low, high = value[:half], value[half:]
+    if half == 1:
+        return ~high
+    empty = ~high.any()
+    return Cat(Mux(empty, _leading_zeros(low), _leading_zeros(high)), empty)

@@ -25,6 +25,7 @@ from llmrtl.accelerators.pipeline import Pipeline
     (lambda: Divider(8, 4, 9), ValueError, r"quotient_bits must be in 1\.\.8, not 9"),
     (lambda: Divider(9, 4, 4), ValueError,
      r"numerator_bits must be at most denominator_bits \+ quotient_bits, not 9 and 4 \+ 4"),
+    (lambda: Divider(8, 4, 4, 5), ValueError, r"bits_per_cycle must be in 1\.\.4, not 5"),
     (lambda: SquareRoot(65), ValueError, r"bits must be in 1\.\.64, not 65"),
     (lambda: Normalizer(1), ValueError, r"width must be in 2\.\.128, not 1"),
     (lambda: unsigned_product(Pipeline(Module(), Const(1)), Signal(37), Signal(4)), ValueError,
@@ -35,6 +36,33 @@ from llmrtl.accelerators.pipeline import Pipeline
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("bits_per_cycle", [1, 2, 3, 4])
+@pytest.mark.parametrize("quotient_bits", [4, 5])
+def test_divider_steps(quotient_bits, bits_per_cycle):
+    """All legal operands, also when the steps of a cycle do not divide the quotient; and the promised cycles."""
+    divider = Divider(7, 3, quotient_bits, bits_per_cycle)
+    cases = [(n, d) for d in range(1, 8) for n in range(min(d << quotient_bits, 1 << 7))]
+    found = []
+
+    async def bench(ctx):
+        ctx.set(divider.o.ready, 1)
+        ctx.set(divider.i.valid, 1)
+        for numerator, denominator in cases:
+            ctx.set(divider.i.p, {"numerator": numerator, "denominator": denominator})
+            for cycle in range(divider.interval):
+                assert ctx.get(divider.i.ready) == (cycle == 0)
+                assert ctx.get(divider.o.valid) == (cycle == divider.latency)
+                if cycle == divider.latency:
+                    found.append(ctx.get(divider.o.p.quotient))
+                await ctx.tick()
+
+    simulator = Simulator(divider)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert found == [n // d for n, d in cases]
 
 
 def results(build, inputs, cases):
