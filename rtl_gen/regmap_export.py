@@ -19,7 +19,8 @@ _RDL_ACCESS = {
 def c_header(config: AcceleratorConfig) -> str:
     """C macros: ``LLMRTL_<register>_OFFSET`` in bytes, ``..._SHIFT`` and ``..._MASK`` of its fields.
 
-    Constants of the configuration are not in it (read them back), so it serves every accelerator.
+    Constants of the configuration are not in it (read them back), so it serves every accelerator with as many memory
+    ports.
     """
     registers = register_map(config)
     lines = [

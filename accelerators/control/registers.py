@@ -48,7 +48,8 @@ class RegisterBlock(wiring.Component):
     s_axi_csr : In(AXI4LiteSignature(32, address_bits=12))
     <field> : Out(width of the field)
         One for each ``rw`` and ``wo`` field of the map: ``program_address``, ``greedy``, ``top_k``, ``seed``
-        and so on; ``inverse_temperature : Out(SCALAR)`` for its two registers.
+        and so on; ``inverse_temperature : Out(SCALAR)`` for its two registers. ``memory_base_<port> : Out(20)``, the
+        pages of 4 KiB at which the memory ports begin, if there are several.
     start, clear_errors, reseed : Out(1)
         Pulses in the cycle after the write: a start that is not refused; a clear; a write to SEED.
     stop : Out(1)

@@ -1,7 +1,8 @@
 """The register map, declared once: hardware, driver, C header and SystemRDL are made from it. Plain Python.
 
 A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
-one driver serves every accelerator; the configuration can be read back.
+one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
+has several ports, as many as CONFIG_MEMORY says.
 """
 
 import json
@@ -20,6 +21,7 @@ WINDOW_BITS = 12
 IDENTITY = int.from_bytes(b"LRTL", "little")
 VERSION = (0, 1, 0)
 TOKEN_BITS = 20
+PAGE_BITS = 12  # a memory port begins at a page of 4 KiB
 COUNTER_BASE = 0x200
 FIRST_UNIT_COUNTER = 8
 MAX_UNITS = 16  # one bit each in either half of ERROR_INFO
@@ -228,6 +230,13 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
     b.pair("LAST_VALUE", "Largest logit of the last token, two's complement.")
     b.single("SATURATIONS", "ro", "Vector elements clamped since the start; stops at its maximum.")
 
+    if config.memory_ports > 1:
+        b.offset = 0x100
+        for port in range(config.memory_ports):
+            doc = f"Byte address of word 0 behind memory port {port}, a multiple of 4 KiB (others are refused). Set before a start."
+            b.add(f"MEMORY_BASE_{port}", doc,
+                  Field(f"memory_base_{port}", "rw", doc, PAGE_BITS, 32 - PAGE_BITS))
+
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")
     number = FIRST_UNIT_COUNTER
@@ -263,3 +272,4 @@ def _identification(b: _Builder, config: AcceleratorConfig) -> None:
     for name in ("max_vector", "max_block_rows", "vector_memory", "max_head_dim", "max_context",
                  "max_vocab"):
         b.single(name.upper(), "const", f"{name} of the configuration.", getattr(config, name))
+    b.add("CONFIG_MEMORY", "Memory ports.", const("memory_ports", 0, 8))

@@ -80,10 +80,11 @@ class BurstReader(wiring.Component):
         })
 
     @classmethod
-    def for_config(cls, config: AcceleratorConfig) -> "BurstReader":
-        """The data reader: its queue is the prefetch queue, room for at least four bursts."""
-        beats = min(default_burst_beats(config.bus_bits), config.prefetch_beats // 4)
-        return cls(config.bus_bits, burst_beats=beats, buffer_beats=config.prefetch_beats)
+    def for_config(cls, config: AcceleratorConfig, buffer_beats: int | None = None) -> "BurstReader":
+        """A reader with a queue of ``buffer_beats``, room for at least four bursts; by default that of the weights."""
+        buffer_beats = config.prefetch_beats if buffer_beats is None else buffer_beats
+        beats = min(default_burst_beats(config.bus_bits), buffer_beats // 4)
+        return cls(config.bus_bits, burst_beats=beats, buffer_beats=buffer_beats, outstanding=8)
 
     def elaborate(self, platform):
         m = Module()

@@ -42,7 +42,7 @@ async def strobes(dut: Any) -> None:
         field = register.fields[0]
         await bus.expect(register.name, 0 if field.access == "wo" else model[register.name])
         if not field.name.startswith("inverse_temperature"):
-            check(field.name, bus.get(field.name), model[register.name])
+            check(field.name, bus.get(field.name), model[register.name] >> field.low)
     check("inverse_temperature", bus.get("inverse_temperature"),
           model["INVERSE_TEMPERATURE_MANTISSA"] | model["INVERSE_TEMPERATURE_EXPONENT"] << 24)
 

@@ -8,6 +8,7 @@ from llmrtl.accelerators.axi import AXI4LiteSignature, AXI4Signature, AXI4Stream
 from llmrtl.accelerators.memory.arbiter import ReadArbiter
 from llmrtl.accelerators.memory.bursts import BurstSplitter
 from llmrtl.accelerators.memory.reader import BurstReader
+from llmrtl.accelerators.memory.stripe import PortStripe
 from llmrtl.accelerators.memory.writer import BurstWriter
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
@@ -45,6 +46,13 @@ def test_signature_names():
     (lambda: BurstWriter(64, outstanding=65), r"outstanding must be in 2..64, not 65"),
     (lambda: ReadArbiter(64, 1), r"clients must be in 2..16, not 1"),
     (lambda: ReadArbiter(64, 2, policy="fair"), "policy must be one of round_robin, priority, not 'fair'"),
+    (lambda: PortStripe(96, 2, id_bits=1), "bus_bits must be a power of two, not 96"),
+    (lambda: PortStripe(64, 1, id_bits=1), r"ports must be in 2..8, not 1"),
+    (lambda: PortStripe(64, 3, id_bits=1), "ports must be a power of two, not 3"),
+    (lambda: PortStripe(32, 8, id_bits=1), r"bus_bits must be at least 8 \* ports, not 32 and 8 ports"),
+    (lambda: PortStripe(64, 2, id_bits=0), r"id_bits must be in 1..16, not 0"),
+    (lambda: PortStripe(64, 2, id_bits=1, outstanding=1), r"outstanding must be in 2..64, not 1"),
+    (lambda: PortStripe(64, 2, id_bits=1, skew_beats=2), r"skew_beats must be in 3..65536, not 2"),
 ])
 def test_refused_parameters(build, message):
     with pytest.raises(ValueError, match=message):
@@ -65,10 +73,10 @@ MENU = ("back_to_back", "idle_gaps", "back_pressure", "sink_stalled_from_start",
         "boundary", "stress")
 
 
-def run(component, bench, config, folder, cases):
+def run(component, bench, config, folder, cases, module="memory"):
     emitted = emit(component, "unit", config)
     assert lint(emitted) == []
-    report = run_bench(emitted, f"llmrtl.sim.bench.memory:{bench}", "icarus", seed=5, cases=cases,
+    report = run_bench(emitted, f"llmrtl.sim.bench.{module}:{bench}", "icarus", seed=5, cases=cases,
                        folder=folder)
     assert report.ok, str(report)
     assert len(report.passed) == len(cases)
@@ -97,3 +105,12 @@ def test_outstanding(outstanding, tmp_path):
 def test_arbiter(clients, policy, tmp_path):
     cases = (*MENU, "errors_reach_their_client", *(["round_robin"] if policy == "round_robin" else []))
     run(ReadArbiter(64, clients, policy=policy), "ReadArbiterBench", preset("edge"), tmp_path, cases)
+
+
+@needs_icarus
+@pytest.mark.parametrize(("ports", "options"), [
+    (8, {"id_bits": 4}), (4, {"id_bits": 1, "outstanding": 2, "skew_beats": 3}),
+    (2, {"id_bits": 1, "outstanding": 64, "skew_beats": 100})], ids=str)
+def test_stripe(ports, options, tmp_path):
+    run(PortStripe(64, ports, **options), "PortStripeBench", preset("edge"), tmp_path,
+        (*MENU, "valid_does_not_wait", "errors_of_one_port", "other_bases"), module="stripe")

@@ -1,5 +1,7 @@
 """The register map: what it promises to drivers, and what it refuses."""
 
+import dataclasses
+
 import pytest
 from llmrtl.accelerators.control.errors import CAUSE_BITS, ERROR_TEXT, ErrorCause
 from llmrtl.accelerators.control.regmap import (
@@ -17,9 +19,30 @@ from llmrtl.accelerators.presets import PRESETS, preset
 TINY = preset("tiny")
 
 
+def bases(config):
+    """Offset of the base register of each memory port."""
+    return {name: offset for name, offset in register_map(config).offsets.items() if name.startswith("MEMORY_BASE")}
+
+
 def test_offsets_do_not_depend_on_the_configuration():
-    maps = [register_map(config).offsets for config in PRESETS.values()]
+    maps = [register_map(config).offsets.items() - bases(config).items() for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
+
+
+@pytest.mark.parametrize("ports", [2, 4, 8])
+def test_every_memory_port_has_a_base(ports):
+    config = dataclasses.replace(preset("kv260"), memory_ports=ports)
+    registers = register_map(config, [f"unit_{i}" for i in range(16)])  # no room is lost for the most units
+    assert bases(config) == {f"MEMORY_BASE_{port}": 0x100 + 4 * port for port in range(ports)}
+    assert registers["CONFIG_MEMORY"].reset == ports
+    for port in range(ports):
+        (field,) = registers[f"MEMORY_BASE_{port}"].fields
+        assert (field.access, field.mask, field.reset) == ("rw", 0xFFFF_F000, 0)
+
+
+def test_one_memory_port_has_no_base():
+    assert bases(TINY) == {}
+    assert register_map(TINY)["CONFIG_MEMORY"].reset == 1
 
 
 def test_counter_places_follow_from_their_numbers():

@@ -36,6 +36,17 @@ def test_header_serves_every_configuration():
     assert c_header(TINY) == c_header(preset("edge"))
 
 
+def test_exports_have_the_bases_of_the_memory_ports():
+    config = preset("kv260")
+    assert config.memory_ports == 4
+    header, text = c_header(config), systemrdl(config)
+    for port in range(config.memory_ports):
+        assert re.search(rf"#define LLMRTL_MEMORY_BASE_{port}_OFFSET +{0x100 + 4 * port:#05x}\n", header)
+        assert f" memory_base_{port}[31:12] = 20'h0;" in text
+        assert f"}} MEMORY_BASE_{port} @ {0x100 + 4 * port:#05x};" in text
+    assert "MEMORY_BASE" not in c_header(TINY) + systemrdl(TINY)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_header_compiles(tmp_path):
     (tmp_path / "registers.h").write_text(c_header(TINY))
