@@ -25,7 +25,8 @@ def test_verilator(unit, name):
     assert report.ok, str(report)
 
 
-IN_ICARUS = [case for case in EACH if case[0].icarus]
+# Icarus interprets: units as wide as a 512-bit word take too long.
+IN_ICARUS = [case for case in EACH if case[0].icarus and preset(case[1]).bus_bits < 512]
 
 
 @pytest.mark.parametrize(("unit", "name"), IN_ICARUS, ids=_names(IN_ICARUS))

@@ -4,7 +4,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
 from ..streams import Fork, Queue, StreamBuffer, connect
 from .finish import Finish
 from .formats import (
@@ -19,14 +19,17 @@ from .formats import (
     total_layout,
 )
 from .lanes import LaneTable
-from .mix import Mix
+from .mix import HAZARD, Mix
 from .rows import RowSplitter
 from .scores import Scores
 from .softmax import Softmax
 
 __all__ = ["Attention"]
 
-HEADER_QUEUE = 8
+HEADER_QUEUE = 16
+
+MINIMUM_ROW = HAZARD + 1
+"""Cycles of a row of few beats."""
 
 
 class Attention(wiring.Component):
@@ -62,24 +65,30 @@ class Attention(wiring.Component):
         One per lane: real value of one step of q times log2(e) / sqrt(head_dim); rows that the lane sees.
     i_rows : In(stream of bus_bits)
         Row after row: header (K scale in bits 0..31, V scale in 32..63: 16-bit mantissa, then signed
-        exponent), beats of K, beats of V, zero padded.
+        exponent), beats of K, beats of V, zero padded. The header is in the top 64 bits of K's last beat if K leaves
+        them free, else it takes whole beats.
     o : Out(stream of {x: V x signed(32), last})
         Results, ``words`` words per lane, lane after lane.
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane: its result is ``x * 2**exponent``. A lane that saw no row with a V scale: 0 and -1024.
 
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
-    first result. Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes.
-    A shorter row takes as many cycles as it has beats, but at least ``lanes`` and at least 5. An operation
-    takes at least about 25 cycles per lane, for its divisions.
+    first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
+    Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes. A shorter row takes
+    as many cycles as it has beats, but at least ``lanes`` and at least 3. A row that moves a lane's running maximum or
+    top V exponent by s bits takes more passes (``Mix``): none for s of 0, 1, 4 and from 32 on; the first rows of an
+    operation mostly do. An operation takes ``lanes * beats + 3`` cycles more, which a buffer hides while rows take fewer
+    cycles in ``Mix`` than they have beats, and at least about 25 cycles per lane, for its divisions.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         beats = max_beats(config)
-        self.interval = max(2 * beats + ceil_div(HEADER.size, config.bus_bits), config.query_lanes, 5)
+        self.interval = max(config.max_record_beats, config.query_lanes, MINIMUM_ROW)
         turns = 2 if config.query_lanes > 1 else 1
-        self.latency = 42 + (config.kv_lanes - 1).bit_length() + config.query_lanes + (turns - 1) * beats
+        zeros = config.max_context.bit_length() - 3
+        mixed, divided = 39 + config.query_lanes + (turns - 1) * beats, 54 - beats + zeros // 4 + zeros % 4
+        self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),

@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, ceil_div
 from ..pipeline import Pipeline
-from ..streams import Queue, connect
 from .formats import (
     WEIGHT_BITS,
     accumulator_bits,
@@ -17,15 +16,25 @@ from .formats import (
     weight_layout,
 )
 
-__all__ = ["Mix"]
+__all__ = ["HAZARD", "Mix"]
 
-ROW_SLOTS = 8
+ROW_SLOTS = 16
 """Rows whose weights can wait for their turn."""
 
-HAZARD = 4
-"""Cycles from reading accumulators until the new ones are in memory."""
+LARGE_STEP = 4
+"""Accumulators move down by 0, 1 or this many bits per pass: with the addend, six inputs per bit, one lookup table."""
 
-DRAIN_QUEUE = 8
+AHEAD = 2
+"""Cycles from reading a V beat and its weights until the accumulators are read: the product takes them."""
+
+HAZARD = 2
+"""Cycles from reading accumulators until the new ones are written."""
+
+
+def extra_passes(shift):
+    """Passes that move accumulators down by ``shift`` bits (5 bits of an unsigned value), beyond the first."""
+    steps = (shift >> 2) + (shift & 3)
+    return Mux(steps == 0, 0, steps - 1)[:4]
 
 
 class Mix(wiring.Component):
@@ -37,8 +46,11 @@ class Mix(wiring.Component):
 
     V rows wait in the buffer until their weights are there. Half of the lanes are served at once and each V
     row is read twice: K takes as many beats as V, so this still keeps up with the port and halves
-    multipliers and shifters. The sums of one operation leave while the rows of the next are added up in the
+    multipliers and adders. The sums of one operation leave while the rows of the next are added up in the
     other bank.
+
+    Rescaling is rare, so its shifter is small: accumulators move down by 0, 1 or 4 bits per pass over a row, and a
+    row whose lanes move by more takes more passes, of which the last one adds the row. Floors of shifts add up.
 
     Parameters
     ----------
@@ -56,16 +68,18 @@ class Mix(wiring.Component):
     o : Out(stream of mixed_layout)
         Sums: V-words of lane 0, then of lane 1 ...; ``last`` on the last word of a lane.
 
-    A row takes ``turns * beats`` cycles, at least 5; ``turns`` is 2 if more than half of the lanes are in
-    use, else 1. Latency: 11 + ``turns * beats`` cycles from a last row's last weight to the first sum; the
-    attribute is for all lanes and one beat.
+    A row takes ``turns * beats`` cycles, at least 3; ``turns`` is 2 if more than half of the lanes are in
+    use, else 1. A turn of which a lane moves by s bits (s < 32) takes ``max(1, s // 4 + s % 4)`` passes of ``beats``
+    cycles, at least 3 each. An operation takes 2 cycles more, and ``lanes * beats`` in which sums are read.
+    Latency: 8 + ``turns * beats`` cycles from a last row's last weight to the first sum; the attribute is for all
+    lanes and one beat.
     """
 
     interval = None
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 11 + (2 if config.query_lanes > 1 else 1)
+        self.latency = 8 + (2 if config.query_lanes > 1 else 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_weights": In(stream.Signature(weight_layout(config))),
@@ -83,18 +97,18 @@ class Mix(wiring.Component):
         lanes = mix_lanes(config)
         command = Signal(command_layout(config))
         beat, second, bank = Signal(range(max_beats(config))), Signal(), Signal()
+        step = Signal(4)  # passes of the turn that are done
         rows_done = Signal(range(config.max_context))
         issue, row_done, drain_issue, hazard = Signal(), Signal(), Signal(), Signal()
         drain = Signal(data.StructLayout({"beat": beat.shape(), "second": 1, "bank": 1}))
 
-        weights, weights_ready = self._weights(m, second, row_done)
+        weights, weights_ready, last_step = self._weights(m, second, row_done)
         values, values_level = self._values(m, beat, command.beats, row_done)
 
-        # Sequence of one operation: rows, flush, hand over to the drain.
-        last_beat = beat == command.beats - 1
+        # Sequence of one operation: rows, then over to the drain.
+        last_beat, last_pass = beat == command.beats - 1, step == last_step
         last_turn = second | (command.lanes <= lanes) if config.query_lanes > 1 else Const(1)
         draining, drain_start = Signal(), Signal()
-        flush = Signal(range(HAZARD + 2))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
@@ -104,59 +118,65 @@ class Mix(wiring.Component):
             with m.State("ROWS"):
                 m.d.comb += [
                     issue.eq(weights_ready & (values_level > beat) & ~hazard & ~drain_issue),
-                    row_done.eq(issue & last_beat & last_turn),
+                    row_done.eq(issue & last_beat & last_pass & last_turn),
                 ]
                 with m.If(issue):
                     m.d.sync += beat.eq(beat + 1)
                     with m.If(last_beat):
-                        m.d.sync += [beat.eq(0), second.eq(~last_turn)]
+                        m.d.sync += [beat.eq(0), step.eq(step + 1)]
+                        with m.If(last_pass):
+                            m.d.sync += [step.eq(0), second.eq(~last_turn)]
                 with m.If(row_done):
-                    m.d.sync += [rows_done.eq(rows_done + 1), flush.eq(HAZARD)]
+                    m.d.sync += rows_done.eq(rows_done + 1)
                     with m.If(rows_done == command.rows - 1):
-                        m.next = "FLUSH"
-            with m.State("FLUSH"):
-                m.d.sync += flush.eq(Mux(flush == 0, 0, flush - 1))
-                with m.If((flush == 0) & ~draining):
+                        m.next = "HAND_OVER"
+            with m.State("HAND_OVER"):
+                with m.If(~draining):
                     m.d.comb += drain_start.eq(1)
                     m.next = "IDLE"
 
-        # Read, multiply and shift, add, write.
+        # Multiply; meanwhile read and shift; add, write.
         width = accumulator_bits(config)
         shape = data.ArrayLayout(data.ArrayLayout(signed(width), config.kv_lanes), lanes)
         m.submodules.sums = sums = memory.Memory(shape=shape, depth=4 << len(beat), init=[])
         read, write = sums.read_port(), sums.write_port()
         pipeline = Pipeline(m, Const(1))
         register = pipeline.register
-        address = Cat(beat, second, bank)
-        m.d.comb += read.addr.eq(Mux(drain_issue, drain.as_value(), address))
-        writes, addresses = [issue], [address]
-        for _ in range(HAZARD):
+        writes, addresses = [issue], [Cat(beat, second, bank)]
+        for _ in range(AHEAD + HAZARD):
             writes.append(register(writes[-1], reset=True))
             addresses.append(register(addresses[-1]))
         m.d.comb += [
-            hazard.eq(Cat(w & (a == address) for w, a in zip(writes[1:], addresses[1:], strict=True)).any()),
+            hazard.eq(Cat(w & (a == addresses[0])
+                          for w, a in zip(writes[1:HAZARD + 1], addresses[1:], strict=False)).any()),
+            read.addr.eq(Mux(register(drain_issue, AHEAD, reset=True), register(drain.as_value(), AHEAD), addresses[AHEAD])),
             write.addr.eq(addresses[-1]),
             write.en.eq(writes[-1]),
         ]
-        first = register(rows_done == 0, 2)
-        old, value = register(read.data), register(values)
+        first, adds, step = register(rows_done == 0), register(last_pass), register(step)
+        value = register(values)
         drop = max(0, config.probability_bits - WEIGHT_BITS + 1)
         for k in range(lanes):
-            weight = register(weights[k])
-            shift = register(weight.shift)
-            clears, coarse = register(first | weight.shift[5]), register(weight.coarse)
+            weight = weights[k]
+            steps = weight.shift[2:5] + weight.shift[:2]
+            clears = register(first | weight.shift[5], AHEAD)
+            moves_far = register(step < weight.shift[2:5])
+            moves_near = register((step < steps) & ~(step < weight.shift[2:5]))
+            moves_far, moves_near = register(moves_far, HAZARD), register(moves_near, HAZARD)
+            factor, coarse = register(Mux(adds, weight.factor, 0)), register(weight.coarse, 2)
             for j in range(config.kv_lanes):
-                product = register(value[j] * weight.factor)
-                coarse_shifted = register(old[k][j] >> (weight.shift[:5] & 0x18))
+                product = register(value[j] * factor)
                 term = register(Mux(coarse, product.shift_left(drop), product))
-                kept = register(Mux(clears, 0, coarse_shifted >> shift[:3]))
-                m.d.comb += write.data[k][j].eq(kept + term)
+                old = register(Mux(clears, 0, read.data[k][j]).as_signed())
+                kept = Mux(moves_far, old >> LARGE_STEP, Mux(moves_near, old >> 1, old))
+                m.d.comb += write.data[k][j].eq(term + kept)
 
-        self._drain(m, command, bank, drain_start, draining, drain_issue, drain, old)
+        self._drain(m, command, bank, drain_start, draining, drain_issue, drain, read.data)
         return m
 
     def _weights(self, m: Module, second: Signal, row_done: Signal):
-        """Row slots: weights of the row at hand (one cycle later), and whether they are complete."""
+        """Row slots: weights of the turn at hand (one cycle later), whether the row's are complete, and the number of the
+        turn's last pass."""
         lanes = mix_lanes(self.config)
         slots = range(ROW_SLOTS)
         row_in, row_out, ready = Signal(slots), Signal(slots), Signal(range(ROW_SLOTS + 1))
@@ -182,7 +202,20 @@ class Mix(wiring.Component):
                 read.addr.eq(Cat(second, row_out)),
             ]
             ports.append(read.data)
-        return ports, ready != 0
+
+        # The most passes of the lanes of a half.
+        m.submodules.passes = most = memory.Memory(shape=4, depth=2 * ROW_SLOTS, init=[])
+        read, write = most.read_port(domain="comb"), most.write_port()
+        so_far, shift = Signal(4), self.i_weights.p.shift
+        needed = Mux(shift[5], 0, extra_passes(shift[:5]))
+        m.d.comb += [
+            write.addr.eq(Cat(half, row_in)), write.en.eq(accepted),
+            write.data.eq(Mux((position != 0) & (so_far > needed), so_far, needed)),
+            read.addr.eq(Cat(second, row_out)),
+        ]
+        with m.If(accepted):
+            m.d.sync += so_far.eq(write.data)
+        return ports, ready != 0, read.data
 
     def _values(self, m: Module, beat: Signal, beats, row_done: Signal):
         """V buffer: the beat at hand (one cycle later), and how many beats there are from the row's first
@@ -207,44 +240,54 @@ class Mix(wiring.Component):
 
     def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal,
                address, read_sums) -> None:
-        """Reads the sums of a finished operation, lane after lane, a V-word at a time, through a queue."""
+        """Reads the sums of a finished operation, lane after lane: a beat of all lanes at a time, of which the V-words of
+        one lane leave."""
         config = self.config
         lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes
         operation = Signal(command_layout(config))
-        lane = Signal(range(config.query_lanes + 1))
-        place = Signal(data.StructLayout({"part": range(max(parts, 2)), "position": range(max(lanes, 2)),
-                                          "last": 1}))
-        word = Signal(16)
-        held = Signal(range(DRAIN_QUEUE + 1))
-        m.submodules.queue = queue = Queue(mixed_layout(config), DRAIN_QUEUE)
-        connect(m, queue.o, wiring.flipped(self.o))
-        m.d.comb += [issue.eq(draining & (held != DRAIN_QUEUE)), place.last.eq(word == operation.words - 1)]
-        m.d.sync += held.eq(held + issue - (self.o.valid & self.o.ready))
-        with m.If(issue):
-            m.d.sync += [word.eq(word + 1), place.part.eq(place.part + 1)]
-            with m.If(place.part == parts - 1):
-                m.d.sync += [place.part.eq(0), address.beat.eq(address.beat + 1)]
-            with m.If(place.last):
-                m.d.sync += [word.eq(0), place.part.eq(0), address.beat.eq(0), lane.eq(lane + 1),
-                             place.position.eq(place.position + 1)]
-                with m.If(place.position == lanes - 1):
-                    m.d.sync += [place.position.eq(0), address.second.eq(1)]
-                with m.If(lane == operation.lanes - 1):
-                    m.d.sync += draining.eq(0)
-        with m.If(start):
-            m.d.sync += [operation.eq(command), draining.eq(1), address.bank.eq(bank), address.second.eq(0),
-                         lane.eq(0), place.position.eq(0)]
-        pipeline = Pipeline(m, Const(1))
-        place = pipeline.register(place, 2)
-        choice = Signal(mixed_layout(config))
-        m.d.comb += choice.last.eq(place.last)
-        with m.Switch(Cat(place.part, place.position)):
+        lane, position = Signal(range(config.query_lanes + 1)), Signal(range(max(lanes, 2)))
+        part, word = Signal(range(max(parts, 2))), Signal(16)
+        held = Signal.like(read_sums)
+        wait = Signal(range(AHEAD + 1))  # until the sums come that are read
+        free, last_word = self.o.ready | ~self.o.valid, word == operation.words - 1
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.FSM(name="drain"):
+            with m.State("IDLE"):
+                with m.If(start):
+                    m.d.sync += [operation.eq(command), draining.eq(1), lane.eq(0), position.eq(0),
+                                 address.beat.eq(0), address.second.eq(0), address.bank.eq(bank)]
+                    m.next = "FLUSH"
+            with m.State("FLUSH"):  # HAZARD + 1 cycles from the last row to the first read
+                m.next = "READ"
+            with m.State("READ"):
+                m.d.comb += issue.eq(1)
+                m.d.sync += wait.eq(AHEAD)
+                m.next = "HOLD"
+            with m.State("HOLD"):
+                m.d.sync += [wait.eq(wait - 1), held.eq(read_sums), part.eq(0)]
+                with m.If(wait == 0):
+                    m.next = "WORDS"
+            with m.State("WORDS"):
+                with m.If(free):
+                    m.d.sync += [self.o.valid.eq(1), self.o.p.last.eq(last_word), part.eq(part + 1), word.eq(word + 1)]
+                    with m.If(part == parts - 1):
+                        m.d.sync += address.beat.eq(address.beat + 1)
+                        m.next = "READ"
+                    with m.If(last_word):
+                        m.d.sync += [word.eq(0), address.beat.eq(0), lane.eq(lane + 1), position.eq(position + 1)]
+                        with m.If(position == lanes - 1):
+                            m.d.sync += [position.eq(0), address.second.eq(1)]
+                        m.next = "READ"
+                        with m.If(lane == operation.lanes - 1):
+                            m.d.sync += draining.eq(0)
+                            m.next = "IDLE"
+        choice = Signal(self.o.p.sums.shape())
+        with m.Switch(Cat(part, position)):
             for k in range(lanes):
-                for part in range(parts):
-                    with m.Case(part | k << len(place.part)):
-                        m.d.comb += [choice.sums[v].eq(read_sums[k][part * config.vector_lanes + v])
+                for p in range(parts):
+                    with m.Case(p | k << len(part)):
+                        m.d.comb += [choice[v].eq(held[k][p * config.vector_lanes + v])
                                      for v in range(config.vector_lanes)]
-        m.d.comb += [
-            queue.i.valid.eq(pipeline.register(issue, 3, reset=True)),
-            queue.i.p.eq(pipeline.register(choice)),
-        ]
+        with m.If(free):
+            m.d.sync += self.o.p.sums.eq(choice)

@@ -1,31 +1,34 @@
 """Row records: splits them into headers, keys and values."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import HEADER_BITS, AcceleratorConfig, ceil_div
 from .formats import HEADER, command_layout, max_beats
 
 __all__ = ["RowSplitter"]
 
 
 class RowSplitter(wiring.Component):
-    """Splits row records ``header, K beats, V beats`` into three streams.
+    """Splits row records ``header, K beats, V beats`` or ``K beats with the header, V beats`` into three streams.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        ``bus_bits``, ``max_head_dim``, ``kv_bits`` and ``max_context`` matter.
+        ``bus_bits``, ``max_head_dim``, ``kv_bits``, ``vector_lanes`` and ``max_context`` matter.
 
     Members
     -------
     i_command : In(stream of command_layout)
-        ``rows`` and ``beats`` matter.
+        ``rows``, ``beats`` and ``words`` matter. The header is in the top 64 bits of K's last beat if ``words`` leaves
+        them free (``header_words`` of the configuration).
     i : In(stream of bus_bits)
-        Row after row; a header has 64 bits, ``ceil(64 / bus_bits)`` beats, the rest of its last is not used.
+        Row after row; a header of its own has 64 bits, ``ceil(64 / bus_bits)`` beats, the rest of its last is not used.
     o_header : Out(stream of HEADER)
+        With the last beat of K if it lies there: that beat waits until the header before has gone.
     o_keys, o_values : Out(stream of bus_bits)
+        Zero where the header was.
 
     Latency: 1 cycle for headers, 0 for keys and values (combinational). Interval: 1 cycle per beat, and one
     idle cycle between operations.
@@ -51,8 +54,9 @@ class RowSplitter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        width = self.config.bus_bits
-        header_beats = ceil_div(HEADER.size, width)
+        width, room = self.config.bus_bits, self.config.header_words
+        parts = self.config.kv_lanes // self.config.vector_lanes
+        header_beats = ceil_div(HEADER_BITS, width)
         command = Signal(command_layout(self.config))
         row = Signal(range(self.config.max_context))
         beat = Signal(range(max(max_beats(self.config), header_beats)))
@@ -63,12 +67,21 @@ class RowSplitter(wiring.Component):
             m.d.sync += self.o_header.valid.eq(0)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += beat.eq(beat + 1)
+        in_tail = Signal() if room else Const(0)
+        if room:
+            with m.If(in_tail & last):
+                m.d.comb += self.o_keys.p[-HEADER_BITS:].eq(0)
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 m.d.sync += [command.eq(self.i_command.p), row.eq(0)]
                 with m.If(self.i_command.valid):
                     m.next = "HEADER"
+                if room:
+                    last_word = (self.i_command.p.words - 1)[:parts.bit_length() - 1]
+                    m.d.sync += in_tail.eq(last_word < room)
+                    with m.If(self.i_command.valid & (last_word < room)):
+                        m.next = "KEYS"
             with m.State("HEADER"):
                 m.d.comb += self.i.ready.eq(self.o_header.ready | ~self.o_header.valid)
                 with m.If(self.i.valid & self.i.ready):
@@ -79,15 +92,21 @@ class RowSplitter(wiring.Component):
                         m.d.sync += [self.o_header.valid.eq(1), beat.eq(0)]
                         m.next = "KEYS"
             with m.State("KEYS"):
-                m.d.comb += [self.o_keys.valid.eq(self.i.valid), self.i.ready.eq(self.o_keys.ready)]
+                free = ~(in_tail & last & self.o_header.valid)
+                m.d.comb += [self.o_keys.valid.eq(self.i.valid & free), self.i.ready.eq(self.o_keys.ready & free)]
                 with m.If(self.i.valid & self.i.ready & last):
                     m.d.sync += beat.eq(0)
+                    if room:
+                        with m.If(in_tail):
+                            m.d.sync += [header.eq(self.i.p[-HEADER_BITS:]), self.o_header.valid.eq(1)]
                     m.next = "VALUES"
             with m.State("VALUES"):
                 m.d.comb += [self.o_values.valid.eq(self.i.valid), self.i.ready.eq(self.o_values.ready)]
                 with m.If(self.i.valid & self.i.ready & last):
                     m.d.sync += [beat.eq(0), row.eq(row + 1)]
                     m.next = "HEADER"
+                    with m.If(in_tail):
+                        m.next = "KEYS"
                     with m.If(row == command.rows - 1):
                         m.next = "IDLE"
         return m

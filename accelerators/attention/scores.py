@@ -39,15 +39,14 @@ class Scores(wiring.Component):
         Lanes 0 .. lanes - 1 of each row.
 
     Latency: 4 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
-    beat, but a row takes at least ``lanes`` cycles. The pipeline moves as a whole: ``i_keys.ready`` depends
-    on ``o.ready``.
+    beat, but a row takes at least ``lanes`` cycles; the attribute is the most between two beats of the largest head
+    with all lanes in use. The pipeline moves as a whole: ``i_keys.ready`` depends on ``o.ready``.
     """
-
-    interval = 1
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self.latency = 4 + (config.kv_lanes - 1).bit_length()
+        self.interval = max(1, config.query_lanes - max_beats(config) + 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),

@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from .append import record_beats
 
 __all__ = ["ContiguousCache", "request_layout"]
 
@@ -72,7 +71,7 @@ class ContiguousCache(wiring.Component):
             "o_read": Out(stream.Signature(BURST_COMMAND)),
             "o_write": Out(stream.Signature(BURST_COMMAND)),
             "capacity": In(range(config.max_context + 1)),
-            "record_beats": In(range(record_beats(config, config.max_head_dim) + 1)),
+            "record_beats": In(range(config.max_record_beats + 1)),
             "head_stride": In(ADDRESS_BITS),
             "error": Out(1),
             "clear": In(1),

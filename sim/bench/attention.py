@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
 from ..golden.attention import NO_VALUE_EXPONENT, WEIGHT_BITS, LaneState, finish, scaled_down
 from ..golden.exp import pow2_negative
 from .trace import Trace
@@ -85,8 +85,12 @@ class Operations:
             streams["headers"].append(header)
             streams["keys"] += keys
             streams["values"] += values
-            streams["rows"] += [bits >> start & (1 << config.bus_bits) - 1
-                                for start in range(0, 64, config.bus_bits)] + keys + values
+            front, record_keys = [], keys
+            if header_in_tail(q.shape[1], kv_bits=config.kv_bits, bus_bits=config.bus_bits):
+                record_keys = [*keys[:-1], keys[-1] | bits << config.bus_bits - HEADER_BITS]
+            else:
+                front = [bits >> start & (1 << config.bus_bits) - 1 for start in range(0, HEADER_BITS, config.bus_bits)]
+            streams["rows"] += front + record_keys + values
             for lane, state in enumerate(states):
                 query = int(scales[lane][0]) >> 8, int(scales[lane][1])
                 dot, last = int(q[lane] @ k[row]), lane == lanes - 1
@@ -118,9 +122,10 @@ class Operations:
 
 
 class Recorded(dict):
-    """Stimulus that knows what must come out."""
+    """Stimulus that knows what must come out, and the weights inside."""
 
     expected: Items
+    weights: list[dict[str, Any]]
 
 
 class _PartBench(UnitBench):
@@ -128,12 +133,16 @@ class _PartBench(UnitBench):
 
     inputs: Mapping[str, str] = {}
     outputs: Mapping[str, str] = {}
-    operations = 8
+
+    def __init__(self, config: AcceleratorConfig):
+        super().__init__(config)
+        self.operations = 8 if config.bus_bits < 512 else 3
 
     def _chosen(self, operations: Operations) -> Items:
         streams = operations.streams
         stimulus = Recorded({port: self._filled(streams[name]) for port, name in self.inputs.items()})
         stimulus.expected = {port: streams[name] for port, name in self.outputs.items()}
+        stimulus.weights = streams["weights"]
         return stimulus
 
     @staticmethod
@@ -170,14 +179,16 @@ class _PartBench(UnitBench):
         operations.add(small, [[0x800000, -23]], [1], small, [[0x8000, -15]], small, [[0x8000, -15]])
         return self._chosen(operations)
 
-    def full(self, rows: int, words: int) -> Items:
-        """One operation of all lanes, all rows visible."""
+    def full(self, rows: int, words: int, lanes: int | None = None, exponent: int = -31, count: int = 1) -> Items:
+        """Operations of all (or of some) lanes, all rows visible. The standard deviation of the logits is about
+        ``27 * sqrt(head_dim) * 2**(exponent + 22)``: below 1 if not given, so that accumulators move by few bits."""
         config = self.config
         operations = Operations(config, 0)
-        shape, lanes = (rows, words * config.vector_lanes), config.query_lanes
-        q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
+        shape, lanes = (rows, words * config.vector_lanes), lanes or config.query_lanes
         row_scales = [[0x8000, -16]] * rows
-        operations.add(q, [[0x800000, -26]] * lanes, [rows] * lanes, k, row_scales, v, row_scales)
+        for _ in range(count):
+            q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
+            operations.add(q, [[0x800000, exponent]] * lanes, [rows] * lanes, k, row_scales, v, row_scales)
         return self._chosen(operations)
 
     def latency_stimulus(self) -> Items:
@@ -218,7 +229,11 @@ class RowSplitterBench(_PartBench):
 
     def measure(self, trace: Trace) -> dict[str, int]:
         """From the last beat of the first header; gaps between beats."""
-        beats = ceil_div(64, self.config.bus_bits)
+        config = self.config
+        if header_in_tail(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits):
+            beats = ceil_div(config.max_head_dim, config.kv_lanes)
+        else:
+            beats = ceil_div(HEADER_BITS, config.bus_bits)
         return {"latency": trace.latency("i", "o_header", beats - 1), "interval": trace.interval("i")}
 
 
@@ -259,13 +274,12 @@ class AttentionBench(_PartBench):
 
     inputs = {"i_command": "commands", "i_query": "queries", "i_lane": "lanes", "i_rows": "rows"}
     outputs = {"o": "results", "o_exponent": "exponents"}
+    modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate")
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        """From the last beat to the first result; most cycles per row, but for the first that waits for
-        queries."""
+        """From the last beat to the first result; most cycles per row, but for those that wait for queries."""
         rows = trace.accepted["i_rows"]
-        beats = len(rows) // 8
-        starts = rows[beats::beats]
+        starts = [start for start in rows[::len(rows) // 8] if start > trace.accepted["i_query"][-1]]
         return {"latency": trace.latency("i_rows", "o", -1),
                 "interval": max(b - a for a, b in pairwise(starts))}
 

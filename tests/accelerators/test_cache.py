@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from llmrtl.accelerators.cache.append import RecordPacker, record_beats
+from llmrtl.accelerators.cache.append import RecordPacker
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
+from llmrtl.accelerators.config import header_in_tail, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.lint import lint
@@ -18,7 +19,7 @@ from llmrtl.sim.golden.numerics import Scalar
 
 @pytest.mark.parametrize("bus_bits", [32, 64, 128, 512])
 @pytest.mark.parametrize("kv_bits", [8, 16])
-@pytest.mark.parametrize("head_dim", [2, 20, 64])
+@pytest.mark.parametrize("head_dim", [2, 20, 56, 64, 96])
 def test_record_round_trip(bus_bits, kv_bits, head_dim):
     rng = np.random.default_rng(head_dim)
     half = 1 << kv_bits - 1
@@ -26,12 +27,34 @@ def test_record_round_trip(bus_bits, kv_bits, head_dim):
     scales = Scalar(0xABCDEF, -40), Scalar(0, 0)
     beats = golden.pack_record(key, value, *scales, kv_bits=kv_bits, bus_bits=bus_bits)
     assert len(beats) == golden.record_beats(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
-    config = dataclasses.replace(preset("edge"), bus_bits=bus_bits, kv_bits=kv_bits, vector_lanes=2,
-                                 tables=128)
-    assert len(beats) == record_beats(config, head_dim)
     k, v, key_scale, value_scale = golden.unpack_record(beats, head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
     assert np.array_equal(k, key) and np.array_equal(v, value)
     assert (key_scale, value_scale) == ((0xABCD, -32), (0, 0))
+
+
+def test_header_in_the_tail_of_the_key():
+    scales = Scalar(0x800000, -40), Scalar(0xFFFF00, -41)
+    header = 0x8000 | 0xFFE0 << 16 | 0xFFFF << 32 | 0xFFDF << 48
+    beats = golden.pack_record([1] * 8, [2] * 8, *scales, kv_bits=8, bus_bits=128)
+    assert beats == [header << 64 | 0x0101010101010101, 0x0202020202020202]
+    beats = golden.pack_record([1] * 10, [2] * 10, *scales, kv_bits=8, bus_bits=128)
+    assert beats == [header, 0x01010101010101010101, 0x02020202020202020202]
+
+
+@pytest.mark.parametrize("bus_bits", [32, 64, 128, 256, 512])
+@pytest.mark.parametrize("kv_bits", [8, 16])
+def test_record_beats(bus_bits, kv_bits):
+    """No shorter head has a longer record; the count of words that hardware looks at says the same as the rule."""
+    config = dataclasses.replace(preset("edge"), bus_bits=bus_bits, kv_bits=kv_bits, vector_lanes=2, tables=128)
+    parts = config.kv_lanes // config.vector_lanes
+    longest = 0
+    for head_dim in range(2, 300, 2):
+        in_tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+        assert in_tail == ((head_dim // 2 - 1) % parts < config.header_words)
+        beats = record_beats(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+        assert beats >= longest
+        longest = beats
+    assert record_beats(96, kv_bits=8, bus_bits=512) == 4 and record_beats(128, kv_bits=8, bus_bits=512) == 5
 
 
 def test_golden_refuses():
