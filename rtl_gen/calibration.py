@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..sim.blas import single_threaded_blas
 from ..sim.reference import Reference
 from .checkpoint import Checkpoint
 from .compile import fraction_bits_for
@@ -19,5 +20,6 @@ def calibrate(checkpoint: Checkpoint, seed: int = 1) -> int:
     if model.bos is not None:
         tokens[0] = model.bos
     capture: dict[str, np.ndarray] = {}
-    Reference(checkpoint, np.float32).forward(tokens, capture=capture)
+    with single_threaded_blas():
+        Reference(checkpoint, np.float32).forward(tokens, capture=capture)
     return fraction_bits_for(float(np.abs(capture["hidden_states"]).max()))

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from ..accelerators.config import ModelShape, check_int
+from .files import file_sha256
 
-__all__ = ["FLOATS", "GAINS", "PROJECTIONS", "Checkpoint", "CheckpointError", "Projection", "StoredTensor"]
+__all__ = ["FLOATS", "GAINS", "PROJECTIONS", "Checkpoint", "CheckpointError", "Projection", "StoredTensor", "gain_lengths",
+           "projection_shapes"]
 
 FLOATS = ("F32", "F16", "BF16")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -28,6 +30,22 @@ Expected = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]  # tensor name -> 
 
 class CheckpointError(ValueError):
     """The checkpoint is damaged, or is not one that this project runs."""
+
+
+def projection_shapes(model: ModelShape) -> dict[str, tuple[int, int]]:
+    """Rows (outputs) and columns (inputs) of the ternary matrices of a layer, by role."""
+    hidden, inner = model.hidden_size, model.intermediate_size
+    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    return {"q": (query, hidden), "k": (key, hidden), "v": (key, hidden), "o": (hidden, query),
+            "gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+
+
+def gain_lengths(model: ModelShape) -> dict[str, int]:
+    """Elements of the RMSNorm gains of a layer, by role; sub-norms only where the model has them."""
+    lengths = {"attention": model.hidden_size, "ffn": model.hidden_size}
+    if model.sub_norms:
+        lengths |= {"attention_sub": model.heads * model.head_dim, "ffn_sub": model.intermediate_size}
+    return lengths
 
 
 @dataclass(frozen=True)
@@ -103,8 +121,7 @@ class Checkpoint:
         """Hash over name and content of configuration and tensor files; not of directory or tokenizer."""
         total = hashlib.sha256()
         for file in self.files:
-            with file.open("rb") as stream:
-                total.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+            total.update(file.name.encode() + b"\0" + bytes.fromhex(file_sha256(file)))
         return total.hexdigest()
 
     def embedding(self) -> np.ndarray:
@@ -160,21 +177,14 @@ class Checkpoint:
     def _expected(self) -> Expected:
         """All tensors that the model shape asks for."""
         m, names = self.model, self.names
-        hidden, inner = m.hidden_size, m.intermediate_size
-        query, key = m.heads * m.head_dim, m.kv_heads * m.head_dim
-        expected: Expected = {names["embedding"]: (FLOATS, (m.vocab_size, hidden)),
-                              names["final"]: (FLOATS, (hidden,))}
+        expected: Expected = {names["embedding"]: (FLOATS, (m.vocab_size, m.hidden_size)),
+                              names["final"]: (FLOATS, (m.hidden_size,))}
         if not m.tied:
-            expected[names["lm_head"]] = (FLOATS, (m.vocab_size, hidden))
-        gains = {"attention": hidden, "ffn": hidden}
-        if m.sub_norms:
-            gains |= {"attention_sub": query, "ffn_sub": inner}
-        projections = {"q": (query, hidden), "k": (key, hidden), "v": (key, hidden), "o": (hidden, query),
-                       "gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+            expected[names["lm_head"]] = (FLOATS, (m.vocab_size, m.hidden_size))
         for layer in range(m.layers):
-            for which, length in gains.items():
+            for which, length in gain_lengths(m).items():
                 expected[names[which].format(layer)] = (FLOATS, (length,))
-            for which, (rows, columns) in projections.items():
+            for which, (rows, columns) in projection_shapes(m).items():
                 expected |= self._ternary_tensors(names[which].format(layer), rows, columns)
         return expected
 

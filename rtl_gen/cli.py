@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..sim.native.run import MEMORY_MODELS
 from . import commands
+from .random_checkpoint import SHAPES
 
 __all__ = ["main"]
 
@@ -24,6 +26,16 @@ def _positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return value
+
+
+def _clock(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 1200:
+        raise argparse.ArgumentTypeError(f"must be a number of MHz from 1 to 1200, not {text!r}")
     return value
 
 
@@ -78,8 +90,16 @@ def build_parser() -> argparse.ArgumentParser:
     option("--top-k", type=_positive, metavar="K", help="sample among the best K tokens; default: the preset's limit")
     option("--seed", type=int, default=1, metavar="S", help="seed of the sampler, 0 to 2**32 - 1")
     option("--context", type=_positive, metavar="N", help="positions of KV cache; default: what model and preset allow")
-    option("--latency", type=int, default=20, metavar="CYCLES", help="read latency of the simulated memory")
+    option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
+           help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
+    option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for GB/s and DRAM models")
+    option("--fill-context", type=_positive, default=0, metavar="N",
+           help="start at position N with a KV cache of seeded random records instead of a prefilled one: simulates one token at "
+                "a long context in minutes")
+    option("--latency", type=int, default=20, metavar="CYCLES",
+           help="latency of the simulated memory; with a DRAM model that of its controller")
     option("--stall", type=int, default=0, metavar="PERCENT", help="cycles in which the simulated memory hesitates")
+    option("--read-trace", type=Path, metavar="FILE", help="write all read bursts (CSV: cycle, port, address, bytes)")
     option("--wave", type=Path, metavar="FILE", help="write waveforms (FST, for GTKWave or Surfer); slow, use few tokens")
     option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE", help="where the summary goes")
 
@@ -109,6 +129,13 @@ def build_parser() -> argparse.ArgumentParser:
     option("--checkpoint", type=Path, metavar="DIR", help="the model to compile")
     option("--context", type=_positive, metavar="N", help="positions of KV cache")
     option("--program", action="store_true", help="print the program")
+
+    option = command(commands.random_checkpoint, "random-checkpoint", "write a checkpoint with random weights",
+                     "For speed and size of a model of full scale: in Hugging Face format, sharded, the same bytes for the same "
+                     "seed. It generates nonsense.")
+    option("shape", metavar="SHAPE", help=f"{', '.join(SHAPES)}, or a .json file with the fields of ModelShape")
+    option("-o", "--output", type=Path, required=True, metavar="DIR", help="an empty folder, or one to be made")
+    option("--seed", type=int, default=1, metavar="N", help="seed of the weights, 0 to 2**32 - 1")
 
     option = command(commands.synth, "synth", "synthesize a unit or the accelerator with Yosys",
                      "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': "

@@ -23,9 +23,10 @@ from .compile import compile_model
 from .formats import high_precision
 from .generate import compiled_image, emitted_accelerator, generate, locate_mismatch, summarize, write_summary
 from .image import Image
+from .random_checkpoint import shape_named, write_random_checkpoint
 from .registry import UNITS, emit_unit
 
-__all__ = ["bench", "compare", "configuration", "image", "list_units", "run", "synth", "verilog"]
+__all__ = ["bench", "compare", "configuration", "image", "list_units", "random_checkpoint", "run", "synth", "verilog"]
 
 DEFAULT_PROMPT = "Once upon a time"
 console = Console(highlight=False)
@@ -130,24 +131,28 @@ def run(options: Namespace) -> int:
         say("compile")
         image, image_file = compiled_image(checkpoint, config, fraction_bits=options.fraction_bits, context=options.context,
                                            progress=lambda name: say(f"compile: {name}"))
-        needed = len(prompt) + options.tokens - 1
+        needed = options.fill_context + len(prompt) + options.tokens - 1
         if needed > image.kv_capacity:
-            raise ValueError(f"prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
+            filled = f"{options.fill_context} filled positions, " if options.fill_context else ""
+            raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {image.kv_capacity}")
         say("emit Verilog")
         emitted = emitted_accelerator(config)
         say("build the simulator (Verilator and C++; kept for the next time)")
-        build_driver(emitted, config.bus_bits, waves=options.wave is not None)
+        build_driver(emitted, waves=options.wave is not None)
     console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, "
                   f"image {image.data.size:,} bytes, preset {config.name}, {len(prompt)} prompt tokens", soft_wrap=True)
     eos = None if options.ignore_eos else checkpoint.model.eos
     with _Display(tokenizer, prompt, options.tokens) as display:
         outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
-                           on_token=display.add, latency=options.latency, stall=options.stall)
-    summary = summarize(outcome, image, emitted, prompt)
+                           fill_context=options.fill_context,
+                           on_token=display.add, latency=options.latency, stall=options.stall, read_trace=options.read_trace,
+                           memory_model=options.memory_model, clock_mhz=options.clock_mhz)
+    summary = summarize(outcome, image, emitted, prompt, memory_model=options.memory_model, clock_mhz=options.clock_mhz)
     if outcome.mismatch is not None and outcome.run.tokens:
         console.print("[bold red]the accelerator and the golden model differ; looking for the first operation that does")
-        summary["first_difference"] = locate_mismatch(image, image_file, prompt, outcome.run)
+        summary["first_difference"] = locate_mismatch(image, image_file, prompt, outcome.run,
+                                                      fill_context=options.fill_context)
     summary["text"] = display.shown if tokenizer is not None else None
     write_summary(options.json, summary)
     _report(summary, options.json)
@@ -161,6 +166,10 @@ def _report(summary: dict[str, Any], path: Path) -> None:
         if name in summary:
             value = summary[name]
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
+    memory = summary["memory"]
+    for phase, achieved in memory["achieved_gb_s"].items():
+        table.add_row(f"memory bandwidth, {phase}", f"{achieved:.3f} GB/s, {memory['share_of_bound'][phase]:.1%} of the bound of "
+                      f"{memory['bound_gb_s']:.3f} ({memory['model']}, {memory['clock_mhz']:g} MHz)")
     busy = summary["registers"].get("CYCLES") or 1
     for unit, events in summary["units"].items():
         if events["busy"]:
@@ -235,8 +244,8 @@ def image(options: Namespace) -> int:
         config = configuration(options)
         checkpoint = Checkpoint.open(options.checkpoint)
         bits = calibrate(checkpoint) if options.fraction_bits is None else options.fraction_bits
-        compile_model(checkpoint, config, fraction_bits=bits, context=options.context).save(options.stem)
-    loaded = Image.load(options.stem)
+        compile_model(checkpoint, config, fraction_bits=bits, context=options.context, stem=options.stem)
+    loaded = Image.load(options.stem, fresh=True)
     table = Table("section", "address", "bytes", "kind")
     for section in loaded.sections:
         table.add_row(section.name, f"{section.address:#010x}", f"{section.bytes:,}", section.kind)
@@ -250,6 +259,17 @@ def image(options: Namespace) -> int:
             values = {name: getattr(op, name) for name in (*FIELDS, *SCALARS) if name not in ("opcode", "flags", "tag")}
             shown = " ".join(f"{name}={value}" for name, value in values.items() if value not in (0, (0, 0)))
             console.print(f"{op.tag:4} {loaded.operations[op.tag]:28} {op.opcode.name:9} {shown}", soft_wrap=True)
+    return 0
+
+
+def random_checkpoint(options: Namespace) -> int:
+    """``llmrtl random-checkpoint``."""
+    shape = shape_named(options.shape)
+    with console.status("") as status:
+        write_random_checkpoint(options.output, shape, seed=options.seed,
+                                progress=lambda name: status.update(f"[cyan]{name}"))
+    console.print(f"{options.output}: {shape.parameters:,} parameters, {shape.ternary_parameters:,} of them ternary",
+                  soft_wrap=True)
     return 0
 
 

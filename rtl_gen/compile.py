@@ -5,17 +5,22 @@ gate|up fused, down), the LM head, the program, and, behind the bytes of the fil
 word) and the KV cache. Every section starts at a bus word.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, frexp, log2, sqrt
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
 
-from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div
+from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div, record_beats
 from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
 from ..sim.golden import head, ternary
 from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint
+from .files import replacing
 from .image import Image, Section
 
 __all__ = ["CompileError", "compile_model", "fraction_bits_for"]
@@ -76,31 +81,41 @@ class VectorMemory:
 
 
 class _Layout:
-    """Grows the image section by section; every section starts at a bus word."""
+    """Grows the image section by section, in a file; every section starts at a bus word."""
 
-    def __init__(self, bus_bytes: int) -> None:
-        self.bus_bytes = bus_bytes
+    def __init__(self, bus_bytes: int, file: BinaryIO) -> None:
+        self.bus_bytes, self.file = bus_bytes, file
         self.sections: list[Section] = []
-        self.parts: list[np.ndarray] = []
+        self.digest = hashlib.sha256()
         self.end = 0
 
     def add(self, name: str, contents: np.ndarray, kind: str) -> tuple[int, int]:
         """Append ``contents``; returns ``(address, beats)``."""
-        raw = np.ascontiguousarray(contents).view(np.uint8).reshape(-1)
-        padded = np.zeros(ceil_div(raw.size, self.bus_bytes) * self.bus_bytes, np.uint8)
-        padded[:raw.size] = raw
-        address, self.end = self.end, self.end + padded.size
-        self.sections.append(Section(name, address, padded.size, kind))
-        self.parts.append(padded)
-        return address, padded.size // self.bus_bytes
+        raw = np.ascontiguousarray(contents).reshape(-1).view(np.uint8)
+        size = ceil_div(raw.size, self.bus_bytes) * self.bus_bytes
+        for part in (raw.data, bytes(size - raw.size)):
+            self.file.write(part)
+            self.digest.update(part)
+        address, self.end = self.end, self.end + size
+        self.sections.append(Section(name, address, size, kind))
+        return address, size // self.bus_bytes
+
+    def contents(self) -> np.ndarray:
+        """All that was added: a map of the file."""
+        self.file.flush()
+        return np.memmap(self.file, np.uint8, mode="r")
+
+
+def fixed_point_exponent(values: np.ndarray, bits: int) -> int:
+    """The least ``e`` with which ``values / 2**e`` fit ``bits``; 0 for zeros."""
+    peak = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+    return ceil(log2(peak / ((1 << (bits - 1)) - 1))) if peak > 0 else 0
 
 
 def fixed_point(values: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     """Integers of ``bits`` and the exponent ``e`` with ``values ~ integers * 2**e``, as precise as fits."""
-    peak = float(np.abs(values).max(initial=0.0))
-    exponent = ceil(log2(peak / ((1 << (bits - 1)) - 1))) if peak > 0 else 0
-    integers = np.rint(values.astype(np.float64) * 2.0 ** -exponent).astype(np.int64)
-    return integers, exponent
+    exponent = fixed_point_exponent(values, bits)
+    return np.rint(values.astype(np.float64) * 2.0 ** -exponent).astype(np.int64), exponent
 
 
 def rope_table(model: ModelShape, config: AcceleratorConfig, positions: int) -> np.ndarray:
@@ -116,19 +131,20 @@ def rope_table(model: ModelShape, config: AcceleratorConfig, positions: int) -> 
 
 def embedding_table(weights: np.ndarray, config: AcceleratorConfig, fraction_bits: int) -> tuple[np.ndarray, int]:
     """Embedding rows as integers padded to bus words, and the left shift to the residual's format."""
-    integers, exponent = fixed_point(weights, config.embedding_bits)
-    if exponent < -fraction_bits:  # more precise than the residual stream: round once, here
-        exponent = -fraction_bits
-        integers = np.rint(weights.astype(np.float64) * 2.0 ** fraction_bits).astype(np.int64)
+    # What is more precise than the residual stream is rounded once, here.
+    exponent = max(fixed_point_exponent(weights, config.embedding_bits), -fraction_bits)
     row = ceil_div(weights.shape[1] * config.embedding_bits, config.bus_bits) * config.bus_bits // config.embedding_bits
     padded = np.zeros((weights.shape[0], row), np.int16 if config.embedding_bits == 16 else np.int32)
-    padded[:, :weights.shape[1]] = integers
+    for start in range(0, len(weights), 4096):  # float64 copies of a part at a time
+        part = weights[start:start + 4096].astype(np.float64)
+        padded[start:start + 4096, :weights.shape[1]] = np.rint(part * 2.0 ** -exponent)
     return padded, exponent + fraction_bits
 
 
 def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int,
-                  context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> Image:
-    """Compile ``checkpoint`` for ``config``.
+                  context: int | None = None, progress: Callable[[str], None] = lambda name: None,
+                  stem: Path | None = None) -> Image:
+    """Compile ``checkpoint`` for ``config``. Sections go to a file as they are packed; the image is a map of it.
 
     Parameters
     ----------
@@ -138,6 +154,8 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
         Positions of KV cache; the smaller of the model's and the configuration's maximum by default.
     progress : callable
         Called with the name of each section before it is packed.
+    stem : Path
+        Write ``stem.bin`` and ``stem.json``, whole or not at all; without it the file has no name and ends with the image.
 
     Raises ``CompileError`` if the model does not fit and ``CheckpointError`` for a bad checkpoint.
     """
@@ -149,20 +167,30 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
         raise CompileError(f"context must be in 1..{limit}, not {capacity}")
     if not 0 <= fraction_bits <= 24:
         raise CompileError(f"fraction_bits must be in 0..24, not {fraction_bits}")
-    layout = _Layout(config.bus_bytes)
+    with TemporaryFile() if stem is None else replacing(Path(stem).with_suffix(".bin")) as file:
+        image = _image(checkpoint, config, _Layout(config.bus_bytes, file), fraction_bits, capacity, progress)
+    if stem is not None:
+        image.save_manifest(stem)
+    return image
+
+
+def _image(checkpoint: Checkpoint, config: AcceleratorConfig, layout: _Layout, fraction_bits: int, capacity: int,
+           progress: Callable[[str], None]) -> Image:
+    """Fill ``layout`` and describe it."""
+    model = checkpoint.model
     build = _Builder(checkpoint, config, layout, fraction_bits, capacity, progress)
     program = build.program()
     # The cache lies behind the program and the prompt buffer; the operations count its addresses from 0 until here.
     program_bytes = ceil_div(len(program) * INSTRUCTION_BYTES, config.bus_bytes) * config.bus_bytes
     prompt_address = layout.end + program_bytes
-    kv_address = prompt_address + limit * config.bus_bytes
+    kv_address = prompt_address + min(model.max_context, config.max_context) * config.bus_bytes
     memory_bytes = kv_address + model.layers * model.kv_heads * build.head_stride
     if memory_bytes >= 1 << 32:
         raise CompileError(f"image and KV cache take {memory_bytes} bytes; addresses have 32 bits")
     program = [replace(op, address=op.address + kv_address) if op.opcode in (Opcode.APPEND, Opcode.ATTEND) else op
                for op in program]
     program_address, _ = layout.add("program", np.frombuffer(encode_program(program), np.uint8), "program")
-    return Image(config=config, model=model, data=np.concatenate(layout.parts), memory_bytes=memory_bytes,
+    return Image(config=config, model=model, data=layout.contents(), sha256=layout.digest.hexdigest(), memory_bytes=memory_bytes,
                  program_address=program_address, prompt_address=prompt_address, kv_capacity=capacity,
                  kv_record_beats=build.record_beats, kv_head_stride=build.head_stride, fraction_bits=fraction_bits,
                  operations=build.names, sections=layout.sections, checkpoint_sha256=checkpoint.sha256)
@@ -179,7 +207,7 @@ class _Builder:
         self.names: list[str] = []
         self.ops: list[Instruction] = []
         self.kv_beats = ceil_div(self.model.head_dim * config.kv_bits, config.bus_bits)
-        self.record_beats = ceil_div(64, config.bus_bits) + 2 * self.kv_beats
+        self.record_beats = record_beats(self.model.head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
         self.head_stride = capacity * self.record_beats * config.bus_bytes
 
     def emit(self, name: str, opcode: Opcode, **fields) -> None:

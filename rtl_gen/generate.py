@@ -20,11 +20,13 @@ from .calibration import calibrate
 from .checkpoint import Checkpoint
 from .compile import compile_model
 from .emit import Emitted, emit
-from .image import Image, ImageError, write_atomically
+from .files import write_atomically
+from .image import Image, ImageError
 from .yowasp import build_root
 
 __all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "locate_mismatch", "summarize",
            "write_summary"]
+
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
                    context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
@@ -38,8 +40,7 @@ def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fractio
     if fraction_bits is None:
         progress("calibration")
         fraction_bits = calibrate(checkpoint)
-    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, progress=progress)
-    image.save(stem)
+    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, progress=progress, stem=stem)
     return image, stem.with_suffix(".bin")
 
 
@@ -47,7 +48,7 @@ def _compiler_hash() -> str:
     """Hash of the sources that decide what an image contains."""
     here = Path(__file__).parent
     sources = [here / "compile.py", here / "image.py", here / "generate.py", *sorted((here.parent / "sim/golden").glob("*.py")),
-               here.parent / "accelerators/control/isa.py", here.parent / "accelerators/ternary/code.py"]
+               *(here.parent / "accelerators" / name for name in ("config.py", "control/isa.py", "ternary/code.py"))]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.read_bytes() if source.is_file() else b"")
@@ -68,6 +69,7 @@ class Outcome:
     steps: list[Step] = field(default_factory=list)
     mismatch: str | None = None
     seconds: float = 0.0
+    fill_context: int = 0
 
     @property
     def golden_match(self) -> bool:
@@ -76,13 +78,16 @@ class Outcome:
 
 def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[int], count: int, *,
              eos: int | None = None, sampling: Sampling = Sampling(), wave: Path | None = None,
-             on_token: Callable[[Generated], None] = lambda token: None, **memory: Any) -> Outcome:
-    """Run the simulated accelerator; the golden model keeps pace and the first difference is recorded."""
-    program = build_driver(emitted, image.config.bus_bits, waves=wave is not None)
+             on_token: Callable[[Generated], None] = lambda token: None, fill_context: int = 0, **memory: Any) -> Outcome:
+    """Run the simulated accelerator; the golden model keeps pace and the first difference is recorded.
+
+    ``fill_context``: begin at this position, behind a K/V cache of seeded random records (``Machine.fill_cache``).
+    """
+    program = build_driver(emitted, waves=wave is not None)
     machine = Machine(image, seed=sampling.seed, greedy=sampling.greedy, top_k=sampling.top_k,
                       inverse_temperature=float(sampling.inverse_temperature))
     expected = machine.generate(prompt, count, eos=eos)
-    outcome = Outcome(Run())
+    outcome = Outcome(Run(), fill_context=fill_context)
     started = time.monotonic()
 
     def check(token: Generated) -> None:
@@ -96,42 +101,80 @@ def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[
             outcome.mismatch = (f"step {len(outcome.steps) - 1} (position {step.position}): the accelerator chose token "
                                 f"{token.token} (logit {token.value}), the golden model {step.token} ({step.value})")
 
-    outcome.run = simulate(program, image, image_file, prompt, count, eos=eos, sampling=sampling, wave=wave,
-                           on_token=check, **memory)
+    with tempfile.TemporaryDirectory() as folder:
+        memory |= _filled(machine, fill_context, Path(folder))
+        outcome.run = simulate(program, image, image_file, prompt, count, eos=eos, sampling=sampling, wave=wave,
+                               on_token=check, **memory)
     if outcome.mismatch is None and outcome.run.error is None and next(expected, None) is not None:
         outcome.mismatch = f"the accelerator stopped after {len(outcome.run.tokens)} tokens, the golden model goes on"
     outcome.seconds = time.monotonic() - started
     return outcome
 
 
-def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: Run) -> str:
+def _filled(machine: Machine, positions: int, folder: Path) -> dict[str, Any]:
+    """Fill the golden model's cache; options with which ``simulate`` starts from the same one."""
+    if not positions:
+        return {}
+    machine.fill_cache(positions)
+    records = folder / "cache.bin"
+    return {"start_position": positions, "preload": [(machine.write_cache(records), records)]}
+
+
+def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: Run, *, fill_context: int = 0) -> str:
     """Run again on an accelerator that shows every operation's result; says which one differs first from the golden model."""
     emitted = emitted_accelerator(image.config, observe=True)
-    program = build_driver(emitted, image.config.bus_bits, fast=False)
+    program = build_driver(emitted, fast=False)
     with tempfile.TemporaryDirectory() as folder:
         observed = Path(folder) / "observed.bin"
-        simulate(program, image, image_file, prompt, len(run.tokens), observe=observed)
-        difference = first_difference(image, observed, prompt, [token.token for token in run.tokens])
+        simulate(program, image, image_file, prompt, len(run.tokens), observe=observed,
+                 **_filled(Machine(image), fill_context, Path(folder)))
+        difference = first_difference(image, observed, prompt, [token.token for token in run.tokens], fill_context)
     return str(difference) if difference is not None else "no operation differs: the sampler or the token output does"
 
 
-def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence[int]) -> dict[str, Any]:
+def _memory_summary(run: Run, config: AcceleratorConfig, decode_bytes_per_cycle: float | None, memory_model: str,
+                    clock_mhz: float) -> dict[str, Any]:
+    """Bandwidth over the whole run and while decoding, its bound (ports, or DRAM less refresh), what the DRAM model counted."""
+    ports = config.bus_bytes * clock_mhz / 1000
+    bound = ports if run.dram is None else min(ports, run.dram.sustained_gb_s)
+    moved = sum(map(sum, run.port_beats)) * config.port_bits // 8
+    bandwidth = {"run": moved / run.cycles * clock_mhz / 1000 if run.cycles else 0.0}
+    if decode_bytes_per_cycle is not None:
+        bandwidth["decode"] = decode_bytes_per_cycle * clock_mhz / 1000
+    summary: dict[str, Any] = {
+        "model": memory_model, "clock_mhz": clock_mhz,
+        "achieved_gb_s": {phase: round(value, 4) for phase, value in bandwidth.items()}, "bound_gb_s": round(bound, 4),
+        "share_of_bound": {phase: round(value / bound, 4) for phase, value in bandwidth.items()},
+    }
+    if run.dram is not None:
+        summary |= {"dram_peak_gb_s": run.dram.peak_gb_s, "dram_refresh_share": round(run.dram.refresh_share, 4),
+                    "dram_statistics": run.dram.statistics,
+                    "dram_timing": {name: {"clocks": clocks, "ns": ns} for name, (clocks, ns) in run.dram.timing.items()}}
+    return summary
+
+
+def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence[int], *, memory_model: str = "ideal",
+              clock_mhz: float = 250.0) -> dict[str, Any]:
     """What ``build/run/summary.json`` holds."""
     run, registers = outcome.run, outcome.run.registers
     tokens = run.tokens
     bus = image.config.bus_bytes
     summary: dict[str, Any] = {
         "golden_match": outcome.golden_match, "mismatch": outcome.mismatch, "error": run.error,
-        "prompt_tokens": len(prompt), "tokens_generated": len(tokens), "tokens": [token.token for token in tokens],
+        "fill_context": outcome.fill_context, "prompt_tokens": len(prompt), "tokens_generated": len(tokens),
+        "tokens": [token.token for token in tokens],
         "parameters": image.model.parameters, "checkpoint_sha256": image.checkpoint_sha256, "image_sha256": image.sha256,
         "verilog_sha256": emitted.sidecar["sha256"], "preset": image.config.name,
         "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2),
     }
+    decode_bytes_per_cycle = None
     if tokens:
         first, last = tokens[0], tokens[-1]
         steps = max(len(tokens) - 1, 1)
         decode_cycles = last.cycle - first.cycle
         reads, writes = last.read_beats - first.read_beats, last.write_beats - first.write_beats
+        if decode_cycles:
+            decode_bytes_per_cycle = (reads + writes) * bus / decode_cycles
         summary |= {
             "cycles_prefill": first.cycle, "cycles_decode": decode_cycles,
             "cycles_per_decoded_token": round(decode_cycles / steps, 1),
@@ -141,6 +184,9 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
             "cycles_total": registers.get("CYCLES"),
             "simulated_cycles_per_second": round(last.cycle / outcome.seconds) if outcome.seconds else None,
         }
+    summary["port_beats"] = [{"read": read, "written": written} for read, written in run.port_beats]
+    summary["port_utilization"] = [round(read / run.cycles, 4) if run.cycles else None for read, _ in run.port_beats]
+    summary["memory"] = _memory_summary(run, image.config, decode_bytes_per_cycle, memory_model, clock_mhz)
     summary["units"] = {unit: {event: registers.get(f"{unit}_{event}".upper()) for event in UNIT_EVENTS}
                         for unit in UNIT_NAMES}
     summary["registers"] = {name: registers[name] for name in sorted(registers)}

@@ -5,19 +5,17 @@ version, sizes, SHA-256, addresses, accelerator configuration, model shape, sect
 and KV cache lie behind the bytes of the file and need no initial contents.
 """
 
-import hashlib
 import json
-import os
-import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..accelerators.config import AcceleratorConfig, ModelShape
+from .files import file_sha256, write_atomically
 
-__all__ = ["FORMAT_VERSION", "Image", "ImageError", "Section", "write_atomically"]
+__all__ = ["FORMAT_VERSION", "Image", "ImageError", "Section"]
 
 FORMAT_VERSION = 1
 
@@ -43,7 +41,8 @@ class Image:
     Parameters
     ----------
     config, model : what it was compiled for.
-    data : uint8 array, the bytes from address 0.
+    data : uint8 array, the bytes from address 0: a read-only map of a file.
+    sha256 : hash of ``data``.
     memory_bytes : bytes of memory in use, prompt buffer and KV cache included.
     program_address, prompt_address : byte addresses.
     kv_capacity, kv_record_beats, kv_head_stride : positions, bus words per record, bytes from head to head.
@@ -56,6 +55,7 @@ class Image:
     config: AcceleratorConfig
     model: ModelShape
     data: np.ndarray
+    sha256: str
     memory_bytes: int
     program_address: int
     prompt_address: int
@@ -68,22 +68,25 @@ class Image:
     checkpoint_sha256: str
     notes: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data.data).hexdigest()
-
     def save(self, stem: Path) -> None:
-        """Write ``stem.bin`` and ``stem.json``; both or, on an error, neither is replaced."""
-        stem = Path(stem)
-        manifest = {key: value for key, value in asdict(self).items() if key != "data"}
-        manifest |= {"format_version": FORMAT_VERSION, "bytes": int(self.data.size), "sha256": self.sha256}
-        text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(stem.with_suffix(".bin"), self.data.data)
-        write_atomically(stem.with_suffix(".json"), text.encode())
+        """Write ``stem.bin``, then ``stem.json``; neither is ever seen in part."""
+        write_atomically(Path(stem).with_suffix(".bin"), self.data.data)
+        self.save_manifest(stem)
+
+    def save_manifest(self, stem: Path) -> None:
+        """Write ``stem.json``."""
+        manifest = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "data"}
+        manifest |= {"config": asdict(self.config), "model": asdict(self.model),
+                     "sections": [asdict(section) for section in self.sections],
+                     "format_version": FORMAT_VERSION, "bytes": int(self.data.size)}
+        write_atomically(Path(stem).with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
 
     @classmethod
-    def load(cls, stem: Path) -> "Image":
-        """Read and verify; ``ImageError`` for a missing, truncated, damaged or foreign file."""
+    def load(cls, stem: Path, *, fresh: bool = False) -> "Image":
+        """Map and verify; ``ImageError`` for a missing, truncated, damaged or foreign file.
+
+        A file that was verified before and has not been touched since is not read again, unless ``fresh``.
+        """
         manifest_path, data_path = Path(stem).with_suffix(".json"), Path(stem).with_suffix(".bin")
         try:
             manifest = json.loads(manifest_path.read_text())
@@ -96,27 +99,12 @@ class Image:
             raise ImageError(f"{data_path}: the image is empty") from None
         if manifest.pop("format_version", None) != FORMAT_VERSION:
             raise ImageError(f"{manifest_path}: image format version must be {FORMAT_VERSION}; compile the checkpoint again")
-        size, digest = manifest.pop("bytes"), manifest.pop("sha256")
+        size, digest = manifest.pop("bytes"), manifest["sha256"]
         if data.size != size:
             raise ImageError(f"{data_path}: must have {size} bytes, has {data.size}: truncated or overwritten")
-        if hashlib.sha256(data.data).hexdigest() != digest:
+        if file_sha256(data_path, fresh=fresh) != digest:
             raise ImageError(f"{data_path}: SHA-256 differs from the manifest's {digest[:16]}...: damaged")
         manifest["config"] = AcceleratorConfig.from_json(manifest["config"])
         manifest["model"] = ModelShape.from_json(manifest["model"])
         manifest["sections"] = [Section(**section) for section in manifest["sections"]]
         return cls(data=data, **manifest)
-
-
-def write_atomically(path: Path, contents) -> None:
-    """Write a whole file or nothing: a temporary file in the same folder, then a rename. ``OSError`` names the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(contents)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

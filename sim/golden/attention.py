@@ -34,6 +34,7 @@ what follows.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,9 @@ SHIFT_LIMIT = 32
 
 INT64 = np.int64
 
+_LANE_BLOCK = 64
+"""Lanes whose rows ``attend`` computes at once: bounds the memory of a long prefill."""
+
 
 def final_shifts(config: AcceleratorConfig) -> tuple[int, int, int]:
     """``(A, pre, post)``: accumulator width, shift before and shift after the product with the reciprocal."""
@@ -75,8 +79,9 @@ def query_scale(scale: Scalar) -> tuple[int, int]:
     return scale.mantissa >> 8, scale.exponent
 
 
-def logits(dots, query: tuple[int, int], k_scales, config: AcceleratorConfig) -> np.ndarray:
-    """Base-2 logits of one lane in ``logit_frac_bits`` fraction bits, saturated to 12 bits more.
+def logits(dots, query: tuple[Any, Any], k_scales, config: AcceleratorConfig) -> np.ndarray:
+    """Base-2 logits of one lane (or, with columns of numbers in ``query``, of several) in ``logit_frac_bits`` fraction bits,
+    saturated to 12 bits more.
 
     ``query``: upper 16 bits of the mantissa and the exponent of the lane's scale. A negative shift saturates
     by the sign of the product (0 stays 0).
@@ -110,7 +115,8 @@ def finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> 
     exponent = top + before + after - length
     if not -(1 << 15) <= exponent < 1 << 15:
         raise OverflowError(f"output exponent {exponent} does not fit 16 bits")
-    return round_shift((acc >> before) * reciprocal, after), exponent
+    half = 1 << after - 1 if after else 0  # round_shift with a shift that is known
+    return (acc >> before) * reciprocal + half >> after, exponent
 
 
 def _checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig):
@@ -165,26 +171,37 @@ def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config
     scaled = v_scales[:, 0] != 0
     undefined = INT64(-(1 << 20))
     tops = np.maximum.accumulate(np.where(scaled, v_scales[:, 1], undefined))
-    for lane, scale in enumerate(scales):
-        rows = int(min(limits[lane], len(k)))
-        if not scaled[:rows].any():
-            continue
-        frac = config.logit_frac_bits
-        logit = logits(k[:rows] @ q[lane], query_scale(scale), k_scales[:rows], config)
-        maxima = np.maximum.accumulate(-(-logit >> frac))
-        top = tops[:rows]
+    frac = config.logit_frac_bits
+    # float64 holds the dot products, below 2**41, exactly. Rows beyond a lane's limit come last and are left out below.
+    queries = np.array([query_scale(scale) for scale in scales], INT64).reshape(-1, 2, 1)
+    for first in range(0, len(q), _LANE_BLOCK):
+        block = slice(first, first + _LANE_BLOCK)
+        dots = (q[block].astype(np.float64) @ k.astype(np.float64).T).astype(INT64)
+        logit = logits(dots, (queries[block, 0], queries[block, 1]), k_scales, config)
+        maxima = np.maximum.accumulate(-(-logit >> frac), axis=1)
         p = pow2_negative((maxima << frac) - logit, config)
-        w = weights(p, v_scales[:rows, 0], np.where(scaled[:rows], top - v_scales[:rows, 1], 0), config)
-        starts = np.flatnonzero(np.diff(maxima + top, prepend=maxima[0] + top[0] - 1))
-        total, acc = 0, np.zeros(q.shape[1], INT64)
-        for start, end in zip(starts, [*starts[1:], rows], strict=True):
-            if start:
-                total = int(scaled_down(total, maxima[start] - maxima[start - 1]))
-                acc = scaled_down(acc, maxima[start] + top[start] - maxima[start - 1] - top[start - 1])
-            total += int(p[start:end].sum())
-            acc += w[start:end] @ v[start:end]
-        x[lane], exponents[lane] = finish(acc, total, int(top[-1]), config)
+        w = weights(p, v_scales[:, 0], np.where(scaled, tops - v_scales[:, 1], 0), config)
+        for lane in range(first, min(first + _LANE_BLOCK, len(q))):
+            rows = int(min(limits[lane], len(k)))
+            if scaled[:rows].any():
+                part = lane - first
+                acc, total = _mixed(p[part, :rows], w[part, :rows], maxima[part, :rows], tops[:rows], v[:rows])
+                x[lane], exponents[lane] = finish(acc, total, int(tops[rows - 1]), config)
     return x, exponents
+
+
+def _mixed(p: np.ndarray, w: np.ndarray, maxima: np.ndarray, tops: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, int]:
+    """Weighted sums of V and sum of probabilities of one lane, from one change of a maximum to the next."""
+    scale = maxima + tops
+    changes = np.flatnonzero(scale[1:] != scale[:-1]) + 1
+    starts = [0, *changes.tolist()]
+    total_shifts = [0, *(maxima[changes] - maxima[changes - 1]).tolist()]
+    acc_shifts = [0, *(scale[changes] - scale[changes - 1]).tolist()]
+    total, acc = 0, np.zeros(v.shape[1], INT64)
+    for start, end, total_shift, acc_shift in zip(starts, [*starts[1:], len(p)], total_shifts, acc_shifts, strict=True):
+        total = (total >> total_shift if total_shift < SHIFT_LIMIT else 0) + int(p[start:end].sum())
+        acc = (acc >> acc_shift if acc_shift < SHIFT_LIMIT else 0) + w[start:end] @ v[start:end]
+    return acc, total
 
 
 class LaneState:

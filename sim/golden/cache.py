@@ -1,7 +1,8 @@
 """K/V records and the contiguous cache: the golden model of ``accelerators/cache``.
 
 A record is what one token leaves behind for one K/V head: a header with the scales of key and value, the
-key, the value, each padded with zeros to whole bus words.
+key, the value, each padded with zeros to whole bus words. The header takes the top bits of the key's last word
+instead of a word of its own if they are free.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from ...accelerators.config import HEADER_BITS, header_in_tail, record_beats
 from .numerics import MANTISSA_BITS, Scalar
 
-__all__ = ["BurstCommand", "contiguous_command", "pack_record", "record_beats", "stored_scale",
-           "unpack_record"]
+__all__ = ["BurstCommand", "contiguous_command", "pack_record", "pack_records", "record_beats",
+           "stored_scale", "unpack_record"]
 
-HEADER_BITS = 64
 DROPPED_BITS = MANTISSA_BITS - 16
 
 
@@ -27,11 +28,6 @@ def stored_scale(scale: Scalar) -> tuple[int, int]:
     if not scale.mantissa:
         return 0, 0
     return scale.mantissa >> DROPPED_BITS, min(scale.exponent + DROPPED_BITS, (1 << 15) - 1)
-
-
-def record_beats(head_dim: int, *, kv_bits: int, bus_bits: int) -> int:
-    """Bus words of one record."""
-    return -(-HEADER_BITS // bus_bits) + 2 * -(-head_dim * kv_bits // bus_bits)
 
 
 def _beats(value: int, bits: int, bus_bits: int) -> list[int]:
@@ -57,9 +53,38 @@ def pack_record(key: Sequence[int], value: Sequence[int], key_scale: Scalar, val
     for position, scale in enumerate((key_scale, value_scale)):
         mantissa, exponent = stored_scale(scale)
         header |= (mantissa | (exponent & 0xFFFF) << 16) << 32 * position
-    bits = len(key) * kv_bits
-    return (_beats(header, HEADER_BITS, bus_bits) + _beats(_packed(key, kv_bits), bits, bus_bits)
-            + _beats(_packed(value, kv_bits), bits, bus_bits))
+    bits = -(-len(key) * kv_bits // bus_bits) * bus_bits
+    keys, values = _packed(key, kv_bits), _packed(value, kv_bits)
+    front: list[int] = []
+    if header_in_tail(len(key), kv_bits=kv_bits, bus_bits=bus_bits):
+        keys |= header << bits - HEADER_BITS
+    else:
+        front = _beats(header, HEADER_BITS, bus_bits)
+    return front + _beats(keys, bits, bus_bits) + _beats(values, bits, bus_bits)
+
+
+def pack_records(keys: np.ndarray, values: np.ndarray, key_scales: np.ndarray, value_scales: np.ndarray, *,
+                 kv_bits: int, bus_bits: int) -> np.ndarray:
+    """The bytes of many records, uint8 ``[records, bytes]``: ``pack_record`` of each, in memory order.
+
+    Keys and values are ``[records, head_dim]``; scales are as stored, ``[records, 2]`` of mantissa and exponent.
+    """
+    count, head_dim = keys.shape
+    half = 1 << kv_bits - 1
+    for elements in (keys, values):
+        if elements.size and not -half <= elements.min() <= elements.max() < half:
+            raise ValueError(f"elements must fit {kv_bits} bits, not {elements.min()}..{elements.max()}")
+    records = np.zeros((count, record_beats(head_dim, kv_bits=kv_bits, bus_bits=bus_bits) * bus_bits // 8), np.uint8)
+    length = -(-head_dim * kv_bits // bus_bits) * bus_bits // 8
+    start = records.shape[1] - 2 * length
+    for offset, elements in ((start, keys), (start + length, values)):
+        raw = np.ascontiguousarray(elements, f"<i{kv_bits // 8}").view(np.uint8)
+        records[:, offset:offset + raw.shape[1]] = raw
+    tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+    header = length - HEADER_BITS // 8 if tail else 0
+    scales = np.concatenate([key_scales, value_scales], axis=1).astype("<u2")  # exponents in two's complement
+    records[:, header:header + HEADER_BITS // 8] = scales.view(np.uint8)
+    return records
 
 
 def unpack_record(beats: Sequence[int], head_dim: int, *, kv_bits: int,
@@ -69,9 +94,10 @@ def unpack_record(beats: Sequence[int], head_dim: int, *, kv_bits: int,
     if len(beats) != expected:
         raise ValueError(f"beats must be the {expected} of a record, not {len(beats)}")
     image = b"".join(int(beat).to_bytes(bus_bits // 8, "little") for beat in beats)
-    header = np.frombuffer(image[:8], dtype="<u2")
-    start = -(-HEADER_BITS // bus_bits) * bus_bits // 8
-    length = (len(image) - start) // 2
+    length = -(-head_dim * kv_bits // bus_bits) * bus_bits // 8
+    start = len(image) - 2 * length
+    tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
+    header = np.frombuffer(image, dtype="<u2", count=4, offset=length - HEADER_BITS // 8 if tail else 0)
     dtype = f"<i{kv_bits // 8}"
     key, value = (np.frombuffer(image[offset:offset + length], dtype=dtype)[:head_dim].astype(np.int64)
                   for offset in (start, start + length))

@@ -4,14 +4,15 @@ Vectors are int64 arrays; all functions but ``norm_quantize`` work along any lea
 ``Scalar``. Values outside a unit's range raise ``ValueError``: the hardware would drop their upper bits.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from .numerics import MANTISSA_BITS, Scalar, bit_length, round_shift, saturate
 
-__all__ = ["INVERSE_LEVELS", "RECIPROCAL_SHIFT", "align", "embed", "glu", "norm_quantize", "residual_add",
-           "rope", "sigmoid", "sigmoid_table", "truncate_magnitude"]
+__all__ = ["INVERSE_LEVELS", "RECIPROCAL_SHIFT", "align", "embed", "glu", "norm_quantize", "norm_quantize_rows",
+           "residual_add", "rope", "sigmoid", "sigmoid_table", "truncate_magnitude"]
 
 LEVELS = (127, 32767)
 """Largest ``|q|``, narrow and wide."""
@@ -55,26 +56,43 @@ def norm_quantize(x, gain, scale: Scalar, *, gain_exponent: int = 0, norm: bool 
     inverse_length, epsilon : Scalar
         Of the norm: 1 / (number of elements, without padding).
     """
+    x = np.asarray(x)
+    if x.ndim != 1:
+        raise ValueError(f"x and gain must be vectors of one length, not of shapes {x.shape} and {np.shape(gain)}")
+    q, steps = norm_quantize_rows(x[None], gain, [scale], gain_exponent=gain_exponent, norm=norm, wide=wide,
+                                  inverse_length=inverse_length, epsilon=epsilon)
+    return q[0], steps[0]
+
+
+def norm_quantize_rows(x, gain, scales: Sequence[Scalar], *, gain_exponent: int = 0, norm: bool = True, wide: bool = False,
+                       inverse_length: Scalar = Scalar(0, 0), epsilon: Scalar = Scalar(0, 0)
+                       ) -> tuple[np.ndarray, list[Scalar]]:
+    """``norm_quantize`` of every row of ``x [rows, n]`` with its scale: ``(q [rows, n], steps)``."""
     x, gain = _check_range("x", x, 32), _check_range("gain", gain, 16)
-    if x.ndim != 1 or x.shape != gain.shape:
+    if x.shape[1:] != gain.shape:
         raise ValueError(f"x and gain must be vectors of one length, "
-                         f"not of shapes {x.shape} and {gain.shape}")
+                         f"not of shapes {x.shape[1:]} and {gain.shape}")
     product = x * gain
-    largest = int(np.abs(product).max(initial=0))
-    shift = largest.bit_length() - MANTISSA_BITS
+    magnitude = np.abs(product)
+    largest = magnitude.max(axis=1, initial=0)
+    shift = bit_length(largest) - MANTISSA_BITS
     k = RECIPROCAL_SHIFT[wide]
-    q = np.zeros_like(x)
-    if largest:
-        n = truncate_magnitude(product, shift)
-        reciprocal = (LEVELS[wide] << k) // int(truncate_magnitude(largest, shift))
-        q = np.sign(n) * round_shift(np.abs(n) * reciprocal, k)
-    step = (Scalar.of(largest) * scale) * INVERSE_LEVELS[wide]
+    reciprocal = (LEVELS[wide] << k) // np.maximum(_shifted_down(largest, shift), 1)
+    rounded = _shifted_down(magnitude, shift[:, None]) * reciprocal[:, None] + (1 << (k - 1)) >> k
+    q = np.where(product < 0, -rounded, rounded)
+    steps = [(Scalar.of(int(peak)) * scale) * INVERSE_LEVELS[wide] for peak, scale in zip(largest, scales, strict=True)]
     if norm:
-        halvings = max(0, int(np.abs(x).max(initial=0)).bit_length() - 16)
-        squares = int((round_shift(x, halvings) ** 2).sum())
-        mean = ((Scalar.of(squares) * inverse_length).shifted(2 * halvings) * scale) * scale + epsilon
-        step = step * mean.rsqrt()
-    return q, step.shifted(gain_exponent)
+        halvings = np.maximum(bit_length(np.abs(x).max(axis=1, initial=0)) - 16, 0)
+        squares = (round_shift(x, halvings[:, None]) ** 2).sum(axis=1)
+        for row, (scale, step) in enumerate(zip(scales, steps, strict=True)):
+            mean = (Scalar.of(int(squares[row])) * inverse_length).shifted(2 * int(halvings[row]))
+            steps[row] = step * ((mean * scale) * scale + epsilon).rsqrt()
+    return q, [step.shifted(gain_exponent) for step in steps]
+
+
+def _shifted_down(magnitude: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """``magnitude >> shift``; ``<<`` where the shift is negative."""
+    return (magnitude << np.maximum(-shift, 0)) >> np.maximum(shift, 0)
 
 
 def rope(low, high, cos, sin) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ def quantize_head(weights: np.ndarray, config: AcceleratorConfig) -> tuple[Quant
         raise ValueError(f"LM head columns must be at most max_vector = {config.max_vector}, "
                          f"not {weights.shape[1]}")
     top = (1 << (config.head_bits - 1)) - 1
-    largest = np.abs(weights).max(axis=1).astype(np.float64)
+    largest = np.maximum(weights.max(axis=1), -weights.min(axis=1)).astype(np.float64)
     common = float(largest.max()) / top / ((1 << SCALE_BITS) - 1) or 1.0
     # A relative 2**-40 below the ceiling keeps the largest row at 65535 in spite of rounding.
     row_scales = np.ceil(largest / top / common * (1 - 2.0 ** -40))
@@ -135,8 +135,10 @@ def matvec(head: QuantizedHead, q: np.ndarray) -> np.ndarray:
         raise ValueError(f"LM head activations must be one vector of {hidden} elements, "
                          f"not of shape {q.shape}")
     dots = np.empty(len(head.weights), dtype=np.int64)
-    for start in range(0, len(dots), 4096):
-        rows = slice(start, start + 4096)
-        dots[rows] = head.weights[rows].astype(np.int64) @ q[:hidden]
+    operand = q[:hidden].astype(np.float64)
+    for start in range(0, len(dots), 256):  # a block of weights that stays in the cache
+        rows = slice(start, start + 256)
+        # Exact: every partial sum is an integer below 2**47, and float64 holds those up to 2**53.
+        dots[rows] = head.weights[rows].astype(np.float64) @ operand
     # Below 2**47 * 2**16 by the bounds of AcceleratorConfig, so int64 holds the product.
     return (dots * head.row_scales.astype(np.int64)) >> head.shift

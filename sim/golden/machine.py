@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...accelerators.control.isa import Flag, Instruction, Opcode, decode_program
+from ..blas import single_threaded_blas
 from . import elementwise, head, ternary
 from .attention import attend
-from .cache import stored_scale
-from .numerics import Scalar, bit_length
+from .cache import pack_records, stored_scale
+from .numerics import Scalar
 from .sampler import Sampler
 
 if TYPE_CHECKING:
@@ -36,6 +38,27 @@ class Step:
     token: int
     value: int
     position: int
+
+
+class _LayerCache:
+    """K/V records of one layer, by head and position: elements as stored, scales as (mantissa, exponent)."""
+
+    def __init__(self, heads: int, capacity: int, head_dim: int, kv_bits: int) -> None:
+        # Pages of zeros take memory when they are written.
+        self.keys, self.values = (np.zeros((heads, capacity, head_dim), f"i{kv_bits // 8}") for _ in range(2))
+        self.key_scales, self.value_scales = (np.zeros((heads, capacity, 2), np.int32) for _ in range(2))
+
+    def put(self, position: int, keys: np.ndarray, key_scales: np.ndarray, values: np.ndarray, value_scales: np.ndarray
+            ) -> None:
+        """Records ``[heads, tokens, ...]`` from ``position`` on."""
+        rows = slice(position, position + keys.shape[1])
+        self.keys[:, rows], self.key_scales[:, rows] = keys, key_scales
+        self.values[:, rows], self.value_scales[:, rows] = values, value_scales
+
+    def rows(self, head_number: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, their scales, values, their scales of the first ``count`` positions of a head."""
+        return (self.keys[head_number, :count], self.key_scales[head_number, :count],
+                self.values[head_number, :count], self.value_scales[head_number, :count])
 
 
 class Machine:
@@ -65,7 +88,7 @@ class Machine:
         self.saturations = 0
         self.position = 0
         self._weights: dict[int, Any] = {}
-        self._keys: dict[int, list[list]] = {}
+        self._caches: dict[int, _LayerCache] = {}
         self._handlers: dict[Opcode, Callable[[Instruction], None]] = {
             opcode: getattr(self, "_" + opcode.name.lower()) for opcode in Opcode if opcode is not Opcode.END}
 
@@ -99,18 +122,65 @@ class Machine:
         lanes = self.config.vector_lanes
         self.tokens = list(tokens)
         self.memory = np.zeros((len(tokens), self.config.vector_memory // lanes, lanes), np.int64)
-        self.activations: list[np.ndarray] = [np.zeros(0, np.int64)] * len(tokens)
+        self.activations: np.ndarray = np.zeros((len(tokens), 0), np.int64)
         self.scales = [Scalar(0, 0)] * len(tokens)
         self.products = [Scalar(0, 0)] * len(tokens)
         self.magnitudes = [(0, 0)] * len(tokens)
-        self.exponents: list[np.ndarray] = [np.zeros(0, np.int64)] * len(tokens)
+        self.exponents: np.ndarray = np.zeros((len(tokens), 0), np.int64)
         self.results: list[np.ndarray] = []
         self._real_scales: list[float] = []
         self._every = every
-        for op in self.program[:-1]:
-            self._handlers[op.opcode](op)
+        with single_threaded_blas():
+            for op in self.program[:-1]:
+                self._handlers[op.opcode](op)
         self.position += len(tokens)
         return self.results
+
+    def fill_cache(self, positions: int, seed: int = 1) -> None:
+        """Fill an empty cache with random records, as if ``positions`` tokens had been prefilled: the next one is at ``positions``.
+
+        A vector's elements are normal with the largest at full scale, as quantization leaves them. Its scale has the exponent
+        that this layer and head give to one token of the model, and a random mantissa. ``write_cache`` gives the hardware the
+        same records.
+
+        Raises ``ValueError`` unless the cache is empty and has room for ``positions`` and one more.
+        """
+        if self.position:
+            raise ValueError(f"the cache must be empty to be filled, it holds {self.position} positions")
+        if not 1 <= positions < self.image.kv_capacity:
+            raise ValueError(f"positions to fill must be in 1..{self.image.kv_capacity - 1}, not {positions}")
+        probe = Machine(self.image)
+        probe._weights = self._weights
+        probe.chunk([self.model.bos or 0])
+        largest = (1 << self.config.kv_bits - 1) - 1
+        self._caches = probe._caches
+        for layer, cache in enumerate(self._caches.values()):
+            generator = np.random.default_rng([seed, layer])
+            for elements, scales in ((cache.keys, cache.key_scales), (cache.values, cache.value_scales)):
+                x = generator.standard_normal((len(elements), positions, elements.shape[2]), np.float32)
+                x *= largest / np.abs(x).max(axis=2, keepdims=True)
+                elements[:, :positions] = np.rint(x)
+                exponents, used = scales[:, :1, 1].copy(), scales[:, :1, 0] > 0
+                scales[:, :positions, 0] = generator.integers(1 << 15, 1 << 16, (len(elements), positions)) * used
+                scales[:, :positions, 1] = exponents
+        self.position = positions
+
+    def write_cache(self, path: Path) -> int:
+        """Write the K/V cache as it lies in memory and return the byte address where the file begins.
+
+        What no record has been written to is a hole in the file. Raises ``ValueError`` for an empty cache.
+        """
+        if not self.position:
+            raise ValueError("the cache is empty")
+        base = min(self._caches)
+        with open(path, "wb") as file:
+            for address, cache in self._caches.items():
+                for head_number in range(len(cache.keys)):
+                    keys, key_scales, values, value_scales = cache.rows(head_number, self.position)
+                    file.seek(address - base + head_number * self.image.kv_head_stride)
+                    file.write(pack_records(keys, values, key_scales, value_scales, kv_bits=self.config.kv_bits,
+                                            bus_bits=self.config.bus_bits).data)
+        return base
 
     # Operations, in the order of Opcode.
 
@@ -129,84 +199,86 @@ class Machine:
             gain = self._read(op.address, op.beats, np.dtype("<i2")).astype(np.int64)[:op.words * lanes]
             exponent = op.shift
         only_last = Flag.TO_HEAD in op.flags and not self._every
-        for t in range(len(self.tokens) - 1 if only_last else 0, len(self.tokens)):
-            x, scale = self._vector(t, op.source, op.words), Scalar(*op.scalar_a)
-            if Flag.ALIGN in op.flags:
-                top = int(self.exponents[t].max())
-                shifts = np.repeat(top - self.exponents[t], op.group * lanes)
-                x, scale = elementwise.align(x, np.minimum(shifts, 63)), scale.shifted(top)
-            if Flag.PRODUCT in op.flags:
-                scale = self.products[t]
-            q, self.scales[t] = elementwise.norm_quantize(
-                x, gain, scale, gain_exponent=exponent, norm=Flag.NORMALIZE in op.flags, wide=Flag.WIDE in op.flags,
-                inverse_length=Scalar(*op.scalar_b), epsilon=Scalar(*op.scalar_c))
-            self.activations[t] = q
-            self._trace(op, t, q)
+        tokens = range(len(self.tokens) - 1 if only_last else 0, len(self.tokens))
+        x, scales = self._vectors(op.source, op.words)[tokens.start:], [Scalar(*op.scalar_a)] * len(tokens)
+        if Flag.ALIGN in op.flags:
+            exponents = self.exponents[tokens.start:]
+            top = exponents.max(axis=1)
+            shifts = np.repeat(top[:, None] - exponents, op.group * lanes, axis=1)
+            x = elementwise.align(x, np.minimum(shifts, 63))
+            scales = [scale.shifted(int(bits)) for scale, bits in zip(scales, top, strict=True)]
+        if Flag.PRODUCT in op.flags:
+            scales = self.products[tokens.start:]
+        q, steps = elementwise.norm_quantize_rows(
+            x, gain, scales, gain_exponent=exponent, norm=Flag.NORMALIZE in op.flags, wide=Flag.WIDE in op.flags,
+            inverse_length=Scalar(*op.scalar_b), epsilon=Scalar(*op.scalar_c))
+        self.activations = q
+        for t, row, step in zip(tokens, q, steps, strict=True):
+            self.scales[t] = step
+            self._trace(op, t, row)
 
     def _linear(self, op: Instruction) -> None:
         rows, width = op.rows * self.config.table_rows, op.tiles * self.config.tile_activations
         if op.address not in self._weights:
             raw = self._read(op.address, op.beats, np.dtype(np.uint8))
-            # float64 holds every integer sum exactly and multiplies fast.
-            self._weights[op.address] = ternary.unpack(raw, rows, width, self.config).astype(np.float64)
-        activations = np.zeros((len(self.tokens), width))
-        for t, q in enumerate(self.activations):
-            activations[t, :min(q.size, width)] = q[:width]
-        sums = (activations @ self._weights[op.address].T).astype(np.int64)
+            self._weights[op.address] = ternary.unpack(raw, rows, width, self.config)
+        activations = np.zeros((len(self.tokens), width), np.int64)
+        activations[:, :self.activations.shape[1]] = self.activations[:, :width]
+        sums = ternary.matvec(self._weights[op.address], activations)
         split = op.other * self.config.table_rows
+        magnitude = np.abs(sums)
+        self.magnitudes = [(int(first).bit_length(), int(second).bit_length())
+                           for first, second in zip(magnitude[:, :split].max(axis=1, initial=0),
+                                                    magnitude[:, split:].max(axis=1, initial=0), strict=True)]
         for t in range(len(self.tokens)):
-            magnitude = np.abs(sums[t])
-            self.magnitudes[t] = (int(bit_length(int(magnitude[:split].max(initial=0)))),
-                                  int(bit_length(int(magnitude[split:].max(initial=0)))))
             self._write(op, t, op.destination, sums[t])
 
     def _rope(self, op: Instruction) -> None:
-        lanes, half = self.config.vector_lanes, op.words // 2
-        for t in range(len(self.tokens)):
-            row = self._read(op.address + (self.position + t) * op.beats * self.config.bus_bytes, op.beats, np.dtype("<i2"))
-            table = row.astype(np.int64)[:2 * half * lanes].reshape(half, 2, lanes)
-            heads = self.memory[t, op.source:op.source + op.count * op.words].reshape(op.count, 2, half, lanes)
-            low, high = elementwise.rope(heads[:, 0], heads[:, 1], table[:, 0], table[:, 1])
-            self._write(op, t, op.source, np.stack([low, high], axis=1))
+        lanes, half, tokens = self.config.vector_lanes, op.words // 2, len(self.tokens)
+        rows = self._read(op.address + self.position * op.beats * self.config.bus_bytes, tokens * op.beats, np.dtype("<i2"))
+        table = rows.reshape(tokens, -1)[:, :2 * half * lanes].astype(np.int64).reshape(tokens, 1, half, 2, lanes)
+        heads = self._vectors(op.source, op.count * op.words).reshape(tokens, op.count, 2, half, lanes)
+        rotated = np.stack(elementwise.rope(heads[:, :, 0], heads[:, :, 1], table[..., 0, :], table[..., 1, :]), axis=2)
+        for t in range(tokens):
+            self._write(op, t, op.source, rotated[t])
 
     def _append(self, op: Instruction) -> None:
-        wide = self.config.kv_bits == 16
-        cache = self._keys.setdefault(op.address, [[] for _ in range(op.count)])
-        for t in range(len(self.tokens)):
-            for head_number, rows in enumerate(cache):
-                record = []
-                for base, weight_scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
-                    x = self._vector(t, base + head_number * op.words, op.words)
-                    q, scale = elementwise.norm_quantize(x, np.ones_like(x), self.scales[t] * Scalar(*weight_scale),
-                                                         norm=False, wide=wide)
-                    record += [q, stored_scale(scale)]
-                rows.append(record)
-                self._trace(op, t, np.concatenate([record[0], record[2]]))
+        cache, tokens = self._cache(op), len(self.tokens)
+        parts = []
+        for base, weight_scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
+            q, scales = self._quantized_heads(base, op.count, op.words, Scalar(*weight_scale))
+            stored = np.array([stored_scale(scale) for scale in scales]).reshape(tokens, op.count, 2)
+            parts += [q.transpose(1, 0, 2), stored.transpose(1, 0, 2)]
+        cache.put(self.position, *parts)
+        for t in range(tokens):
+            for head_number in range(op.count):
+                self._trace(op, t, np.concatenate([parts[0][head_number, t], parts[2][head_number, t]]))
 
     def _attend(self, op: Instruction) -> None:
-        wide = self.config.kv_bits == 16
-        heads = op.count * op.group
-        outputs = np.zeros((len(self.tokens), heads, op.words * self.config.vector_lanes), np.int64)
-        exponents = np.zeros((len(self.tokens), heads), np.int64)
-        for kv_head, rows in enumerate(self._keys[op.address]):
-            k, k_scales, v, v_scales = (list(column) for column in zip(*rows, strict=True))
-            lanes, scales, limits = [], [], []
-            for t in range(len(self.tokens)):
-                for j in range(kv_head * op.group, (kv_head + 1) * op.group):
-                    x = self._vector(t, op.source + j * op.words, op.words)
-                    q, scale = elementwise.norm_quantize(x, np.ones_like(x), self.scales[t] * Scalar(*op.scalar_a),
-                                                         norm=False, wide=wide)
-                    lanes.append(q)
-                    scales.append(scale)
-                    limits.append(self.position + t + 1)
-            x, e = attend(np.stack(lanes), scales, np.array(limits), np.stack(k), np.array(k_scales), np.stack(v),
-                          np.array(v_scales), self.config)
+        cache, tokens, heads = self._cache(op), len(self.tokens), op.count * op.group
+        outputs = np.zeros((tokens, heads, op.words * self.config.vector_lanes), np.int64)
+        exponents = np.zeros((tokens, heads), np.int64)
+        q, scales = self._quantized_heads(op.source, heads, op.words, Scalar(*op.scalar_a))
+        limits = np.repeat(np.arange(self.position, self.position + tokens) + 1, op.group)
+        for kv_head in range(op.count):
             group = slice(kv_head * op.group, (kv_head + 1) * op.group)
-            outputs[:, group] = x.reshape(len(self.tokens), op.group, -1)
-            exponents[:, group] = e.reshape(len(self.tokens), op.group)
-        for t in range(len(self.tokens)):
-            self.exponents[t] = exponents[t]
+            lane_scales = [scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
+            x, e = attend(q[:, group].reshape(len(limits), -1), lane_scales, limits,
+                          *cache.rows(kv_head, self.position + tokens), self.config)
+            outputs[:, group] = x.reshape(tokens, op.group, -1)
+            exponents[:, group] = e.reshape(tokens, op.group)
+        self.exponents = exponents
+        for t in range(tokens):
             self._write(op, t, op.destination, outputs[t])
+
+    def _quantized_heads(self, base: int, heads: int, words: int, weight_scale: Scalar) -> tuple[np.ndarray, list[Scalar]]:
+        """Heads of all tokens as K/V integers ``[tokens, heads, head_dim]``, and their scales, token after token."""
+        x = self._vectors(base, heads * words).reshape(len(self.tokens) * heads, -1)
+        steps = [scale * weight_scale for scale in self.scales]
+        q, scales = elementwise.norm_quantize_rows(x, np.ones(x.shape[1], np.int64),
+                                                   [step for step in steps for _ in range(heads)], norm=False,
+                                                   wide=self.config.kv_bits == 16)
+        return q.reshape(len(self.tokens), heads, -1), scales
 
     def _residual(self, op: Instruction) -> None:
         for t in range(len(self.tokens)):
@@ -232,7 +304,7 @@ class Machine:
             self._weights[op.address] = head.unpack_head(raw, op.rows, op.words * self.config.vector_lanes, self.config)
         weights = self._weights[op.address]
         for t in range(0 if self._every else len(self.tokens) - 1, len(self.tokens)):
-            values = head.matvec(weights, self.activations[t])
+            values = head.matvec(weights, self.activations[t if self._every else 0])
             self.results.append(values)
             unit = self.scales[t] * Scalar(*op.scalar_a)
             self._real_scales.append(float(unit) / float(np.log2(np.e)))
@@ -246,6 +318,17 @@ class Machine:
 
     def _vector(self, token: int, base: int, words: int) -> np.ndarray:
         return self.memory[token, base:base + words].reshape(-1)
+
+    def _vectors(self, base: int, words: int) -> np.ndarray:
+        """The same vector of all tokens."""
+        return self.memory[:, base:base + words].reshape(len(self.tokens), -1)
+
+    def _cache(self, op: Instruction) -> _LayerCache:
+        """Cache of the layer that an APPEND or ATTEND addresses."""
+        if op.address not in self._caches:
+            self._caches[op.address] = _LayerCache(op.count, self.image.kv_capacity, op.words * self.config.vector_lanes,
+                                                   self.config.kv_bits)
+        return self._caches[op.address]
 
     def _write(self, op: Instruction, token: int, base: int, values: np.ndarray) -> None:
         words = values.reshape(-1, self.config.vector_lanes)

@@ -142,15 +142,26 @@ def lane_words(trits: np.ndarray, config: AcceleratorConfig, block_row_groups: i
 
 def matvec(trits: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Exact int64 products ``trits @ q``: ``[rows]`` for activations ``[columns]``, ``[tokens, rows]`` for
-    ``[tokens, columns]``. Activations beyond the columns are ignored, as in the engine, whose padding trits are 0."""
+    ``[tokens, columns]``. Activations beyond the columns are ignored, as in the engine, whose padding trits are 0.
+
+    Floating-point matrix products are the fast ones, and exact here: products and partial sums are integers of magnitude
+    at most ``max|q| * columns``, whatever the order of the additions. float32 holds every integer up to 2**24, so int8
+    activations allow 2**17 columns, ``max_vector``'s bound; what exceeds 2**24 takes float64, which ends at 2**53.
+    """
     trits, q = np.asarray(trits), np.asarray(q)
     columns = trits.shape[1]
     if q.ndim not in (1, 2) or q.shape[-1] < columns:
         raise ValueError(f"activations must be [columns] or [tokens, columns] with {columns} columns, "
                          f"not of shape {q.shape}")
-    operand = q[..., :columns].astype(np.int64)
+    largest = max(abs(int(q.min(initial=0))), abs(int(q.max(initial=0)))) * columns
+    if largest > 1 << 53:
+        raise ValueError(f"activations times {columns} columns must stay within 2**53, not {largest}")
+    exact: type = np.float32 if largest <= 1 << 24 else np.float64
+    operand: np.ndarray = q[..., :columns].astype(exact)
     sums = np.empty((*q.shape[:-1], len(trits)), dtype=np.int64)
-    for start in range(0, len(trits), 4096):
-        rows = slice(start, start + 4096)
-        sums[..., rows] = operand @ trits[rows].astype(np.int64).T
+    # For one token, converting the weights is half of the work: in blocks that stay in the cache.
+    block = 256 if q.size == q.shape[-1] else 4096
+    for start in range(0, len(trits), block):
+        rows = slice(start, start + block)
+        sums[..., rows] = operand @ trits[rows].astype(exact).T
     return sums

@@ -11,7 +11,7 @@ __all__ = ["Access", "VectorBanks", "head_shifts"]
 
 @dataclass(frozen=True)
 class Access:
-    """Words of one bank: ``base + i``, and ``base + offset + i`` in turn with it when ``paired``."""
+    """Words of one slot, ``token``: ``base + i``, and ``base + offset + i`` in turn with it when ``paired``."""
 
     token: int
     base: int
@@ -30,11 +30,11 @@ class Access:
 
 
 class VectorBanks:
-    """One bank per token lane; an element that was never written is ``None``."""
+    """The vectors of all slots (``chunk * token_lanes + lane``); an element that was never written is ``None``."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self._elements: dict[tuple[int, int], int] = {}  # (token, element) -> value
+        self._elements: dict[tuple[int, int], int] = {}  # (slot, element) -> value
 
     def write(self, access: Access, packet: Sequence[Sequence[int]]) -> None:
         """Words of one packet; those beyond the access are dropped."""
@@ -43,16 +43,16 @@ class VectorBanks:
             if address is not None:
                 self._elements |= {(access.token, address * lanes + lane): value for lane, value in enumerate(word)}
 
-    def write_sums(self, base: int, split: int, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-        """A matrix result, one item of all token lanes per row group; bit lengths of the largest magnitudes per token."""
+    def write_sums(self, chunk: int, base: int, split: int, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        """A matrix result, one item of all token lanes per row group; bit lengths of the largest magnitudes per token lane."""
         rows, lanes = self.config.table_rows, self.config.vector_lanes
         largest = [[0, 0] for _ in range(self.config.token_lanes)]
         for group, sums in enumerate(groups):
             for position, value in enumerate(sums):
-                token, row = divmod(position, rows)
-                self._elements[token, base * lanes + group * rows + row] = value
+                lane, row = divmod(position, rows)
+                self._elements[chunk * self.config.token_lanes + lane, base * lanes + group * rows + row] = value
                 half = int(group >= split)
-                largest[token][half] = max(largest[token][half], abs(value))
+                largest[lane][half] = max(largest[lane][half], abs(value))
         return [(bit_length(first), bit_length(second)) for first, second in largest]
 
     def read(self, access: Access) -> list[list[int | None]]:

@@ -43,12 +43,26 @@ def test_sampled_run(model, tmp_path):
     assert tokens[0] == tokens[1] != tokens[2]
 
 
+def test_filled_context(model, tmp_path):
+    """Hardware and golden model start from the same random records, and read them all."""
+    options = ("--prompt-ids", "1,2", "--tokens", "2", "--ignore-eos")
+    values = []
+    for fill in ("15", "14"):
+        assert run(model, tmp_path, *options, "--fill-context", fill) == 0
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert summary["golden_match"] is True and summary["fill_context"] == int(fill)
+        values.append(summary["bytes_read_per_token"])
+    assert values[0] > values[1]  # one record more
+
+
 @pytest.mark.parametrize("options, message", [
     (("--prompt-ids", "1,50"), "prompt token id 50 is outside the vocabulary of 50 (ids 0..49)"),
     (("--prompt-ids", "1,-1"), "prompt token id -1 is outside the vocabulary"),
     (("--prompt", "hello"), "there is no tokenizer.json; give the prompt as --prompt-ids"),
     (("--prompt-ids", "1,2,3", "--tokens", "23"), "prompt of 3 and 23 tokens need a context of 25; "
                                                   "this model on preset 'tiny' has 24"),
+    (("--prompt-ids", "1,2", "--tokens", "2", "--fill-context", "22"), "22 filled positions, prompt of 2 and 2 tokens need a "
+                                                                       "context of 25; this model on preset 'tiny' has 24"),
     (("--prompt-ids", "1", "--context", "25"), "context must be in 1..24, not 25"),
     (("--prompt-ids", "1", "--temperature", "1", "--top-k", "9"), "--top-k must be at most 8 on preset 'tiny', not 9"),
     (("--prompt-ids", "1", "--seed", "-1"), "--seed must be in 0..4294967295, not -1"),
@@ -136,7 +150,7 @@ def test_compare(model, tmp_path, capsys):
 
 
 def test_help_teaches(capsys):
-    for command in ("run", "compare", "verilog", "list", "image", "synth", "bench"):
+    for command in ("run", "compare", "verilog", "list", "image", "random-checkpoint", "synth", "bench"):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0

@@ -1,5 +1,6 @@
 """Compiler and image: contents, limits, damaged files."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from llmrtl.accelerators.config import ModelShape
 from llmrtl.accelerators.control.isa import Opcode, decode_program
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
-from llmrtl.rtl_gen.compile import CompileError, compile_model, fraction_bits_for
+from llmrtl.rtl_gen.compile import CompileError, compile_model, embedding_table, fraction_bits_for
 from llmrtl.rtl_gen.image import Image, ImageError
 from llmrtl.sim.golden import ternary
 
@@ -133,3 +134,37 @@ def test_unwritable_output_leaves_nothing(image, tmp_path):
 def test_shape_is_checked():
     with pytest.raises(ValueError, match="heads must be a multiple of kv_heads, not 3 and 2"):
         ModelShape(96, 256, 1, 3, 2, 32, 300, 128, 1e4, 1e-6, "silu", False, True)
+
+
+def test_compiled_into_a_file(checkpoint, image, tmp_path):
+    stem = tmp_path / "image"
+    written = compile_model(checkpoint, TINY, fraction_bits=20, stem=stem)
+    assert isinstance(written.data, np.memmap) and np.array_equal(written.data, image.data)
+    loaded = Image.load(stem)
+    assert isinstance(loaded.data, np.memmap) and np.array_equal(loaded.data, image.data)
+    assert loaded.sha256 == written.sha256 == image.sha256 == hashlib.sha256(image.data.tobytes()).hexdigest()
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["image.bin", "image.json"]
+
+
+def test_interrupted_compilation_leaves_the_old_image(checkpoint, tmp_path):
+    stem = tmp_path / "image"
+    compile_model(checkpoint, TINY, fraction_bits=20, stem=stem)
+    before = stem.with_suffix(".bin").read_bytes()
+
+    def stop(name):
+        if name == "layer 1":
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        compile_model(checkpoint, TINY, fraction_bits=10, stem=stem, progress=stop)
+    assert stem.with_suffix(".bin").read_bytes() == before and Image.load(stem).fraction_bits == 20
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["image.bin", "image.json"]
+
+
+@pytest.mark.parametrize("fraction_bits", [6, 20])
+def test_embedding_is_rounded_once(checkpoint, fraction_bits):
+    """To as many bits as fit 16, but never finer than the residual stream."""
+    weights = checkpoint.embedding().astype(np.float64)
+    table, shift = embedding_table(checkpoint.embedding(), TINY, fraction_bits)
+    step = 2.0 ** (shift - fraction_bits)
+    assert np.array_equal(table[:, :weights.shape[1]], np.rint(weights / step)) and not table[:, weights.shape[1]:].any()
+    assert shift == 0 if fraction_bits == 6 else np.abs(table).max() + 1 >= 1 << 14 and shift > 0
