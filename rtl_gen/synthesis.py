@@ -18,7 +18,7 @@ from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
 from .emit import Emitted, write_if_changed
 from .generate import emitted_accelerator
-from .nextpnr import DEVICE, Placement, place_and_route, registered
+from .nextpnr import DEVICE, Placement, place_and_route, in_harness
 from .registry import UNITS, build, emit_unit, unit
 from .report import DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
 from .runs import run_models
@@ -45,10 +45,10 @@ def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
 
 
 def _emitted(name: str, config: AcceleratorConfig, target: str) -> Emitted:
-    """What is synthesized for ``target``; the accelerator for ECP5 once for area and placement: between registers."""
+    """What is synthesized for ``target``; the accelerator for ECP5 once for area and placement: in its harness."""
     if name != ACCELERATOR:
         return emit_unit(name, config)
-    return registered(Accelerator(config), _top(name, config)) if target == "ecp5" else emitted_accelerator(config)
+    return in_harness(Accelerator(config), _top(name, config)) if target == "ecp5" else emitted_accelerator(config)
 
 
 def _command(name: str, config: AcceleratorConfig, target: str, place: bool = False) -> str:
@@ -169,7 +169,7 @@ def _show(area: Synthesis, placement: Placement | None) -> None:
             table.add_row(path, *(f"{counts[resource]:,}" for resource in _PLACED))
         console.print(table)
     if placement is not None:
-        table = Table(title=f"{placement.name} on {DEVICE}, placed and routed between registers", show_header=False)
+        table = Table(title=f"{placement.name} on {DEVICE}, placed and routed in its harness", show_header=False)
         for resource in _PLACED:
             table.add_row(resource, f"{placement.used[resource]:,} of {placement.available[resource]:,}",
                           f"{placement.share(resource):.1%}")

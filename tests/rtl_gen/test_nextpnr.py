@@ -1,10 +1,11 @@
 """Place and route: report, seeds, caching, errors. Frequencies are not asserted, only that they hang together."""
 
 import pytest
+from amaranth.hdl._ir import PortDirection
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen import nextpnr
 from llmrtl.rtl_gen.emit import emit
-from llmrtl.rtl_gen.nextpnr import CriticalPath, Registered, Step, place_and_route
+from llmrtl.rtl_gen.nextpnr import CriticalPath, Harness, Step, place_and_route
 from llmrtl.rtl_gen.ports import flat_ports
 from llmrtl.rtl_gen.registry import build, emit_unit
 from llmrtl.rtl_gen.yosys import synthesize
@@ -18,9 +19,10 @@ def gearbox():
 
 def test_utilization(gearbox):
     alone = synthesize(emit_unit("gearbox", preset("edge")), "ecp5")
-    ports = sum(port["width"] for port in emit_unit("gearbox", preset("edge")).sidecar["ports"])
-    assert gearbox.used["FF"] == alone.ff + ports
-    assert abs(gearbox.used["LUT"] - alone.lut) < 40
+    ports = emit_unit("gearbox", preset("edge")).sidecar["ports"]
+    inputs, outputs = (sum(port["width"] for port in ports if port["direction"] == way) for way in ("in", "out"))
+    assert gearbox.used["FF"] == alone.ff + inputs + 2 * outputs
+    assert abs(gearbox.used["LUT"] - alone.lut - outputs) < 40
     assert (gearbox.used["BRAM"], gearbox.used["DSP"]) == (0, 0)
     assert gearbox.available == {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
     assert gearbox.share("FF") == gearbox.used["FF"] / 83640
@@ -48,9 +50,11 @@ def test_results_are_remembered(gearbox, monkeypatch):
 
 def test_registers_at_every_port():
     inner = build("gearbox", preset("edge"))
-    emitted = emit(Registered(inner), "gearbox", None)
-    assert {port["name"] for port in emitted.sidecar["ports"]} == set(flat_ports(inner))
-    assert "i__payload__register" in emitted.verilog
+    emitted = emit(Harness(inner), "gearbox", None)
+    assert {port["name"] for port in emitted.sidecar["ports"]} == {"scan_in", "scan_out"}
+    for name, (value, direction) in flat_ports(inner).items():
+        assert f"{name}__register" in emitted.verilog
+        assert (f"{name}__parity" in emitted.verilog) == (direction is PortDirection.Output), (name, value)
 
 
 def test_seeds_must_be_given():
@@ -65,7 +69,7 @@ def test_what_does_not_fit_is_an_error(monkeypatch):
 
 
 def test_error_quotes_the_log(monkeypatch):
-    monkeypatch.setattr(nextpnr, "_OPTIONS", ("--85k", "--package", "CABGA9", "--out-of-context"))
+    monkeypatch.setattr(nextpnr, "_OPTIONS", ("--85k", "--package", "CABGA9"))
     with pytest.raises(ToolError, match=r"(?s)place and route of gearbox for LFE5U-85F failed with exit code \d+:.*CABGA9"):
         place_and_route(build("gearbox", preset("edge")), "gearbox")
 

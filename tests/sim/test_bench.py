@@ -99,6 +99,7 @@ def test_plain_ports_and_answers(run):
     assert report.ok, str(report)
 
 
+@needs_icarus
 def test_unknown_case(run):
     report = run(Stage("none"), "stage", cases=["nonsense"])
     assert not report.ok
