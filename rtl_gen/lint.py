@@ -12,7 +12,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from .emit import Emitted, write_if_changed
+from .emit import Emitted, omit_cleared_memories, write_if_changed
 from .verilator import VERILATOR, verilator_environment
 from .yowasp import ToolError, build_root, run_yosys, yosys_version
 
@@ -61,8 +61,10 @@ def _icarus(top: str, source: Path) -> str | None:
 
 
 def _yosys(top: str, source: Path) -> str | None:
+    reduced = source.with_suffix(".yosys.sv")
+    reduced.write_text(omit_cleared_memories(source.read_text()))
     try:
-        run_yosys(f"read_verilog -sv {source.name}\nhierarchy -check -top {top}\nproc\ncheck -assert\n",
+        run_yosys(f"read_verilog -sv {reduced.name}\nhierarchy -check -top {top}\nproc\ncheck -assert\n",
                   source.parent)
     except ToolError as error:
         return f"yosys check -assert:\n{error}"

@@ -1,13 +1,12 @@
-"""Vector memory: one bank of int32 per token lane, one read stream, one write stream, one port for matrix results."""
-
-from functools import reduce
-from operator import or_
+"""Vector memory: int32 vectors of all tokens in flight, one read stream, one write stream, one port for matrix results."""
 
 from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from .layout import VectorLayout
+from .results import ResultCollector, magnitude_layout, result_access_layout, sums_word
 
 __all__ = ["VectorMemory", "access_layout", "vector_word"]
 
@@ -18,105 +17,133 @@ def vector_word(lanes: int) -> data.StructLayout:
 
 
 def access_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Command of a read or write stream; see ``VectorMemory``."""
-    return data.StructLayout({"token": range(max(config.token_lanes, 2)), "base": 16, "words": 16, "paired": 1,
+    """Command of a read or write stream; see ``VectorMemory``. ``token`` is a slot: ``chunk * token_lanes + lane``."""
+    return data.StructLayout({"token": range(max(config.token_slots, 2)), "base": 16, "words": 16, "paired": 1,
                               "offset": 16})
 
 
 class _Address(wiring.Component):
-    """Walks the word addresses of one access: base + i, or base + i and base + offset + i in turn when paired.
+    """Walks the words of one access: base + i, or base + i and base + offset + i in turn when paired.
 
     An access ends after ``words`` (``until_end=False``) or with the step at which ``end`` is high.
     """
 
     def __init__(self, config: AcceleratorConfig, *, until_end: bool):
+        self.config = config
         self.until_end = until_end
         super().__init__({
             "i_command": In(stream.Signature(access_layout(config))),
             "o": Out(stream.Signature(data.StructLayout({
-                "token": range(max(config.token_lanes, 2)), "address": 16, "last": 1, "beyond": 1}))),
+                "chunk": range(max(config.chunks, 2)), "bank": range(max(VectorLayout(config).banks, 2)), "address": 16,
+                "last": 1, "beyond": 1}))),
             "end": In(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        command = Signal.like(self.i_command.p)
-        active, second = Signal(), Signal()
-        index, address = Signal(16), Signal(16)
-        final = Signal()
+        layout = VectorLayout(self.config)
+        places = [layout.place(slot) for slot in range(self.config.token_slots)]
+        chunk, bank, start = (Array(values)[self.i_command.p.token] for values in zip(*places, strict=True))
+        words, paired = Signal(16), Signal()
+        active, second, final = Signal(), Signal(), Signal()
+        index, other = Signal(16), Signal(16)
         m.d.comb += [
-            final.eq((index == command.words) & (second | ~command.paired)),
+            final.eq((index == words) & (second | ~paired)),
             self.o.valid.eq(active),
-            self.o.p.token.eq(command.token),
-            self.o.p.address.eq(Mux(second, address + command.offset, address)),
             self.o.p.last.eq(final),
-            self.o.p.beyond.eq(index > command.words),
+            self.o.p.beyond.eq(index > words),
+            self.i_command.ready.eq(~active),
         ]
-        step = Signal()
-        m.d.comb += step.eq(self.o.valid & self.o.ready)
-        done = Signal()
-        m.d.comb += [done.eq(step & (self.end if self.until_end else final)), self.i_command.ready.eq(~active)]
-        with m.If(step):
-            m.d.sync += second.eq(~second & command.paired)
-            with m.If(second | ~command.paired):
-                m.d.sync += [index.eq(index + 1), address.eq(address + 1)]
-        with m.If(done):
-            m.d.sync += active.eq(0)
+        target = Signal.like(self.o.p)
+        m.d.comb += [self.o.p[field].eq(target[field]) for field in ("chunk", "bank", "address")]
+        with m.If(self.o.valid & self.o.ready):
+            # A pair takes turns: the next word of the half that had its turn waits in ``other``.
+            m.d.sync += [second.eq(~second & paired), other.eq(target.address + 1),
+                         target.address.eq(Mux(paired, other, target.address + 1))]
+            with m.If(second | ~paired):
+                m.d.sync += index.eq(index + 1)
+            with m.If(self.end if self.until_end else final):
+                m.d.sync += active.eq(0)
         with m.If(self.i_command.valid & ~active):
-            m.d.sync += [command.eq(self.i_command.p), active.eq(1), second.eq(0), index.eq(1),
-                         address.eq(self.i_command.p.base)]
+            base = Signal(16)
+            m.d.comb += base.eq(self.i_command.p.base + start)
+            m.d.sync += [active.eq(1), second.eq(0), index.eq(1), words.eq(self.i_command.p.words),
+                         paired.eq(self.i_command.p.paired), target.chunk.eq(chunk), target.bank.eq(bank),
+                         target.address.eq(base), other.eq(base + self.i_command.p.offset)]
         return m
 
 
 class VectorMemory(wiring.Component):
     """Scratch memory of the elementwise units and target of the ternary engine.
 
+    ::
+
+        i_sums --> collector: words of `sharing` tokens, one per cycle --+
+                                                                        v
+        i -------> register -----------------------------------------> mux --> banks of chunk 0 --> select --+
+                                                                   \\-> mux --> banks of chunk 1 --> select --+--> o
+
+    A token in flight has a *slot*: ``chunk * token_lanes + lane``. Each chunk has banks of its own, and a bank holds the
+    vectors of ``sharing`` token lanes one after another (``memory/layout.py``). With a read and a write port per bank, all
+    three streams run at full rate while the result and the elementwise writes belong to different chunks.
+
     Parameters
     ----------
     config : AcceleratorConfig
-        ``token_lanes`` banks of ``vector_memory`` int32 elements, ``vector_lanes`` per word.
+        ``vector_memory`` int32 elements per slot, ``vector_lanes`` per word, ``token_lanes`` slots in each of ``chunks``.
 
     Members
     -------
     i_read, i_write_access : In(stream of access_layout)
-        ``token``: bank; ``base``: first word; ``words``: number of words (1 or more), of each half when ``paired``, and then
-        the words ``base + i`` and ``base + offset + i`` (modulo 2**16) take turns.
+        ``token``: slot; ``base``: first word; ``words``: number of words (1 or more), of each half when ``paired``, and then
+        the words ``base + i`` and ``base + offset + i`` (modulo 2**16) take turns. Every word of an access must lie within the
+        ``vector_memory / vector_lanes`` words of its slot: others belong to another token of the bank.
     o : Out(stream of vector_word)
         The words of the read accesses, ``last`` on the final word of each.
     i : In(stream of vector_word)
         Words to write. A write access ends with the word that carries ``last``; an unpaired packet longer than ``words`` is
         cut to it. A packet shorter than ``words`` leaves the remaining words as they are.
-    i_sums_access : In(stream of {base, split})
-        Announces one matrix result: ``base`` is its first word, ``split`` the row groups of the first of its two vectors.
+    i_sums_access : In(stream of {chunk, base, split: 16})
+        Announces one matrix result for the slots of ``chunk``: ``base`` is its first word, ``split`` the row groups of the
+        first of its two vectors.
     i_sums : In(stream of {sums: token_lanes * table_rows x signed(sum_bits), last})
-        One row group of all token lanes, written to all banks at once.
-    magnitude_bits : Out, token_lanes x {first: 6, second: 6}
-        Bit lengths of the largest magnitudes before and from ``split`` in the latest result; valid while ``sums_busy`` is 0.
+        One row group of all token lanes (token-major). A result is whole vector words: the row groups of a last word that is
+        not complete are lost.
+    magnitude_bits : Out, token_slots x {first: 6, second: 6}
+        Bit lengths of the largest magnitudes before and from ``split`` in the latest result of each chunk; 0 before the
+        first. Not valid from the announcement of a result for the chunk until ``sums_done``.
     write_busy, sums_busy : Out(1)
         An announced write (result) has not been written completely.
+    sums_done : Out(1)
+        Pulse in the last cycle of ``sums_busy``: a read that is accepted now sees the whole result.
 
-    Latency: 3 cycles from a read command to its first word. Interval: one word per cycle and one cycle more per access; reads,
-    writes and results do not slow each other. A read sees a word from the cycle after it was accepted on ``i`` or
-    ``i_sums``. Writes on ``i`` and ``i_sums`` never come together (``i`` waits while a result is announced).
+    Attributes: ``latency``, from a read command to its first word: 3 cycles, 4 with two chunks. ``interval``: one word per
+    cycle and one cycle more per access. ``done``: cycles from the last row group of a result to ``sums_done``; the next
+    result can be announced one cycle later.
+
+    A read that is accepted together with a word on ``i``, or later, sees that word. Writes on ``i`` wait while a result for
+    their chunk is announced. Otherwise reads, writes and results do not slow each other, but for a read of the very word
+    that is being written, which waits a cycle: so the memory needs no bypass.
     """
 
-    latency = 3
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        lanes, tokens = config.vector_lanes, config.token_lanes
+        self.latency = 2 + config.chunks
+        self.done = VectorLayout(config).done
+        lanes = config.vector_lanes
         super().__init__({
             "i_read": In(stream.Signature(access_layout(config))),
             "o": Out(stream.Signature(vector_word(lanes))),
             "i_write_access": In(stream.Signature(access_layout(config))),
             "i": In(stream.Signature(vector_word(lanes))),
-            "i_sums_access": In(stream.Signature(data.StructLayout({"base": 16, "split": 16}))),
-            "i_sums": In(stream.Signature(data.StructLayout({
-                "sums": data.ArrayLayout(signed(config.sum_bits), tokens * config.table_rows), "last": 1}))),
-            "magnitude_bits": Out(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), tokens)),
+            "i_sums_access": In(stream.Signature(result_access_layout(config))),
+            "i_sums": In(stream.Signature(sums_word(config))),
+            "magnitude_bits": Out(magnitude_layout(config)),
             "write_busy": Out(1),
             "sums_busy": Out(1),
+            "sums_done": Out(1),
         })
 
     @classmethod
@@ -125,84 +152,79 @@ class VectorMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        lanes, tokens, rows = config.vector_lanes, config.token_lanes, config.table_rows
-        depth = ceil_div(config.vector_memory, lanes)
-        banks = []
-        for token in range(tokens):
-            bank = memory.Memory(shape=data.ArrayLayout(signed(32), lanes), depth=depth, init=[])
-            m.submodules[f"bank_{token}"] = bank
-            banks.append((bank.read_port(), bank.write_port(granularity=1)))
+        config, layout = self.config, VectorLayout(self.config)
+        m.submodules.results = results = ResultCollector(config)
+        wiring.connect(m, wiring.flipped(self.i_sums_access), results.i_access)
+        wiring.connect(m, wiring.flipped(self.i_sums), results.i_sums)
+        m.d.comb += [self.magnitude_bits.eq(results.magnitude_bits), self.sums_busy.eq(results.busy),
+                     self.sums_done.eq(results.done)]
 
-        # Reads: address, memory output, registered selection of the bank; all three stages move together.
-        m.submodules.read = read = _Address(config, until_end=False)
-        wiring.connect(m, wiring.flipped(self.i_read), read.i_command)
-        advance = Signal()
-        at_memory = Signal(data.StructLayout({"valid": 1, "token": range(max(tokens, 2)), "last": 1}))
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), read.o.ready.eq(advance)]
-        for read_port, _ in banks:
-            m.d.comb += [read_port.addr.eq(read.o.p.address), read_port.en.eq(advance)]
-        with m.If(advance):
-            m.d.sync += [
-                at_memory.valid.eq(read.o.valid),
-                at_memory.token.eq(read.o.p.token),
-                at_memory.last.eq(read.o.p.last),
-                self.o.valid.eq(at_memory.valid),
-                self.o.p.last.eq(at_memory.last),
-                self.o.p.x.eq(Array([port.data.as_value() for port, _ in banks])[at_memory.token]),
-            ]
-
-        # Results of the matrix engine: every bank takes table_rows elements of its own token.
-        base, group, split = Signal(16), Signal(range(config.max_vector * 16)), Signal(16)
-        ratio_bits = (lanes // rows).bit_length() - 1
-        m.d.comb += [self.i_sums_access.ready.eq(~self.sums_busy), self.i_sums.ready.eq(self.sums_busy)]
-        ones = [[Signal(config.sum_bits - 1, name=f"magnitude_{token}_{half}") for half in range(2)]
-                for token in range(tokens)]
-        with m.If(self.i_sums_access.valid & ~self.sums_busy):
-            m.d.sync += [self.sums_busy.eq(1), base.eq(self.i_sums_access.p.base), group.eq(0),
-                         split.eq(self.i_sums_access.p.split)]
-            m.d.sync += [bits.eq(0) for pair in ones for bits in pair]
-        sums_step = Signal()
-        m.d.comb += sums_step.eq(self.i_sums.valid & self.sums_busy)
-        with m.If(sums_step):
-            m.d.sync += group.eq(group + 1)
-            with m.If(self.i_sums.p.last):
-                m.d.sync += self.sums_busy.eq(0)
-
-        # Writes of the elementwise units: one bank.
+        # Writes of the elementwise units: a register in front of the banks.
         m.submodules.write = write = _Address(config, until_end=True)
         wiring.connect(m, wiring.flipped(self.i_write_access), write.i_command)
+        blocked = Signal()
         m.d.comb += [
-            self.i.ready.eq(write.o.valid & ~self.sums_busy),
-            write.o.ready.eq(self.i.valid & ~self.sums_busy),
+            blocked.eq(results.busy & (results.chunk == write.o.p.chunk)),
+            self.i.ready.eq(write.o.valid & ~blocked),
+            write.o.ready.eq(self.i.valid & ~blocked),
+            write.end.eq(self.i.p.last),
             self.write_busy.eq(write.o.valid | self.i_write_access.valid),
         ]
-        m.d.comb += write.end.eq(self.i.p.last)
-        write_step = Signal()
-        m.d.comb += write_step.eq(self.i.valid & self.i.ready)
+        element, element_address = Signal.like(self.i.p.x), Signal(16)
+        m.d.sync += [element.eq(self.i.p.x), element_address.eq(write.o.p.address)]
 
-        for token, (_, port) in enumerate(banks):
-            mine = self.i_sums.p.sums
-            elements = [mine[token * rows + row] for row in range(rows)]
-            with m.If(self.sums_busy):
-                lane_group = group[:ratio_bits] if ratio_bits else 0
-                m.d.comb += port.addr.eq(base + (group >> ratio_bits))
-                for lane in range(lanes):
-                    m.d.comb += port.data[lane].eq(elements[lane % rows])
-                    selected = (lane_group == lane // rows) if ratio_bits else 1
-                    m.d.comb += port.en[lane].eq(sums_step & selected)
-            with m.Else():
-                m.d.comb += [port.addr.eq(write.o.p.address), port.data.eq(self.i.p.x)]
-                hit = write_step & (write.o.p.token == token) & ~write.o.p.beyond
-                m.d.comb += port.en.eq(Mux(hit, (1 << lanes) - 1, 0))
-            with m.If(sums_step):
-                sizes = [Mux(value < 0, -value, value)[:config.sum_bits - 1] for value in elements]
-                for half, here in enumerate((group < split, group >= split)):
-                    with m.If(here):
-                        m.d.sync += ones[token][half].eq(reduce(or_, sizes, ones[token][half]))
-            for half, name in enumerate(("first", "second")):
-                bits = self.magnitude_bits[token][name]
-                for position in range(config.sum_bits - 1):
-                    with m.If(ones[token][half][position]):
-                        m.d.comb += bits.eq(position + 1)
+        # The banks, each with one write port for both kinds of words.
+        ports = []
+        for chunk in range(config.chunks):
+            address = Signal(16, name=f"write_address_{chunk}")
+            m.d.comb += address.eq(Mux(results.into[chunk], results.address, element_address))
+            ports.append([])
+            for bank in range(layout.banks):
+                m.submodules[f"bank_{chunk}_{bank}"] = words = memory.Memory(
+                    shape=data.ArrayLayout(signed(32), config.vector_lanes), depth=layout.depth(bank), init=[])
+                read_port, write_port = words.read_port(), words.write_port()
+                hit = Signal(name=f"hit_{chunk}_{bank}")
+                m.d.sync += hit.eq(self.i.valid & self.i.ready & ~write.o.p.beyond & (write.o.p.bank == bank)
+                                   & (write.o.p.chunk == chunk))
+                turns = results.turn[:len(layout.lanes(bank))]
+                m.d.comb += [
+                    write_port.addr.eq(address), write_port.data.eq(element), write_port.en.eq(hit),
+                ]
+                with m.If(results.into[chunk]):
+                    m.d.comb += [write_port.en.eq(turns.any()),
+                                 *(write_port.data[i].eq(value) for i, value in enumerate(results.words[bank]))]
+                ports[chunk].append((read_port, write_port))
+
+        # Reads: address, memory output, selection of the bank, then of the chunk; all stages move together.
+        m.submodules.read = read = _Address(config, until_end=False)
+        wiring.connect(m, wiring.flipped(self.i_read), read.i_command)
+        advance, colliding = Signal(), []
+        for chunk in ports:
+            colliding.append([])
+            for read_port, write_port in chunk:
+                collides = write_port.en & (write_port.addr == read_port.addr)
+                # Saying that no word is read while it is written spares the bypass that Yosys would add.
+                m.d.comb += [read_port.addr.eq(read.o.p.address), read_port.en.eq(advance & ~collides)]
+                colliding[-1].append(collides)
+        waits = Array([Array(chunk)[read.o.p.bank] for chunk in colliding])[read.o.p.chunk]
+        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), read.o.ready.eq(advance & ~waits)]
+        at_memory = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": read.o.p.chunk.shape(),
+                                              "bank": read.o.p.bank.shape()}))
+        selected = [Array([port.data for port, _ in chunk])[at_memory.bank] for chunk in ports]
+        with m.If(advance):
+            m.d.sync += [
+                at_memory.valid.eq(read.o.valid & ~waits), at_memory.last.eq(read.o.p.last),
+                at_memory.chunk.eq(read.o.p.chunk), at_memory.bank.eq(read.o.p.bank),
+            ]
+            if config.chunks == 1:
+                m.d.sync += [self.o.valid.eq(at_memory.valid), self.o.p.last.eq(at_memory.last), self.o.p.x.eq(selected[0])]
+            else:
+                at_chunk = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": 1}))
+                of_chunk = [Signal.like(self.o.p.x, name=f"of_chunk_{chunk}") for chunk in range(config.chunks)]
+                m.d.sync += [
+                    at_chunk.valid.eq(at_memory.valid), at_chunk.last.eq(at_memory.last), at_chunk.chunk.eq(at_memory.chunk),
+                    *(word.eq(bank) for word, bank in zip(of_chunk, selected, strict=True)),
+                    self.o.valid.eq(at_chunk.valid), self.o.p.last.eq(at_chunk.last),
+                    self.o.p.x.eq(Array(of_chunk)[at_chunk.chunk]),
+                ]
         return m

@@ -43,6 +43,7 @@ class Environment:
         self.levels_out = {name: port for name, port in plain.items() if port["direction"] == "out"}
         self._controlled = type(self.bench).control is not UnitBench.control
         self._watched = type(self.bench).accepted is not UnitBench.accepted
+        self._offers = type(self.bench).offers is not UnitBench.offers
         self.sources = {s["name"]: Source(s["name"], s["payload"], ports)
                         for s in self.sidecar["streams"] if s["direction"] == "in"}
         self.sinks = {s["name"]: Sink(s["name"], s["payload"], ports)
@@ -99,6 +100,8 @@ class Environment:
         """One cycle; whether any item moved."""
         if self._controlled:
             self._set("control", self.bench.control(self.cycle, self.level))
+        if self._offers:
+            self._answer(self.bench.offers())
         for agent in (*self.agents, *self.models):
             agent.drive()
         await self._half

@@ -68,6 +68,11 @@ class UnitBench:
         """
         return {}
 
+    def offers(self) -> Items:
+        """Items to append to input streams, asked for in every cycle after ``control`` (if overridden): for what a plain
+        port sets off. Do not put such items in ``stimulus``."""
+        return {}
+
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
         """What plays behind plain ports: ``[AxiMemory(ports, data)]``. Called once per test case."""
         return ()

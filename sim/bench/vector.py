@@ -1,10 +1,12 @@
 """Benches of the vector memory and of the replay buffer."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+from ...accelerators.memory.layout import VectorLayout
 from ..golden.vector import Access, VectorBanks
 from .agents import BenchFailure
 from .trace import Trace
@@ -29,12 +31,27 @@ def _packet(values: list[Any], key: str) -> list[dict[str, Any]]:
     return [{key: value, "last": int(k == len(values) - 1)} for k, value in enumerate(values)]
 
 
+class _Read(NamedTuple):
+    """A read, and what must have happened before it starts: events so far, by name."""
+
+    access: Access
+    event: str
+    count: int
+
+
 class VectorMemoryBench(UnitBench):
-    """Writes and matrix results go in as they like; each is read back as soon as it, and what overlaps it, is in memory."""
+    """Writes and matrix results go in as they like; each is read back as soon as it, and what overlaps it, is in memory.
+
+    Some are written once more with the same values, and read meanwhile: so a read may meet the word that is being written.
+    """
+
+    RESULT = 24
+    """Vector words of the result that is measured."""
 
     def __init__(self, config: Any):
         super().__init__(config)
         self.depth = config.vector_memory // config.vector_lanes
+        self.groups = config.vector_lanes // config.table_rows
         self.largest = 127 * config.max_vector
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
@@ -44,8 +61,12 @@ class VectorMemoryBench(UnitBench):
             for paired in (0, 1):
                 for extra in (0, rng.randint(1, 6), -1):
                     self._span(items, rng, rng.randint(2, 9), paired, extra)
-        for _ in range(6):
-            self._result(items, rng, rng.randint(1, 12 * self.config.vector_lanes // self.config.table_rows))
+            words = rng.randint(2, 20)
+            access = Access(rng.randrange(self.config.token_slots), self._take(words), words)
+            self._write(items, rng, access, words, again=1)
+        for again in (0, 1, 0, 1, 0, 0):
+            words = rng.randint(1, 12)
+            self._result(items, rng, rng.randrange(self.config.chunks), self._take(words), words, again)
         return items
 
     def _take(self, words: int) -> int:
@@ -54,7 +75,7 @@ class VectorMemoryBench(UnitBench):
 
     def _span(self, items: Items, rng: random.Random, words: int, paired: int, extra: int) -> None:
         """A packet over a whole span, and one of ``extra`` words too many (or one too few) into a part of it."""
-        token = rng.randrange(self.config.token_lanes)
+        token = rng.randrange(self.config.token_slots)
         base = self._take(2 * words + 8)
         self._write(items, rng, Access(token, base, 2 * words + 8), 2 * words + 8)
         offset = rng.choice((words, words + 3, -words)) % (1 << 16) if paired else rng.getrandbits(16)
@@ -62,85 +83,107 @@ class VectorMemoryBench(UnitBench):
         length = words * (1 + paired) + extra
         self._write(items, rng, Access(token, start, words, paired, offset), length)
 
-    def _write(self, items: Items, rng: random.Random, access: Access, length: int) -> None:
-        items["i_write_access"].append(vars(access))
-        items["i"] += _packet([[rng.randint(*INT32) for _ in range(self.config.vector_lanes)] for _ in range(length)], "x")
+    def _write(self, items: Items, rng: random.Random, access: Access, length: int, again: int = 0) -> None:
+        items["i_write_access"] += [vars(access)] * (1 + again)
+        items["i"] += _packet([[rng.randint(*INT32) for _ in range(self.config.vector_lanes)] for _ in range(length)],
+                              "x") * (1 + again)
 
-    def _result(self, items: Items, rng: random.Random, groups: int) -> None:
-        base = self._take(-(-groups * self.config.table_rows // self.config.vector_lanes))
-        items["i_sums_access"].append({"base": base, "split": rng.choice((0, 1, groups, 65535, rng.randint(0, groups)))})
+    def _result(self, items: Items, rng: random.Random, chunk: int, base: int, words: int, again: int = 0) -> None:
+        groups = words * self.groups
+        split = rng.choice((0, 1, groups, 65535, rng.randint(0, groups)))
+        items["i_sums_access"] += [{"chunk": chunk, "base": base, "split": split}] * (1 + again)
         count = self.config.token_lanes * self.config.table_rows
         size = [1 << rng.randint(0, self.largest.bit_length() - 2) for _ in range(count)]
-        items["i_sums"] += _packet([[rng.choice((-k, rng.randint(-k, k - 1))) for k in size] for _ in range(groups)], "sums")
+        items["i_sums"] += _packet([[rng.choice((-k, rng.randint(-k, k - 1))) for k in size] for _ in range(groups)],
+                                   "sums") * (1 + again)
 
     def boundary(self) -> Items:
-        lanes, tokens, rows = self.config.vector_lanes, self.config.token_lanes, self.config.table_rows
-        accesses = [Access(tokens - 1, 0, 1, 0, 65535), Access(0, self.depth - 1, 1),
-                    Access(tokens - 1, 1, 1, 1, self.depth - 3)]
+        lanes, tokens, slots, rows = (self.config.vector_lanes, self.config.token_lanes, self.config.token_slots,
+                                      self.config.table_rows)
+        accesses = [Access(slots - 1, 0, 1, 0, 65535), Access(0, self.depth - 1, 1),
+                    Access(slots - 1, 1, 1, 1, self.depth - 3)]
         words = [[low] * lanes for low in INT32]
-        items: Items = {"i_write_access": [vars(access) for access in accesses],
-                        "i": _packet(words[:1], "x") + _packet(words[1:], "x") + _packet(words, "x"),
-                        "i_sums_access": [], "i_sums": []}
-        full = lanes // rows
+        items: Items = {"i_write_access": [], "i": [], "i_sums_access": [], "i_sums": []}
+        for slot in range(slots):
+            self._write(items, random.Random(slot), Access(slot, 40, 12), 12, again=1)
+        items["i_write_access"] += [vars(access) for access in accesses]
+        items["i"] += _packet(words[:1], "x") + _packet(words[1:], "x") + _packet(words, "x")
         for n, value in enumerate((0, -1, 1, self.largest, -self.largest, -(1 << self.largest.bit_length() - 1))):
-            items["i_sums_access"].append({"base": 16 + n, "split": 1})
-            items["i_sums"] += _packet([[value] * (tokens * rows)] * full, "sums")
+            items["i_sums_access"].append({"chunk": n % self.config.chunks, "base": 16 + n, "split": 1})
+            items["i_sums"] += _packet([[value] * (tokens * rows)] * self.groups, "sums")
         return items
 
-    def _reads(self, stimulus: Items) -> list[tuple[int, int, Access]]:
-        """All reads, each with the number of writes and of results that it must wait for."""
-        lanes, rows = self.config.vector_lanes, self.config.table_rows
+    def _reads(self, stimulus: Items) -> list[_Read]:
+        """All reads in order. What is written once more is read when that begins, all else when all is written."""
         writes = [Access(**access) for access in stimulus.get("i_write_access", [])]
         touched = [{(access.token, address) for address in access.addresses()} for access in writes]
-        reads = [(1 + max(m for m, other in enumerate(touched) if other & touched[n]), 0, access)
-                 for n, access in enumerate(writes)]
-        results = _packets(stimulus.get("i_sums", []), "sums")
-        for n, (access, groups) in enumerate(zip(stimulus.get("i_sums_access", []), results, strict=True)):
-            words = -(-len(groups) * rows // lanes)
-            for token in range(self.config.token_lanes):
-                reads.insert(3 * n + 2, (0, n + 1, Access(token, access["base"], words)))
+        reads = []
+        for n, access in enumerate(writes):
+            if writes[n + 1:n + 2] == [access]:
+                reads.append(_Read(access, "i_write_access", n + 2))
+            else:
+                reads.append(_Read(access, "i", 1 + max(m for m, other in enumerate(touched) if other & touched[n])))
+        announced, place = stimulus.get("i_sums_access", []), 2
+        for n, (access, groups) in enumerate(zip(announced, _packets(stimulus.get("i_sums", []), "sums"), strict=True)):
+            again = announced[n + 1:n + 2] == [access]
+            for lane in range(self.config.token_lanes):
+                target = Access(access["chunk"] * self.config.token_lanes + lane, access["base"], len(groups) // self.groups)
+                reads.insert(place, _Read(target, "i_sums_access", n + 2) if again else _Read(target, "sums_done", n + 1))
+                place += 1
+            place += 2
         return reads
 
     def begin(self, stimulus: Items) -> None:
         self.reads = self._reads(stimulus)
-        self.released = self.written = self.announced = self.finished = 0
-        self.magnitudes = self._results(VectorBanks(self.config), stimulus)
+        self.released = 0
+        self.events: Counter[str] = Counter()
+        self.done: list[int] = []
+        self.results = self._results(VectorBanks(self.config), stimulus)
+        self.magnitudes = [[(0, 0)] * self.config.token_lanes for _ in range(self.config.chunks)]
 
     @staticmethod
-    def _results(banks: VectorBanks, stimulus: Items) -> list[list[tuple[int, int]]]:
-        return [banks.write_sums(access["base"], access["split"], groups)
-                for access, groups in zip(stimulus.get("i_sums_access", []), _packets(stimulus.get("i_sums", []), "sums"),
-                                          strict=True)]
+    def _results(banks: VectorBanks, stimulus: Items) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Chunk and magnitudes of every result."""
+        packets = _packets(stimulus.get("i_sums", []), "sums")
+        return [(access["chunk"], banks.write_sums(access["chunk"], access["base"], access["split"], groups))
+                for access, groups in zip(stimulus.get("i_sums_access", []), packets, strict=True)]
 
     def accepted(self, stream: str, payload: Any) -> Items:
-        self.written += stream == "i" and payload["last"]
-        self.announced += stream == "i_sums_access"
-        self.finished += stream == "i_sums" and payload["last"]
-        released = []
-        while self.released < len(self.reads):
-            writes, results, access = self.reads[self.released]
-            if writes > self.written or results > self.finished:
-                break
-            released.append(vars(access))
+        self.events[stream] += payload["last"] if stream in ("i", "i_sums") else 1
+        return {}
+
+    def offers(self) -> Items:
+        first = self.released
+        while self.released < len(self.reads) and self.events[self.reads[self.released].event] >= self.reads[self.released].count:
             self.released += 1
-        return {"i_read": released}
+        return {"i_read": [vars(read.access) for read in self.reads[first:self.released]]}
 
     def expected(self, stimulus: Items) -> Items:
         banks = VectorBanks(self.config)
         for access, packet in zip(stimulus.get("i_write_access", []), _packets(stimulus.get("i", []), "x"), strict=True):
             banks.write(Access(**access), packet)
         self._results(banks, stimulus)
-        return {"o": [item for _, _, access in self._reads(stimulus) for item in _packet(banks.read(access), "x")]}
+        return {"o": [item for read in self._reads(stimulus) for item in _packet(banks.read(read.access), "x")]}
 
     def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
-        busy = self.announced != self.finished
+        finished, announced = self.events["sums_done"], self.events["i_sums_access"]
+        busy = announced != finished
         if level("sums_busy") != busy:
-            raise BenchFailure(f"sums_busy is {level('sums_busy')} after {self.finished} of {self.announced} results")
-        if not busy and self.finished:
-            want = self._packed(self.magnitudes[self.finished - 1])
-            if level("magnitude_bits") != want:
-                raise BenchFailure(f"magnitude_bits of result {self.finished - 1} is {level('magnitude_bits'):#x}, "
-                                   f"expected {want:#x}")
+            raise BenchFailure(f"sums_busy is {level('sums_busy')} after {finished} of {announced} results")
+        bits = level("magnitude_bits")
+        for chunk, magnitudes in enumerate(self.magnitudes):
+            if busy and self.results[finished][0] == chunk:
+                continue
+            found = bits >> 12 * self.config.token_lanes * chunk & (1 << 12 * self.config.token_lanes) - 1
+            want = self._packed(magnitudes)
+            if found != want:
+                raise BenchFailure(f"magnitude_bits of chunk {chunk} after {finished} results is {found:#x}, expected {want:#x}")
+        if level("sums_done"):
+            if self.events["i_sums"] != finished + 1:
+                raise BenchFailure(f"sums_done number {finished + 1} after {self.events['i_sums']} results")
+            self.events["sums_done"] += 1
+            self.done.append(cycle)
+            chunk, self.magnitudes[chunk] = self.results[finished]
         return {}
 
     @staticmethod
@@ -148,21 +191,27 @@ class VectorMemoryBench(UnitBench):
         return sum((first | second << 6) << 12 * token for token, (first, second) in enumerate(magnitudes))
 
     def levels(self, stimulus: Items) -> dict[str, int]:
-        return {"sums_busy": 0, "write_busy": 0}
+        return {"sums_busy": 0, "write_busy": 0, "sums_done": 0}
 
     def latency_stimulus(self) -> Items:
-        items: Items = {"i_write_access": [], "i": []}
+        items: Items = {"i_write_access": [], "i": [], "i_sums_access": [], "i_sums": []}
         for base in (0, 20):
             self._write(items, random.Random(0), Access(0, base, 20), 20)
+        self._result(items, random.Random(0), self.config.chunks - 1, 64, self.RESULT)
         return items
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        words = [trace.accepted["i"][:20], trace.delivered["o"][:20]]
+        words = [trace.accepted["i"][:20], trace.delivered["o"][:20], trace.accepted["i_sums"]]
         return {"latency": trace.latency("i_read", "o"), "interval": max(b - a for each in words for a, b in pairwise(each)),
-                "access": trace.accepted["i"][20] - trace.accepted["i"][19]}
+                "access": trace.accepted["i"][20] - trace.accepted["i"][19],
+                "done": self.done[0] - trace.accepted["i_sums"][-1],
+                "wait": trace.accepted["i"][0] - trace.accepted["i_sums"][0]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return {**attributes, "access": 2}
+        """A write waits for a result of its own chunk, not of another."""
+        done = VectorLayout(self.config).done
+        wait = self.RESULT * self.groups + done if self.config.chunks == 1 else 0
+        return {**attributes, "access": 2, "done": done, "wait": wait}
 
 
 class ReplayBufferBench(UnitBench):

@@ -14,10 +14,11 @@ ONE = replace(TINY, name="one_lane", token_lanes=1, query_lanes=1, max_heads=1, 
 ODD = replace(EDGE, name="odd", token_lanes=3, query_lanes=6, table_rows=2, max_context=300)
 ROWS = replace(EDGE, name="all_rows", table_rows=4, token_lanes=2)
 WIDE = replace(EDGE, name="wide_bus", bus_bits=512, tables=104, token_lanes=5)
+PAIR = replace(TINY, name="two_chunks", chunks=2, token_lanes=3, vector_memory=2040)
 
-CASES = [("vector_memory", ONE), ("vector_memory", ODD), ("vector_memory", ROWS), ("replay_buffer", WIDE),
-         ("head_exponents", ONE), ("head_exponents", ODD), ("front_end", ONE), ("front_end", ODD), ("front_end", WIDE),
-         ("executor", ONE), ("executor", ODD)]
+CASES = [("vector_memory", ONE), ("vector_memory", ODD), ("vector_memory", ROWS), ("vector_memory", PAIR),
+         ("replay_buffer", WIDE), ("head_exponents", ONE), ("head_exponents", ODD), ("front_end", ONE),
+         ("front_end", ODD), ("front_end", WIDE), ("executor", ONE), ("executor", ODD)]
 
 
 @pytest.mark.parametrize(("name", "config"), CASES, ids=[f"{name}-{config.name}" for name, config in CASES])

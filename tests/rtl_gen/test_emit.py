@@ -13,7 +13,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from llmrtl.accelerators.presets import PRESETS, preset
 from llmrtl.rtl_gen import emit as emission
-from llmrtl.rtl_gen.emit import collapse_memories, emit, write_if_changed
+from llmrtl.rtl_gen.emit import collapse_memories, emit, omit_cleared_memories, write_if_changed
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.registry import UNITS, build, emit_unit, unit
 from llmrtl.rtl_gen.yowasp import ToolError, run_yosys
@@ -114,6 +114,16 @@ def test_empty_memory_is_a_loop():
 def test_collapse_keeps_other_lines():
     lines = ["  m[0] = 1'h0;\n", "  m[1] = 1'h0;\n", "  m[3] = 1'h0;\n", "  n[4] = 1'h0;\n", "end\n"]
     assert collapse_memories("".join(lines)) == "".join(lines)
+
+
+def test_omit_cleared_memories():
+    """Only loops that clear rows go; single rows and other values stay."""
+    def rows(value, count):
+        return collapse_memories("  initial begin\n" + "".join(f"    \\m [{n}] = {value};\n" for n in range(count)) + "  end\n")
+
+    assert omit_cleared_memories("a\n" + rows("8'h00", 300) + "b\n") == "a\nb\n"
+    for kept in (rows("8'h01", 300), rows("8'h00", 4)):
+        assert omit_cleared_memories(kept) == kept
 
 
 def test_write_if_changed(tmp_path):
