@@ -8,6 +8,7 @@ from pathlib import Path
 from ..sim.native.run import MEMORY_MODELS
 from . import commands
 from .random_checkpoint import SHAPES
+from .report import BENCH_PARTS
 
 __all__ = ["main"]
 
@@ -84,11 +85,12 @@ def build_parser() -> argparse.ArgumentParser:
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
     option("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
+    option("--prompt-length", type=_positive, metavar="N", help="a prompt of N random tokens (see --seed), to measure prefill")
     option("--tokens", type=_positive, default=64, metavar="N", help="tokens to generate")
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
     option("--temperature", type=_temperature, metavar="T", help="sample at this temperature; default: the best token")
     option("--top-k", type=_positive, metavar="K", help="sample among the best K tokens; default: the preset's limit")
-    option("--seed", type=int, default=1, metavar="S", help="seed of the sampler, 0 to 2**32 - 1")
+    option("--seed", type=int, default=1, metavar="S", help="seed of the sampler and of --prompt-length, 0 to 2**32 - 1")
     option("--context", type=_positive, metavar="N", help="positions of KV cache; default: what model and preset allow")
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
            help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
@@ -100,8 +102,27 @@ def build_parser() -> argparse.ArgumentParser:
            help="latency of the simulated memory; with a DRAM model that of its controller")
     option("--stall", type=int, default=0, metavar="PERCENT", help="cycles in which the simulated memory hesitates")
     option("--read-trace", type=Path, metavar="FILE", help="write all read bursts (CSV: cycle, port, address, bytes)")
+    option("--trace", type=Path, metavar="FILE",
+           help="write a timeline of all units (Chrome trace JSON, for ui.perfetto.dev) and a picture of the last token beside it")
     option("--wave", type=Path, metavar="FILE", help="write waveforms (FST, for GTKWave or Surfer); slow, use few tokens")
     option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE", help="where the summary goes")
+
+    option = command(commands.estimate, "estimate", "tell speed, bytes and utilization of a model that need not be simulated",
+                     "From the cycle model (sim/timing), which is driven by the compiled program; needs no weights. Each figure says "
+                     "whether it is measured, derived or projected.")
+    option("--preset", default="kv260", help="accelerator configuration (see `llmrtl list`)")
+    option("--model", required=True, metavar="MODEL",
+           help=f"stories, {', '.join(SHAPES)}, a .json file with the fields of ModelShape, or a checkpoint")
+    option("--context", type=_positive, required=True, metavar="N", help="positions in the KV cache when a token is decoded")
+    option("--prompt", type=_positive, metavar="N", help="tokens of the prompt for the time to first token; default: 128, or what "
+                                                         "the context holds besides a token")
+    option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator")
+    option("--latency", type=_positive, default=20, metavar="CYCLES", help="latency of the memory")
+    option("--memory-efficiency", type=float, default=1.0, metavar="SHARE",
+           help="share of the port's bytes per cycle that the memory sustains: what `llmrtl run --memory-model ddr4` reports as "
+                "achieved, over bus bytes times clock")
+    option("--plot", type=Path, metavar="FILE.png", help="write a roofline plot")
+    option("--json", type=Path, metavar="FILE", help="also write the figures here")
 
     option = command(commands.compare, "compare", "compare float reference and golden model with another program's logits",
                      "EXPECTED.npz has the layout of the reference checkpoints: input_ids_I, logits_I, greedy_I. Prints the "
@@ -145,8 +166,11 @@ def build_parser() -> argparse.ArgumentParser:
     option("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="device family")
     option("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
 
-    command(commands.bench, "bench", "measure everything and write docs/RESULTS.md",
-            "Simulates the shipped and the reference checkpoints and synthesizes every unit; keeps what was measured before.")
+    option = command(commands.bench, "bench", "measure everything and write docs/RESULTS.md",
+                     "Synthesizes every unit, places and routes, simulates the shipped, the reference and the 0.73B checkpoints. Takes "
+                     "hours from nothing; results are kept by content, so an interrupted or repeated run goes on where it stopped.")
+    option("--only", nargs="+", choices=BENCH_PARTS, metavar="PART",
+           help=f"measure only these: {', '.join(BENCH_PARTS)}; the page keeps what was measured before")
     return parser
 
 

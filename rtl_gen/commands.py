@@ -1,5 +1,6 @@
 """What the subcommands of ``llmrtl`` do; ``cli.py`` parses the options."""
 
+import random
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,21 @@ from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.isa import FIELDS, SCALARS, decode_program
 from ..accelerators.presets import PRESETS, preset
 from ..sim.native.build import build_driver
-from ..sim.native.run import Generated, Sampling
+from ..sim.native.run import Generated, Run, Sampling
+from ..sim.native.timeline import Timeline, draw
+from ..sim.timing import Memory
 from .calibration import calibrate
 from .checkpoint import Checkpoint
 from .comparison import compare_prompts
 from .compile import compile_model
+from .files import write_atomically
 from .formats import high_precision
 from .generate import compiled_image, emitted_accelerator, generate, locate_mismatch, summarize, write_summary
 from .image import Image
 from .random_checkpoint import shape_named, write_random_checkpoint
 from .registry import UNITS, emit_unit
 
-__all__ = ["bench", "compare", "configuration", "image", "list_units", "random_checkpoint", "run", "synth", "verilog"]
+__all__ = ["bench", "compare", "configuration", "estimate", "image", "list_units", "random_checkpoint", "run", "synth", "verilog"]
 
 DEFAULT_PROMPT = "Once upon a time"
 console = Console(highlight=False)
@@ -44,10 +48,13 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
 
 def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:
     """Token ids of the prompt; ``ValueError`` for one that the model cannot take."""
+    given = [option for option in (options.prompt, options.prompt_ids, options.prompt_length) if option is not None]
+    if len(given) > 1:
+        raise ValueError("give the prompt as --prompt, --prompt-ids or --prompt-length, not as several of them")
     if options.prompt_ids is not None:
-        if options.prompt is not None:
-            raise ValueError("give the prompt as --prompt or as --prompt-ids, not both")
         ids = options.prompt_ids
+    elif options.prompt_length is not None:
+        ids = random.Random(options.seed).choices(range(checkpoint.model.vocab_size), k=options.prompt_length)
     elif tokenizer is None:
         if options.prompt is not None:
             raise ValueError(f"{checkpoint.path}: there is no tokenizer.json; give the prompt as --prompt-ids")
@@ -137,17 +144,21 @@ def run(options: Namespace) -> int:
             raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {image.kv_capacity}")
         say("emit Verilog")
-        emitted = emitted_accelerator(config)
+        emitted = emitted_accelerator(config, trace=options.trace is not None)
         say("build the simulator (Verilator and C++; kept for the next time)")
         build_driver(emitted, waves=options.wave is not None)
     console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, "
                   f"image {image.data.size:,} bytes, preset {config.name}, {len(prompt)} prompt tokens", soft_wrap=True)
     eos = None if options.ignore_eos else checkpoint.model.eos
+    timeline = options.trace.with_suffix(".csv") if options.trace is not None else None
     with _Display(tokenizer, prompt, options.tokens) as display:
         outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
                            fill_context=options.fill_context,
                            on_token=display.add, latency=options.latency, stall=options.stall, read_trace=options.read_trace,
+                           timeline=timeline,
                            memory_model=options.memory_model, clock_mhz=options.clock_mhz)
+    if timeline is not None:
+        _write_timeline(timeline, options.trace, image, outcome.run, options.clock_mhz)
     summary = summarize(outcome, image, emitted, prompt, memory_model=options.memory_model, clock_mhz=options.clock_mhz)
     if outcome.mismatch is not None and outcome.run.tokens:
         console.print("[bold red]the accelerator and the golden model differ; looking for the first operation that does")
@@ -159,6 +170,17 @@ def run(options: Namespace) -> int:
     return 0 if outcome.golden_match else 1
 
 
+def _write_timeline(recorded: Path, target: Path, image: Image, run: Run, clock_mhz: float) -> None:
+    """Chrome trace of the run, and a picture of its last token beside it."""
+    timeline = Timeline(recorded, image.operations)
+    write_atomically(target, timeline.text(clock_mhz).encode())
+    recorded.unlink()
+    if run.tokens:
+        begin = run.tokens[-2].cycle if len(run.tokens) > 1 else 0
+        draw(timeline, target.with_suffix(".png"), begin, run.tokens[-1].cycle)
+    console.print(f"timeline: {target} (open it in ui.perfetto.dev), {target.with_suffix('.png')}", soft_wrap=True)
+
+
 def _report(summary: dict[str, Any], path: Path) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name in ("tokens_generated", "cycles_prefill", "cycles_per_decoded_token", "bytes_read_per_token",
@@ -168,8 +190,8 @@ def _report(summary: dict[str, Any], path: Path) -> None:
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
     memory = summary["memory"]
     for phase, achieved in memory["achieved_gb_s"].items():
-        table.add_row(f"memory bandwidth, {phase}", f"{achieved:.3f} GB/s, {memory['share_of_bound'][phase]:.1%} of the bound of "
-                      f"{memory['bound_gb_s']:.3f} ({memory['model']}, {memory['clock_mhz']:g} MHz)")
+        table.add_row(f"{memory['model']} memory, {phase}",
+                      f"{achieved:.3f} of {memory['bound_gb_s']:.3f} GB/s ({memory['share_of_bound'][phase]:.1%})")
     busy = summary["registers"].get("CYCLES") or 1
     for unit, events in summary["units"].items():
         if events["busy"]:
@@ -270,6 +292,37 @@ def random_checkpoint(options: Namespace) -> int:
                                 progress=lambda name: status.update(f"[cyan]{name}"))
     console.print(f"{options.output}: {shape.parameters:,} parameters, {shape.ternary_parameters:,} of them ternary",
                   soft_wrap=True)
+    return 0
+
+
+def estimate(options: Namespace) -> int:
+    """``llmrtl estimate``."""
+    from .estimate import estimate as make_estimate
+    from .estimate import model_named
+    from .report import show
+    from .roofline import plot_roofline
+    config, model = preset(options.preset), model_named(options.model)
+    command = (f"llmrtl estimate --preset {config.name} --model {options.model} --context {options.context} "
+               f"--clock-mhz {options.clock_mhz:g} --latency {options.latency} --memory-efficiency {options.memory_efficiency:g}"
+               + (f" --prompt {options.prompt}" if options.prompt else ""))
+    with console.status("[cyan]cycle model"):
+        result = make_estimate(config, model, context=options.context, prompt=options.prompt, clock_mhz=options.clock_mhz,
+                               memory=Memory(options.latency, options.memory_efficiency), command=command)
+    table = Table(title=f"{options.model} on {config.name}, {options.clock_mhz:g} MHz, prompt {result.prompt}, "
+                        f"context {result.context}")
+    for name in ("figure", "value", "unit", "kind"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "value" else "left")
+    table.add_column("how")
+    for figure in result.figures:
+        how = "cycle model" if figure.kind == "projected" else figure.note or figure.command
+        table.add_row(figure.name, show(figure), "" if figure.unit == "%" else figure.unit, figure.kind, how)
+    console.print(table)
+    console.print(next(figure.note for figure in result.figures if figure.kind == "projected"), soft_wrap=True)
+    if options.plot is not None:
+        plot_roofline(result, options.plot)
+        console.print(f"plot: {options.plot}", soft_wrap=True)
+    if options.json is not None:
+        write_summary(options.json, result.to_json())
     return 0
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..accelerators.config import AcceleratorConfig
+from ..accelerators.config import AcceleratorConfig, ceil_div
+from ..accelerators.control.isa import Opcode, decode_program
 from ..accelerators.control.regmap import UNIT_EVENTS, UNIT_NAMES
 from ..accelerators.top import Accelerator
 from ..sim.golden.machine import Machine, Step
@@ -47,7 +48,8 @@ def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fractio
 def _compiler_hash() -> str:
     """Hash of the sources that decide what an image contains."""
     here = Path(__file__).parent
-    sources = [here / "compile.py", here / "image.py", here / "generate.py", *sorted((here.parent / "sim/golden").glob("*.py")),
+    sources = [*(here / name for name in ("compile.py", "tensors.py", "image.py", "generate.py")),
+               *sorted((here.parent / "sim/golden").glob("*.py")),
                *(here.parent / "accelerators" / name for name in ("config.py", "control/isa.py", "ternary/code.py"))]
     digest = hashlib.sha256()
     for source in sources:
@@ -55,10 +57,11 @@ def _compiler_hash() -> str:
     return digest.hexdigest()
 
 
-def emitted_accelerator(config: AcceleratorConfig, *, observe: bool = False) -> Emitted:
-    """Verilog and sidecar of the whole accelerator (``observe``: with outputs for every operation's result)."""
-    name = f"accelerator_{config.name}" + "_observed" * observe
-    return emit(Accelerator(config, observe=observe), name, config)
+def emitted_accelerator(config: AcceleratorConfig, *, observe: bool = False, trace: bool = False) -> Emitted:
+    """Verilog and sidecar of the whole accelerator (``observe``: with outputs for every operation's result, ``trace``: for
+    what is busy)."""
+    name = f"accelerator_{config.name}" + "_observed" * observe + "_traced" * trace
+    return emit(Accelerator(config, observe=observe, trace=trace), name, config)
 
 
 @dataclass
@@ -132,6 +135,17 @@ def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: 
     return str(difference) if difference is not None else "no operation differs: the sampler or the token output does"
 
 
+def _engine_summary(image: Image, prompt_tokens: int, generated: int, busy: int | None) -> dict[str, Any]:
+    """How densely the ternary weights lie in memory, and how busy the lookup lanes were while a matrix was under way."""
+    linears = [op for op in decode_program(image.data[image.program_address:].tobytes()) if op.opcode is Opcode.LINEAR]
+    chunks = ceil_div(prompt_tokens, image.config.token_lanes) + max(generated - 1, 0)
+    weight_bytes = sum(section.bytes for section in image.sections if section.kind == "ternary")
+    return {
+        "ternary_bits_per_weight": round(8 * weight_bytes / image.model.ternary_parameters, 4),
+        "lookup_utilization": round(chunks * sum(op.rows * op.tiles for op in linears) / busy, 4) if busy else None,
+    }
+
+
 def _memory_summary(run: Run, config: AcceleratorConfig, decode_bytes_per_cycle: float | None, memory_model: str,
                     clock_mhz: float) -> dict[str, Any]:
     """Bandwidth over the whole run and while decoding, its bound (ports, or DRAM less refresh), what the DRAM model counted."""
@@ -184,6 +198,7 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
             "cycles_total": registers.get("CYCLES"),
             "simulated_cycles_per_second": round(last.cycle / outcome.seconds) if outcome.seconds else None,
         }
+    summary |= _engine_summary(image, len(prompt), len(tokens), registers.get("ENGINE_BUSY"))
     summary["port_beats"] = [{"read": read, "written": written} for read, written in run.port_beats]
     summary["port_utilization"] = [round(read / run.cycles, 4) if run.cycles else None for read, _ in run.port_beats]
     summary["memory"] = _memory_summary(run, image.config, decode_bytes_per_cycle, memory_model, clock_mhz)

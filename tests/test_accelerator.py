@@ -12,6 +12,7 @@ from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.rtl_gen.generate import emitted_accelerator, generate, locate_mismatch
+from llmrtl.rtl_gen.lint import lint
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.run import Sampling, simulate
@@ -24,7 +25,7 @@ MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bit
 
 @pytest.fixture(scope="module")
 def program():
-    return build_driver(emitted_accelerator(CONFIG), CONFIG.bus_bits)
+    return build_driver(emitted_accelerator(CONFIG))
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -43,6 +44,10 @@ def build_model(folder, name, **options):
     image = compile_model(Checkpoint.open(folder / "checkpoint"), CONFIG, fraction_bits=20, **options)
     image.save(folder / "image")
     return image, folder / "image.bin"
+
+
+def test_lint():
+    assert lint(emitted_accelerator(CONFIG)) == []
 
 
 def steps(image, prompt, count, sampling=Sampling(), eos=None):

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from importlib.metadata import version
@@ -15,21 +16,65 @@ from ...rtl_gen.yowasp import build_root
 __all__ = ["BuildError", "build_driver"]
 
 SOURCES = Path(__file__).parent
+TOP = "driven_accelerator"
+PORT = re.compile(r"m_axi_gmem\d*_rdata")
+VERILATOR_TYPES = {"CData": 8, "SData": 16, "IData": 32, "QData": 64}
 
 
 class BuildError(RuntimeError):
     """Verilator or the compiler failed; the message holds the end of its output and the log's path."""
 
 
-def build_driver(emitted: Emitted, bus_bits: int, *, waves: bool = False, fast: bool = True) -> Path:
+def _interface(emitted: Emitted) -> str:
+    """The header that tells the driver the accelerator's ports."""
+    widths = {port["name"]: port["width"] for port in emitted.sidecar["ports"]}
+    ports = sorted(name.removesuffix("_rdata") for name in widths if PORT.fullmatch(name))
+    width = {widths[f"{port}_rdata"] for port in ports}
+    if len(width) != 1:
+        raise ValueError(f"the memory ports of {emitted.name} must have one width, not {sorted(width)}")
+    port_bytes = width.pop() // 8
+    strobe = next(name for name, bits in VERILATOR_TYPES.items() if port_bytes <= bits)
+    lines = ["#pragma once", f"constexpr unsigned MEMORY_PORTS = {len(ports)}, PORT_BYTES = {port_bytes};",
+             f"using Strobe = {strobe};", "#define FOR_EACH_PORT(DO) " + " ".join(f"DO({port})" for port in ports)]
+    if f"{ports[0]}_arid" in widths:
+        lines.append("#define PORT_IDS")
+    if "observe_elements" in widths:
+        lines.append(f"#define OBSERVE_BYTES {widths['observe_elements'] // 8}")
+    if "observe_sums_elements" in widths:
+        lines.append("#define OBSERVE_SUMS")
+    if "trace_busy" in widths:
+        lines.append("#define TRACE_UNITS")
+    return "\n".join(lines) + "\n"
+
+
+def _wrapper(emitted: Emitted) -> str:
+    """A top module whose inputs but the clock are taken at the falling edge.
+
+    The driver changes inputs there anyway. Verilator evaluates everything that follows from an input at every call, at the
+    rising edge too, where no input has changed; what follows from a register is evaluated at that register's edge only. That
+    is a fifth of the time.
+    """
+    declared, held, connected = [], [], []
+    for port in emitted.sidecar["ports"]:
+        name, bits = port["name"], f"[{port['width'] - 1}:0]"
+        taken = port["direction"] == "in" and name != "aclk"
+        declared.append(f"  {port['direction']}put wire {bits if port['width'] > 1 else ''} {name}")
+        if taken:
+            held.append((bits, name))
+        connected.append(f"    .{name}({name}{'_held' * taken})")
+    lines = [f"module {TOP} (", ",\n".join(declared), ");", *(f"  reg {bits} {name}_held;" for bits, name in held),
+             "  always @(negedge aclk) begin", *(f"    {name}_held <= {name};" for _, name in held), "  end",
+             f"  {emitted.name} accelerator (", ",\n".join(connected), "  );", "endmodule"]
+    return "\n".join(lines) + "\n"
+
+
+def build_driver(emitted: Emitted, *, waves: bool = False, fast: bool = True) -> Path:
     """Path of the executable for ``emitted``.
 
     Parameters
     ----------
     emitted : Emitted
         The accelerator; its top module has the ports of ``top.Accelerator``.
-    bus_bits : int
-        Width of the memory port.
     waves : bool
         With FST tracing (slower).
     fast : bool
@@ -37,16 +82,13 @@ def build_driver(emitted: Emitted, bus_bits: int, *, waves: bool = False, fast: 
 
     Raises ``BuildError`` when a tool fails. A build that was done before is reused.
     """
-    defines = [f"-DBUS_BYTES={bus_bits // 8}"]
-    for port in emitted.sidecar["ports"]:
-        if port["name"] == "observe_elements":
-            defines.append(f"-DOBSERVE_BYTES={port['width'] // 8}")
+    interface, wrapper = _interface(emitted), _wrapper(emitted)
     flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
-             "--top-module", emitted.name, "--prefix", "Vaccelerator", "-Wno-fatal", "--output-split", "20000",
-             *(["--trace-fst"] if waves else []), "-CFLAGS", " ".join(["-std=c++17", *defines])]
+             "--top-module", TOP, "--prefix", "Vaccelerator", "-Wno-fatal", "--output-split", "20000",
+             *(["--trace-fst"] if waves else []), "-CFLAGS", "-std=c++20"]
     optimize = dict(OPT_FAST="-O2" if fast else "-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
-    key = hashlib.sha256(repr((emitted.verilog, flags, optimize, version("verilator"))).encode())
-    for source in ("driver.cpp", "memory.h"):
+    key = hashlib.sha256(repr((emitted.verilog, wrapper, interface, flags, optimize, version("verilator"))).encode())
+    for source in ("driver.cpp", "memory.h", "dram.h"):
         key.update((SOURCES / source).read_bytes())
     folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
     program = folder / "Vaccelerator"
@@ -59,10 +101,12 @@ def build_driver(emitted: Emitted, bus_bits: int, *, waves: bool = False, fast: 
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         (work / "accelerator.sv").write_text(emitted.verilog)
+        (work / "wrapper.sv").write_text(wrapper)
+        (work / "interface.h").write_text(interface)
         log = folder / "build.log"
         environment = {**os.environ, **verilator_environment(**optimize)}
         command = [str(VERILATOR), *flags, "--Mdir", str(work), "-I" + str(SOURCES), str(work / "accelerator.sv"),
-                   str(SOURCES / "driver.cpp"), "-o", str(work / "Vaccelerator")]
+                   str(work / "wrapper.sv"), str(SOURCES / "driver.cpp"), "-o", str(work / "Vaccelerator")]
         with open(log, "w") as output:
             done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
         if done.returncode:

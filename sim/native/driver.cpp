@@ -1,7 +1,8 @@
 // Whole-model driver: runs the emitted accelerator on a memory image and prints tokens as they are generated.
 //
 // Called by sim/native/run.py, which passes every address and register offset; nothing about the design is known here but
-// its port names. Options are NAME VALUE pairs; output lines start with a keyword (token, register, end, violation).
+// its port names, which build.py writes into interface.h. Options are NAME VALUE pairs; output lines start with a keyword
+// (token, cycles, port, dram, timing, statistic, register, again, reset, violation, end).
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -10,12 +11,12 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "Vaccelerator.h"
+#include "interface.h"
 #include "memory.h"
 #include "verilated.h"
 #if VM_TRACE
@@ -24,11 +25,41 @@
 
 namespace {
 
+constexpr uint32_t BUS_BYTES = MEMORY_PORTS * PORT_BYTES;
+
+// One AXI4 port of the accelerator. Data of any width is bytes, lowest first.
+struct Pins {
+    CData &arvalid, &arready, &rvalid, &rready, &rlast, &rresp, &awvalid, &awready, &wvalid, &wready, &wlast, &bvalid, &bready,
+        &bresp;
+    IData &araddr, &awaddr;
+    CData &arlen, &arsize, &arburst, &awlen, &awsize, &awburst;
+    void* rdata;
+    const void* wdata;
+    const Strobe& wstrb;
+#ifdef PORT_IDS
+    CData &arid, &rid, &awid, &bid;
+#endif
+};
+
+#ifdef PORT_IDS
+#define BIND_IDS(port) dut->port##_arid, dut->port##_rid, dut->port##_awid, dut->port##_bid,
+#else
+#define BIND_IDS(port)
+#endif
+#define BIND(port) Pins{                                                                                                  \
+    dut->port##_arvalid, dut->port##_arready, dut->port##_rvalid, dut->port##_rready, dut->port##_rlast, dut->port##_rresp, \
+    dut->port##_awvalid, dut->port##_awready, dut->port##_wvalid, dut->port##_wready, dut->port##_wlast,                    \
+    dut->port##_bvalid, dut->port##_bready, dut->port##_bresp, dut->port##_araddr, dut->port##_awaddr,                      \
+    dut->port##_arlen, dut->port##_arsize, dut->port##_arburst, dut->port##_awlen, dut->port##_awsize,                      \
+    dut->port##_awburst, &dut->port##_rdata, &dut->port##_wdata, dut->port##_wstrb, BIND_IDS(port)},
+
 struct Options {
-    std::string image, wave, observe;
+    std::string image, wave, observe, read_trace, timeline, model = "ideal";
     uint64_t memory = 0, latency = 20, stall = 0, seed = 1, limit = 0, prompt = 0, token_stall = 0, reset_at = 0;
-    uint64_t error_begin = 1, error_end = 0;
-    std::vector<std::pair<uint32_t, uint32_t>> writes;   // registers, in order
+    uint64_t error_begin = 1, error_end = 0, clock_khz = 250'000;
+    std::vector<uint32_t> bases;                             // address of the first word, port after port
+    std::vector<std::pair<uint64_t, std::string>> preloads;  // files and the linear addresses that they are copied to
+    std::vector<std::pair<uint32_t, uint32_t>> writes;    // registers, in order
     std::vector<std::pair<uint32_t, uint32_t>> rewrites;  // after an error, before a second run
     std::vector<uint32_t> reads, tokens;
     uint32_t status = 0, done_mask = 0, poll = 0;
@@ -36,16 +67,20 @@ struct Options {
 
 class Simulation {
 public:
-    explicit Simulation(const Options& options) : options(options) {
-        memory.bus_bytes = BUS_BYTES;
+    explicit Simulation(const Options& options)
+        : options(options), memory_owner(new Ports), memory(*memory_owner), context(new VerilatedContext),
+          dut(new Vaccelerator(context.get())), pins{FOR_EACH_PORT(BIND)} {
         memory.latency = options.latency;
         memory.stall_percent = options.stall;
         memory.state = options.seed * 0x9E3779B97F4A7C15ull | 1;
         memory.error_begin = options.error_begin;
         memory.error_end = options.error_end;
+        memory.clock_khz = options.clock_khz;
+        for (size_t p = 0; p < options.bases.size() && p < MEMORY_PORTS; p++) memory.ports[p].base = options.bases[p];
+        if (options.model == "ddr4") memory.dram.reset(new dram::Dram(dram::x16(), MEMORY_PORTS));
+        else if (options.model != "ideal") { std::fprintf(stderr, "no memory model %s\n", options.model.c_str()); std::exit(2); }
         map_image();
-        context.reset(new VerilatedContext);
-        dut.reset(new Vaccelerator(context.get()));
+        for (auto& [address, path] : options.preloads) preload(address, path);
 #if VM_TRACE
         if (!options.wave.empty()) {
             context->traceEverOn(true);
@@ -55,14 +90,24 @@ public:
         }
 #endif
 #ifdef OBSERVE_BYTES
-        if (!options.observe.empty() && !(observed = std::fopen(options.observe.c_str(), "wb"))) {
-            std::perror(options.observe.c_str()); std::exit(2);
+        if (!options.observe.empty()) observed = create(options.observe);
+#endif
+#ifdef TRACE_UNITS
+        if (!options.timeline.empty()) {
+            timeline = create(options.timeline);
+            std::fprintf(timeline, "cycle,busy,tag,linear_tag,read_beats,write_beats\n");
         }
 #endif
+        if (!options.read_trace.empty()) {
+            read_trace = create(options.read_trace);
+            std::fprintf(read_trace, "cycle,port,address,bytes\n");
+        }
     }
 
     ~Simulation() {
         if (observed) std::fclose(observed);
+        if (read_trace) std::fclose(read_trace);
+        if (timeline) std::fclose(timeline);
 #if VM_TRACE
         if (trace) trace->close();
 #endif
@@ -71,8 +116,7 @@ public:
     void reset() {
         dut->aresetn = 0;
         for (int i = 0; i < 4; i++) tick();
-        memory.reads.clear();
-        memory.writes.clear();
+        memory.clear();
         dut->aresetn = 1;
         tick();
     }
@@ -112,13 +156,12 @@ public:
         }
         go(options.writes);
         if (!options.rewrites.empty() && memory.violation.empty()) {
-            print_registers();
+            print_results();
             std::printf("again %llu\n", (unsigned long long)(cycle - start));
             memory.error_end = 0;
-            generated = 0;
             go(options.rewrites);
         }
-        print_registers();
+        print_results();
         if (!memory.violation.empty()) std::printf("violation %s\n", memory.violation.c_str());
         std::printf("end %llu\n", (unsigned long long)(cycle - start));
         return 0;
@@ -127,14 +170,34 @@ public:
 private:
     using Writes = std::vector<std::pair<uint32_t, uint32_t>>;
 
-    void print_registers() {
+    using Ports = Memory<MEMORY_PORTS, PORT_BYTES>;
+
+    void print_results() {
+        std::printf("cycles %llu\n", (unsigned long long)(cycle - start));
+        for (uint32_t p = 0; p < MEMORY_PORTS; p++)
+            std::printf("port %u %llu %llu\n", p, (unsigned long long)memory.ports[p].read_beats,
+                        (unsigned long long)memory.ports[p].write_beats);
+        if (memory.dram) memory.dram->report(stdout);
         for (uint32_t offset : options.reads) std::printf("register %u %u\n", offset, read_register(offset));
+    }
+
+    void begin_run() {
+        start = cycle;
+        generated = 0;
+        for (auto& port : memory.ports) port.read_beats = port.write_beats = 0;
+        if (memory.dram) memory.dram->statistics = {};
+    }
+
+    // Beats of whole memory words, read and written.
+    std::pair<uint64_t, uint64_t> word_beats() const {
+        uint64_t reads = 0, writes = 0;
+        for (auto& port : memory.ports) { reads += port.read_beats; writes += port.write_beats; }
+        return {reads / MEMORY_PORTS, writes / MEMORY_PORTS};
     }
 
     void go(const Writes& writes) {
         for (auto& [offset, value] : writes) write_register(offset, value);
-        start = cycle;
-        read_beats = write_beats = 0;
+        begin_run();
         uint64_t limit = options.limit ? options.limit : ~0ull;
         bool was_reset = false;
         while (cycle - start < limit) {
@@ -145,26 +208,50 @@ private:
                 std::printf("reset %llu\n", (unsigned long long)(cycle - start));
                 reset();
                 for (auto& [offset, value] : writes) write_register(offset, value);
-                start = cycle;
-                read_beats = write_beats = generated = 0;
+                begin_run();
             }
             if (read_register(options.status) & options.done_mask) break;
+        }
+        for (int idle = 0; idle < 4; idle++) {  // the final token may still wait to be taken
+            if (dut->m_axis_tokens_tvalid) idle = 0;
+            tick();
         }
     }
 
     const Options& options;
-    Memory memory;
+    std::unique_ptr<Ports> memory_owner;
+    Ports& memory;
     std::unique_ptr<VerilatedContext> context;
     std::unique_ptr<Vaccelerator> dut;
+    Pins pins[MEMORY_PORTS];
 #if VM_TRACE
     std::unique_ptr<VerilatedFstC> trace;
 #endif
-    std::FILE* observed = nullptr;
-    uint64_t cycle = 0, start = 0, read_beats = 0, write_beats = 0;
+    std::FILE *observed = nullptr, *read_trace = nullptr, *timeline = nullptr;
+    uint64_t cycle = 0, start = 0;
     uint32_t generated = 0;
     bool aw_taken = false, w_taken = false, b_taken = false, ar_taken = false, r_taken = false;
-    bool r_offered = false, b_offered = false;
+    bool r_offered[MEMORY_PORTS] = {}, b_offered[MEMORY_PORTS] = {};
     uint32_t r_data = 0;
+
+    static std::FILE* create(const std::string& path) {
+        std::FILE* file = std::fopen(path.c_str(), "wb");
+        if (!file) { std::perror(path.c_str()); std::exit(2); }
+        return file;
+    }
+
+    void preload(uint64_t address, const std::string& path) {
+        std::FILE* file = std::fopen(path.c_str(), "rb");
+        if (!file || std::fseek(file, 0, SEEK_END)) { std::perror(path.c_str()); std::exit(2); }
+        uint64_t length = std::ftell(file);
+        std::rewind(file);
+        if (address > memory.size || length > memory.size - address) {
+            std::fprintf(stderr, "%s does not fit in memory\n", path.c_str());
+            std::exit(2);
+        }
+        if (std::fread(memory.bytes + address, 1, length, file) != length) { std::perror(path.c_str()); std::exit(2); }
+        std::fclose(file);
+    }
 
     void map_image() {
         int file = open(options.image.c_str(), O_RDONLY);
@@ -183,57 +270,91 @@ private:
     }
 
     void drive_memory() {
-        auto& d = *dut;
-        d.m_axi_gmem_arready = !memory.stall() && memory.reads.size() < 64;
-        d.m_axi_gmem_awready = !memory.stall();
-        d.m_axi_gmem_wready = !memory.stall();
-        // An offer, once made, stands until it is taken.
-        r_offered = r_offered || (memory.read_ready(cycle) && !memory.stall());
-        d.m_axi_gmem_rvalid = r_offered;
-        if (r_offered) {
-            Burst& burst = memory.reads.front();
-            d.m_axi_gmem_rid = burst.id;
-            d.m_axi_gmem_rlast = burst.beat + 1 == burst.beats;
-            d.m_axi_gmem_rresp = burst.error ? 2 : 0;
-            std::memcpy(&d.m_axi_gmem_rdata, burst.bytes.data() + uint64_t(burst.beat) * BUS_BYTES, BUS_BYTES);
+        memory.begin_cycle(cycle);
+        for (uint32_t p = 0; p < MEMORY_PORTS; p++) {
+            Pins& pin = pins[p];
+            auto& port = memory.ports[p];
+            pin.arready = !memory.stall() && memory.takes_read(p);
+            pin.awready = !memory.stall() && memory.takes_write(p);
+            pin.wready = !memory.stall() && memory.takes_data(p);
+            // An offer, once made, stands until it is taken.
+            r_offered[p] = r_offered[p] || (memory.read_ready(p) && !memory.stall());
+            pin.rvalid = r_offered[p];
+            if (r_offered[p]) {
+                const Burst& burst = port.reads.front();
+                pin.rlast = burst.beat + 1 == burst.beats;
+                pin.rresp = burst.error ? 2 : 0;
+                std::memcpy(pin.rdata, memory.read_data(p), PORT_BYTES);
+            }
+            b_offered[p] = b_offered[p] || (memory.response_ready(p) && !memory.stall());
+            pin.bvalid = b_offered[p];
+            if (b_offered[p]) pin.bresp = port.writes.front().error ? 2 : 0;
+#ifdef PORT_IDS
+            if (r_offered[p]) pin.rid = port.reads.front().id;
+            if (b_offered[p]) pin.bid = port.writes.front().id;
+#endif
         }
-        b_offered = b_offered || (memory.response_ready(cycle) && !memory.stall());
-        d.m_axi_gmem_bvalid = b_offered;
-        if (b_offered) {
-            d.m_axi_gmem_bid = memory.writes.front().id;
-            d.m_axi_gmem_bresp = memory.writes.front().error ? 2 : 0;
-        }
-        d.m_axis_tokens_tready = !(options.token_stall && cycle % (options.token_stall + 1));
+        dut->m_axis_tokens_tready = !(options.token_stall && cycle % (options.token_stall + 1));
     }
 
     void take_memory() {
+        for (uint32_t p = 0; p < MEMORY_PORTS; p++) {
+            Pins& pin = pins[p];
+            uint32_t read_id = 0, write_id = 0;
+#ifdef PORT_IDS
+            read_id = pin.arid;
+            write_id = pin.awid;
+#endif
+            if (pin.rvalid && pin.rready) {
+                r_offered[p] = false;
+                memory.read_taken(p);
+            }
+            if (pin.bvalid && pin.bready) {
+                b_offered[p] = false;
+                memory.response_taken(p);
+            }
+            if (pin.arvalid && pin.arready) {
+                memory.accept_read(p, read_id, pin.araddr, pin.arlen, pin.arsize, pin.arburst);
+                if (read_trace)
+                    std::fprintf(read_trace, "%llu,%u,%u,%u\n", (unsigned long long)(cycle - start), p, uint32_t(pin.araddr),
+                                 (pin.arlen + 1u) * PORT_BYTES);
+            }
+            if (pin.awvalid && pin.awready)
+                memory.accept_write(p, write_id, pin.awaddr, pin.awlen, pin.awsize, pin.awburst);
+            if (pin.wvalid && pin.wready)
+                memory.accept_data(p, static_cast<const uint8_t*>(pin.wdata), pin.wstrb, pin.wlast);
+        }
         auto& d = *dut;
-        if (d.m_axi_gmem_rvalid && d.m_axi_gmem_rready) {
-            read_beats++;
-            r_offered = false;
-            if (++memory.reads.front().beat == memory.reads.front().beats) memory.reads.pop_front();
-        }
-        if (d.m_axi_gmem_bvalid && d.m_axi_gmem_bready) { b_offered = false; memory.commit(); }
-        if (d.m_axi_gmem_arvalid && d.m_axi_gmem_arready)
-            memory.accept_read(cycle, d.m_axi_gmem_arid, d.m_axi_gmem_araddr, d.m_axi_gmem_arlen, d.m_axi_gmem_arsize,
-                               d.m_axi_gmem_arburst);
-        if (d.m_axi_gmem_awvalid && d.m_axi_gmem_awready)
-            memory.accept_write(cycle, d.m_axi_gmem_awid, d.m_axi_gmem_awaddr, d.m_axi_gmem_awlen, d.m_axi_gmem_awsize,
-                                d.m_axi_gmem_awburst);
-        if (d.m_axi_gmem_wvalid && d.m_axi_gmem_wready) {
-            write_beats++;
-            uint8_t beat[BUS_BYTES];
-            std::memcpy(beat, &d.m_axi_gmem_wdata, BUS_BYTES);
-            memory.accept_data(cycle, beat, d.m_axi_gmem_wstrb, d.m_axi_gmem_wlast);
-        }
-        memory.settle(cycle);
         if (d.m_axis_tokens_tvalid && d.m_axis_tokens_tready) {
+            auto [read_beats, write_beats] = word_beats();
             std::printf("token %u %u %lld %llu %llu %llu\n", generated++, uint32_t(d.m_axis_tokens_tdata),
                         (long long)(int64_t)d.m_axis_tokens_tuser, (unsigned long long)(cycle - start),
                         (unsigned long long)read_beats, (unsigned long long)write_beats);
             std::fflush(stdout);
         }
     }
+
+#ifdef OBSERVE_BYTES
+    void observe(uint32_t tag, const void* elements) {
+        std::fwrite(&tag, 4, 1, observed);
+        std::fwrite(elements, OBSERVE_BYTES, 1, observed);
+    }
+#endif
+
+#ifdef TRACE_UNITS
+    uint64_t seen_busy = ~0ull, seen_tags = 0;
+
+    void mark() {  // whenever a unit begins or ends, and now and then for the bandwidth
+        auto& d = *dut;
+        uint64_t tags = uint64_t(d.trace_tag) << 16 | d.trace_linear_tag;
+        if (d.trace_busy == seen_busy && tags == seen_tags && cycle % 1024) return;
+        seen_busy = d.trace_busy;
+        seen_tags = tags;
+        auto [reads, writes] = word_beats();
+        std::fprintf(timeline, "%llu,%u,%u,%u,%llu,%llu\n", (unsigned long long)(cycle - start), uint32_t(d.trace_busy),
+                     uint32_t(d.trace_tag), uint32_t(d.trace_linear_tag), (unsigned long long)reads, (unsigned long long)writes);
+    }
+#endif
 
     void tick() {
         auto& d = *dut;
@@ -251,15 +372,18 @@ private:
             r_taken = d.s_axi_csr_rvalid && d.s_axi_csr_rready;
             r_data = d.s_axi_csr_rdata;
             take_memory();
+#ifdef TRACE_UNITS
+            if (timeline) mark();
+#endif
 #ifdef OBSERVE_BYTES
-            if (observed && d.observe_valid) {  // tag, then the elements
-                uint32_t tag = d.observe_tag;
-                std::fwrite(&tag, 4, 1, observed);
-                std::fwrite(&d.observe_elements, OBSERVE_BYTES, 1, observed);
-            }
+            if (observed && d.observe_valid) observe(d.observe_tag, &d.observe_elements);
+#ifdef OBSERVE_SUMS
+            if (observed && d.observe_sums_valid) observe(d.observe_sums_tag, &d.observe_sums_elements);
+#endif
 #endif
         } else {
-            r_offered = b_offered = false;
+            std::fill(r_offered, r_offered + MEMORY_PORTS, false);
+            std::fill(b_offered, b_offered + MEMORY_PORTS, false);
         }
         d.aclk = 1;
         d.eval();
@@ -282,6 +406,16 @@ int main(int argc, char** argv) {
         if (name == "image") options.image = value;
         else if (name == "wave") options.wave = value;
         else if (name == "observe") options.observe = value;
+        else if (name == "read_trace") options.read_trace = value;
+        else if (name == "timeline") options.timeline = value;
+        else if (name == "model") options.model = value;
+        else if (name == "clock_khz") options.clock_khz = number(value);
+        else if (name == "base") options.bases.push_back(number(value));
+        else if (name == "preload") {
+            const char* colon = std::strchr(value, ':');
+            if (!colon) { std::fprintf(stderr, "preload needs ADDRESS:FILE, not %s\n", value); return 2; }
+            options.preloads.emplace_back(number(value), colon + 1);
+        }
         else if (name == "memory") options.memory = number(value);
         else if (name == "latency") options.latency = number(value);
         else if (name == "stall") options.stall = number(value);

@@ -1,5 +1,6 @@
 """Finds the first operation whose result differs between the simulated accelerator and the golden model."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,13 @@ class Difference:
                 f"following should be {self.expected}, are {self.actual}")
 
 
-def _expected(image: Image, prompt: Sequence[int], generated: Sequence[int]
+def _expected(image: Image, prompt: Sequence[int], generated: Sequence[int], fill_context: int
               ) -> Iterator[tuple[int, Instruction, int, list[np.ndarray]]]:
     """(chunk, instruction, position of the first token, results of its tokens) in the order in which hardware works."""
     results: dict[int, list[np.ndarray]] = {}
     machine = Machine(image, trace=lambda tag, position, values: results.setdefault(tag, []).append(values.copy()))
+    if fill_context:
+        machine.fill_cache(fill_context)
     lanes = image.config.token_lanes
     program = list(decode_program(image.data[image.program_address:].tobytes()))
     chunks = [list(prompt[start:start + lanes]) for start in range(0, len(prompt), lanes)]
@@ -72,24 +75,27 @@ def _words(op: Instruction, results: list[np.ndarray], config: AcceleratorConfig
     return np.concatenate([values.reshape(-1, config.vector_lanes) for values in results])
 
 
-def first_difference(image: Image, observed: Path, prompt: Sequence[int], generated: Sequence[int]) -> Difference | None:
-    """Compare the file that the driver wrote with the golden model's results; None if all that was observed agrees."""
+def first_difference(image: Image, observed: Path, prompt: Sequence[int], generated: Sequence[int],
+                     fill_context: int = 0) -> Difference | None:
+    """Compare the file that the driver wrote with the golden model's results; None if all that was observed agrees.
+
+    ``fill_context``: positions of ``Machine.fill_cache`` that the run started behind.
+    """
     config = image.config
     elements = observe_layout(config)["elements"].width // 32
     records = np.fromfile(observed, dtype="<i4").reshape(-1, 1 + elements)
-    tags, values = records[:, 0], records[:, 1:].astype(np.int64)
-    row = 0
-    for chunk, op, position, results in _expected(image, prompt, generated):
+    # Operations of two chunks in flight mix, but those of one tag come in the order of the chunks.
+    values = {int(tag): records[records[:, 0] == tag, 1:].astype(np.int64) for tag in np.unique(records[:, 0])}
+    rows: Counter[int] = Counter()
+    for chunk, op, position, results in _expected(image, prompt, generated, fill_context):
         words = _words(op, results, config)
-        here = values[row:row + len(words), :words.shape[1]].copy()
+        row, rows[op.tag] = rows[op.tag], rows[op.tag] + len(words)
+        here = values.get(op.tag, records[:0, 1:])[row:row + len(words), :words.shape[1]].copy()
         if op.opcode is Opcode.HEAD:
             here[:, 0] &= 0xFFFFFFFF
-        wrong = np.argwhere((here != words[:len(here)]) | (tags[row:row + len(words), None] != op.tag))
+        wrong = np.argwhere(here != words[:len(here)])
         if len(wrong):
             word, element = map(int, wrong[0])
             return Difference(chunk, image.operations[op.tag], op.opcode.name, position, word * words.shape[1] + element,
                               words[word].tolist(), here[word].tolist())
-        if len(here) < len(words):
-            return None  # the run ended here
-        row += len(words)
     return None

@@ -5,12 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...accelerators.config import AcceleratorConfig, ceil_div
 from ...accelerators.control.errors import ERROR_TEXT, ErrorCause, waiting_streams
 from ...accelerators.control.regmap import UNIT_NAMES, register_map
 from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
+from .dram import DramReport
 
-__all__ = ["Generated", "Run", "Sampling", "simulate"]
+__all__ = ["MEMORY_MODELS", "Generated", "Run", "Sampling", "port_bases", "simulate"]
+
+MEMORY_MODELS = {"ideal": "a fixed latency, one beat per port and cycle", "ddr4": "DDR4-2400 with 64 data lines (sim/native/dram.h)"}
+REGION_ALIGNMENT = 1 << 20
+BANK_STRIDE = 16 << 10  # addresses of one row in all bank groups of dram.h: the next one is in the next bank
 
 
 @dataclass(frozen=True)
@@ -40,14 +46,18 @@ class Generated:
 
 @dataclass
 class Run:
-    """What a simulation did. ``registers`` holds every readable register at the end (64-bit pairs joined); ``before`` is the
-    first run when a second one followed."""
+    """What a simulation did. ``registers`` holds every readable register at the end (64-bit pairs joined); ``port_beats`` the
+    data beats (read, written) of each memory port in ``cycles``; ``dram`` what a DRAM model reported; ``before`` is the first
+    run when a second one followed."""
 
     tokens: list[Generated] = field(default_factory=list)
     registers: dict[str, int] = field(default_factory=dict)
     violation: str | None = None
     ended: bool = False
     before: "Run | None" = None
+    cycles: int = 0
+    port_beats: list[tuple[int, int]] = field(default_factory=list)
+    dram: DramReport | None = None
 
     @property
     def cause(self) -> ErrorCause:
@@ -68,10 +78,26 @@ class Run:
         return None if self.ended else "the simulation ended before the accelerator was done"
 
 
+def port_bases(config: AcceleratorConfig, memory_bytes: int, memory_model: str = "ideal") -> list[int]:
+    """Byte address of word 0 behind each memory port: regions one after another, for a DRAM model one bank apart, so that
+    the ports, which read the slices of one word after another, keep to different banks.
+
+    Raises ``ValueError`` if the regions do not fit 32-bit addresses.
+    """
+    region = ceil_div(memory_bytes, config.memory_ports * REGION_ALIGNMENT) * REGION_ALIGNMENT
+    skew = BANK_STRIDE if memory_model != "ideal" else 0
+    if config.memory_ports * (region + skew) > 1 << 32:
+        raise ValueError(f"memory must be at most 4 GiB, not {memory_bytes:,} bytes on {config.memory_ports} ports")
+    return [port * (region + skew) for port in range(config.memory_ports)]
+
+
 def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int], count: int, *,
              eos: int | None = None, sampling: Sampling = Sampling(), on_token: Callable[[Generated], None] | None = None,
              wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20,
-             registers: dict[str, int] | None = None, again: bool = False, **memory: int) -> Run:
+             registers: dict[str, int] | None = None, again: bool = False, start_position: int = 0,
+             preload: Sequence[tuple[int, Path]] = (), read_trace: Path | None = None, timeline: Path | None = None,
+             memory_model: str = "ideal",
+             clock_mhz: float = 250.0, **memory: int) -> Run:
     """Generate up to ``count`` tokens after ``prompt``.
 
     Parameters
@@ -94,10 +120,26 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         Overrides of register values, for tests of bad input.
     again : bool
         After the run (which may have failed) clear errors and run once more without overrides and error ranges.
+    start_position : int
+        Tokens that are in the K/V cache already (see ``preload``).
+    preload : sequence of (int, Path)
+        Files that are copied into memory before the run, at these byte addresses.
+    read_trace : Path
+        CSV file of all read bursts as they are accepted: ``cycle,port,address,bytes``; cycles from the start of the run,
+        addresses as on the port.
+    timeline : Path
+        CSV file of what was busy when (needs an accelerator with ``trace``); see ``sim/native/timeline.py``.
+    memory_model : str
+        One of ``MEMORY_MODELS``.
+    clock_mhz : float
+        Clock of the accelerator, for DRAM models, whose own clock is that of the device.
     memory :
-        ``latency`` (cycles), ``stall`` (percent of cycles in which each channel hesitates), ``seed``, ``token_stall``,
-        ``error_begin`` and ``error_end`` (byte range that answers with errors), ``reset_at`` (cycle).
+        ``latency`` (cycles; with a DRAM model those of controller and interconnect, on top of the device's), ``stall``
+        (percent of cycles in which each channel hesitates), ``seed``, ``token_stall``, ``error_begin`` and ``error_end``
+        (byte range that answers with errors), ``reset_at`` (cycle).
     """
+    if memory_model not in MEMORY_MODELS:
+        raise ValueError(f"memory_model must be one of {', '.join(MEMORY_MODELS)}, not {memory_model!r}")
     map_ = register_map(image.config)
     offsets = map_.offsets
     control = map_["CONTROL"]
@@ -105,25 +147,32 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     scale = sampling.inverse_temperature
     values = {
         "PROGRAM_ADDRESS": image.program_address, "PROMPT_ADDRESS": image.prompt_address,
-        "PROMPT_LENGTH": len(prompt), "START_POSITION": 0, "MAX_NEW_TOKENS": count, "EOS_TOKEN": eos or 0,
+        "PROMPT_LENGTH": len(prompt), "START_POSITION": start_position, "MAX_NEW_TOKENS": count, "EOS_TOKEN": eos or 0,
         "KV_CAPACITY": image.kv_capacity, "KV_RECORD_BEATS": image.kv_record_beats,
         "KV_HEAD_STRIDE": image.kv_head_stride, "SEED": sampling.seed, "TOP_K": sampling.top_k,
         "INVERSE_TEMPERATURE_MANTISSA": scale.mantissa, "INVERSE_TEMPERATURE_EXPONENT": scale.exponent & 0xFFFF,
         "WATCHDOG_LIMIT": watchdog,
     }
+    bases = port_bases(image.config, image.memory_bytes, memory_model)
+    if image.config.memory_ports > 1:
+        values |= {f"MEMORY_BASE_{port}": base for port, base in enumerate(bases)}
     mode = bits["greedy"] * sampling.greedy | bits["ignore_eos"] * (eos is None)
     go = [("CONTROL", mode | bits["start"])]
     status = {each.name: 1 << each.low for each in map_["STATUS"].fields}
     done_mask = status["done"] | status["error_pending"]
     arguments = {"image": image_file, "memory": image.memory_bytes, "prompt": image.prompt_address,
                  "limit": cycle_limit, "status": offsets["STATUS"],
-                 "done_mask": done_mask, **memory}
+                 "done_mask": done_mask, "model": memory_model, "clock_khz": round(1000 * clock_mhz), **memory}
     command = [str(program)]
     for name, value in arguments.items():
         command += [name, str(value)]
-    for name, path in (("wave", wave), ("observe", observe)):
+    for name, path in (("wave", wave), ("observe", observe), ("read_trace", read_trace), ("timeline", timeline)):
         if path is not None:
             command += [name, str(path)]
+    for base in bases:
+        command += ["base", str(base)]
+    for address, path in preload:
+        command += ["preload", f"{address}:{path}"]
     for name, value in [*{**values, **(registers or {})}.items(), *go]:
         command += ["write", f"{offsets[name]}={value & 0xFFFFFFFF}"]
     for name, value in [("CONTROL", mode | bits["clear_errors"]), *values.items(), *go] if again else ():
@@ -144,6 +193,15 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
                 run.tokens.append(Generated(token, value, cycle, read_beats, write_beats))
                 if on_token is not None:
                     on_token(run.tokens[-1])
+            elif keyword == "cycles":
+                run.cycles = int(fields[0])
+            elif keyword == "port":
+                run.port_beats.append((int(fields[1]), int(fields[2])))
+            elif keyword == "dram":
+                run.dram = DramReport.begin(fields)
+            elif keyword in ("timing", "statistic"):
+                assert run.dram is not None
+                run.dram.add(keyword, fields)
             elif keyword == "register":
                 run.registers[names[int(fields[0])]] = int(fields[1])
             elif keyword == "violation":

@@ -55,6 +55,15 @@ def test_filled_context(model, tmp_path):
     assert values[0] > values[1]  # one record more
 
 
+def test_run_on_a_dram_model(model, tmp_path, capsys):
+    options = ("--prompt-ids", "1,2,3", "--tokens", "3", "--ignore-eos", "--memory-model", "ddr4", "--clock-mhz", "100")
+    assert run(model, tmp_path, *options, "--read-trace", str(tmp_path / "reads.csv")) == 0
+    memory = json.loads((tmp_path / "summary.json").read_text())["memory"]
+    assert memory["model"] == "ddr4" and memory["bound_gb_s"] == pytest.approx(0.4)
+    assert (tmp_path / "reads.csv").read_text().startswith("cycle,port,address,bytes\n")
+    assert "ddr4 memory, decode" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options, message", [
     (("--prompt-ids", "1,50"), "prompt token id 50 is outside the vocabulary of 50 (ids 0..49)"),
     (("--prompt-ids", "1,-1"), "prompt token id -1 is outside the vocabulary"),
@@ -79,6 +88,8 @@ def test_bad_run(model, tmp_path, capsys, options, message):
     (("--tokens", "0"), "must be a whole number of at least 1"),
     (("--prompt-ids", "a,b"), "must be token ids separated by commas"),
     (("--temperature", "-1"), "must be a positive number"),
+    (("--clock-mhz", "0"), "must be a number of MHz from 1 to 1200, not '0'"),
+    (("--memory-model", "dream"), "invalid choice: 'dream'"),
 ])
 def test_options_that_do_not_parse(model, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as stopped:
