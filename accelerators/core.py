@@ -39,6 +39,9 @@ CONTROL = {
 COMMANDS = 4
 """Commands that wait in front of a unit."""
 
+OPERATIONS = 16
+"""Operations, and matrices, that the front end may be ahead of the executor."""
+
 
 def observe_layout(config: AcceleratorConfig) -> data.StructLayout:
     """One word of an operation's result: operation tag and signed 32-bit elements.
@@ -57,6 +60,13 @@ def steer(m: Module, source, sinks: dict) -> None:
         m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.payload)]
         with m.If(condition):
             m.d.comb += source.ready.eq(sink.ready)
+
+
+def steer_data(m: Module, source, sink, condition) -> None:
+    """Offer the ``data`` of ``source`` to a sink without ``last`` while ``condition`` holds."""
+    m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.p.data)]
+    with m.If(condition):
+        m.d.comb += source.ready.eq(sink.ready)
 
 
 def merge(m: Module, sources, sink) -> None:
@@ -82,7 +92,8 @@ class Core(wiring.Component):
         See ``FrontEnd``.
     greedy : In(1); top_k : In(8); inverse_temperature : In(SCALAR); seed : In(32); reseed : In(1)
         See ``Sampler``.
-    o_program, o_data : Out(stream of {address, beats}); i_program, i_data : In(stream of {data, last})
+    o_program, o_data, o_weights : Out(stream of {address, beats}); i_program, i_data, i_weights : In(stream of {data, last})
+        Reads of the program, of matrices (ternary and LM head), and of everything else.
     o_record : Out(stream of {address, beats}); o_record_data : Out(stream of bus word); i_record_done : In(stream of {error})
         Writes of K/V records.
     o_token : Out(stream of token_layout)
@@ -92,11 +103,11 @@ class Core(wiring.Component):
     events : Out, one {busy, starved, stalled} per unit of ``UNIT_NAMES``
     progress : Out(1)
         Something moved in this cycle; the watchdog counts the cycles without.
-    observe : Out(observe_layout)
-        The result of the operation under way, word by word: what the golden model traces. For simulation; costs nothing
-        when it is not connected.
+    observe, observe_sums : Out(observe_layout)
+        The result of the operation under way, and of the matrix under way, word by word: what the golden model traces. For
+        simulation; costs nothing when it is not connected.
 
-    Latency and interval follow from the program; see ``sim/timing.py`` for the model.
+    Latency and interval follow from the program; see ``sim/timing`` for the model.
     """
 
     latency = None
@@ -112,6 +123,7 @@ class Core(wiring.Component):
             "start": In(1), **{name: In(width) for name, width in CONTROL.items()},
             "greedy": In(1), "top_k": In(8), "inverse_temperature": In(SCALAR), "seed": In(32), "reseed": In(1),
             "o_program": Out(burst), "i_program": In(word), "o_data": Out(burst), "i_data": In(word),
+            "o_weights": Out(burst), "i_weights": In(word),
             "o_record": Out(burst), "o_record_data": Out(word),
             "i_record_done": In(stream.Signature(data.StructLayout({"error": 1}))),
             "o_token": Out(stream.Signature(token_layout())),
@@ -120,7 +132,7 @@ class Core(wiring.Component):
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
-            "observe": Out(observe_layout(config)),
+            "observe": Out(observe_layout(config)), "observe_sums": Out(observe_layout(config)),
         })
 
     @classmethod
@@ -134,14 +146,15 @@ class Core(wiring.Component):
         queue_depth = max(8, 2 * config.query_lanes)
         m.submodules.frontend = frontend = FrontEnd(config)
         m.submodules.executor = executor = Executor(config)
-        m.submodules.operations = operations = Queue(operation_layout(config), 8)
+        m.submodules.operations = operations = Queue(operation_layout(config), OPERATIONS)
         m.submodules.memory = vectors = VectorMemory(config)
+        m.submodules.matrices = matrices = Queue(data.StructLayout({"head": 1}), OPERATIONS)
         m.submodules.reads = reads = Queue(executor.o_read.p.shape(), COMMANDS)
         m.submodules.writes = writes = Queue(executor.o_write.p.shape(), queue_depth)
         m.submodules.engine = engine = TernaryEngine(config)
         m.submodules.norm_quantize = norm = NormQuantize(config)
         m.submodules.align = align = Align(config)
-        m.submodules.exponents = exponents = HeadExponents(config.token_lanes, config.max_heads)
+        m.submodules.head_exponents = exponents = HeadExponents(config.token_lanes, config.max_heads)
         m.submodules.rope = rope = Rope(config)
         m.submodules.residual = residual = ResidualAdd(config)
         m.submodules.glu = glu = Glu(config)
@@ -155,7 +168,7 @@ class Core(wiring.Component):
         m.submodules.gains = gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
                                         "sin": data.ArrayLayout(signed(16), lanes)})
-        m.submodules.table = table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
+        m.submodules.rotary_table = table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
         m.submodules.short_words = short_words = Gearbox(config.bus_bits, 16 * lanes)
         m.submodules.table_words = table_words = Gearbox(config.bus_bits, 32 * lanes)
         m.submodules.lane_words = lane_words = Gearbox(config.bus_bits, config.lane_bits)
@@ -183,18 +196,30 @@ class Core(wiring.Component):
             executor.magnitudes.eq(vectors.magnitude_bits), executor.top_exponents.eq(exponents.top),
         ]
 
-        # Memory data: open to the operation that runs, for as many packets as it announced.
+        # Matrices go to the LM head whenever they come, to the engine as many as it was told of: one with too few beats
+        # starves it, so that the watchdog names it, instead of going on with the next one's.
+        ahead = frontend.o_weights
+        m.d.comb += [
+            self.o_weights.p.address.eq(ahead.p.address), self.o_weights.p.beats.eq(ahead.p.beats),
+            self.o_weights.valid.eq(ahead.valid & matrices.i.ready), ahead.ready.eq(self.o_weights.ready & matrices.i.ready),
+            matrices.i.p.head.eq(ahead.p.head), matrices.i.valid.eq(ahead.valid & self.o_weights.ready),
+            matrices.o.ready.eq(self.i_weights.valid & self.i_weights.ready & self.i_weights.p.last),
+        ]
+        announced = Signal(range(OPERATIONS))
+        to_engine, to_rows = Signal(), Signal()
+        m.d.sync += announced.eq(announced + (executor.o_engine.valid & executor.o_engine.ready)
+                                 - (to_engine & matrices.o.ready))
+        m.d.comb += [to_engine.eq(matrices.o.valid & ~matrices.o.p.head & announced.any()),
+                     to_rows.eq(matrices.o.valid & matrices.o.p.head)]
+        steer(m, self.i_weights, [(lane_words.i, to_engine)])
+        steer_data(m, self.i_weights, head.i_weights, to_rows)
+
+        # Other memory data: open to the operation that runs, for as many packets as it announced.
         gate = Signal()
         m.d.comb += gate.eq(executor.data_packets.any())
         short = op[Opcode.EMBED] | op[Opcode.NORM]
-        rows, weights = Signal(), Signal()
-        m.d.comb += [rows.eq(gate & op[Opcode.ATTEND]), weights.eq(gate & op[Opcode.HEAD])]
-        steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE]),
-                               (lane_words.i, gate & op[Opcode.LINEAR])])
-        for sink, condition in ((attention.i_rows, rows), (head.i_weights, weights)):
-            m.d.comb += [sink.valid.eq(self.i_data.valid & condition), sink.payload.eq(self.i_data.p.data)]
-            with m.If(condition):
-                m.d.comb += self.i_data.ready.eq(sink.ready)
+        steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE])])
+        steer_data(m, self.i_data, attention.i_rows, gate & op[Opcode.ATTEND])
         m.d.comb += executor.packet_taken.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last)
         m.d.comb += [
             embedding.i.valid.eq(short_words.o.valid & op[Opcode.EMBED]), embedding.i.p.data.eq(short_words.o.p.data),
@@ -293,7 +318,7 @@ class Core(wiring.Component):
         pass_fields(m, engine.o_sums, vectors.i_sums)
         m.d.comb += [
             executor.vector_written.eq(vectors.i.valid & vectors.i.ready & vectors.i.p.last),
-            executor.sums_written.eq(vectors.i_sums.valid & vectors.i_sums.ready & vectors.i_sums.p.last),
+            executor.sums_written.eq(vectors.sums_done),
             exponents.i.valid.eq(attention.o_exponent.valid & owners.o.valid),
             exponents.i.p.exponent.eq(attention.o_exponent.p.exponent),
             exponents.i.p.token.eq(owners.o.p.token), exponents.i.p.head.eq(owners.o.p.head),
@@ -327,7 +352,7 @@ class Core(wiring.Component):
         clamped = [(unit.saturated, unit.o.valid & unit.o.ready) for unit in (residual, embedding)]
         m.d.comb += self.saturations.eq(sum((Mux(taken, count, 0) for count, taken in clamped), start=0))
         watched = {
-            "engine": (op[Opcode.LINEAR], engine.i_weights, engine.o_sums),
+            "engine": (executor.linear, engine.i_weights, engine.o_sums),
             "norm_quantize": (quantizes, norm.i, norm.o), "rope": (op[Opcode.ROPE], rope.i, rope.o),
             "residual": (op[Opcode.RESIDUAL], residual.i, residual.o), "glu": (op[Opcode.GLU], glu.i, glu.o),
             "attention": (op[Opcode.ATTEND], attention.i_rows, attention.o), "head": (op[Opcode.HEAD], head.i_weights, head.o),
@@ -338,14 +363,16 @@ class Core(wiring.Component):
             running, source, sink = watched[name]
             m.d.comb += [self.events[i].busy.eq(running), self.events[i].starved.eq(running & source.ready & ~source.valid),
                          self.events[i].stalled.eq(running & sink.valid & ~sink.ready)]
-        moving = [self.i_data, self.i_program, self.o_record_data, norm.o, vectors.i, engine.o_sums, attention.o_exponent,
-                  head.o, self.o_token, operations.o]
+        moving = [self.i_data, self.i_weights, self.i_program, self.o_record_data, norm.o, vectors.i, engine.o_sums,
+                  attention.o_exponent, head.o, self.o_token, operations.o]
         word = self.observe.elements
-        m.d.comb += self.observe.tag.eq(executor.tag)
-        with m.If(op[Opcode.LINEAR]):
-            m.d.comb += [self.observe.valid.eq(vectors.i_sums.valid & vectors.i_sums.ready),
-                         *(word[i].eq(value) for i, value in enumerate(vectors.i_sums.p.sums))]
-        with m.Elif(op[Opcode.NORM] | op[Opcode.APPEND]):
+        m.d.comb += [
+            self.observe_sums.tag.eq(executor.linear_tag),
+            self.observe_sums.valid.eq(vectors.i_sums.valid & vectors.i_sums.ready),
+            *(self.observe_sums.elements[i].eq(value) for i, value in enumerate(vectors.i_sums.p.sums)),
+            self.observe.tag.eq(executor.tag),
+        ]
+        with m.If(op[Opcode.NORM] | op[Opcode.APPEND]):
             m.d.comb += [self.observe.valid.eq(norm.o.valid & norm.o.ready),
                          *(word[i].eq(norm.o.p.q[i]) for i in range(lanes))]
         with m.Elif(op[Opcode.HEAD]):

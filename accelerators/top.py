@@ -1,6 +1,6 @@
-"""The accelerator: core, memory port, register block and token output, with standard AXI port names."""
+"""The accelerator: core, memory ports, register block and token output, with standard AXI port names."""
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, Mux, ResetInserter, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Mux, ResetInserter, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,17 +8,19 @@ from .axi import AXI4LiteSignature, AXI4Signature, merge_channels
 from .config import AcceleratorConfig
 from .control.errors import ErrorCause
 from .control.registers import RegisterBlock
-from .control.regmap import WINDOW_BITS
+from .control.regmap import UNIT_EVENTS, WINDOW_BITS
 from .core import CONTROL, Core, observe_layout, pass_fields
 from .memory.arbiter import ReadArbiter
 from .memory.bursts import default_burst_beats
 from .memory.reader import BurstReader
+from .memory.stripe import PortStripe
 from .memory.writer import BurstWriter
 from .streams import StreamBuffer, connect
 
 __all__ = ["Accelerator"]
 
 RESET_CYCLES = 4
+READ_CLIENTS = 3  # program, data, weights
 
 
 class Accelerator(wiring.Component):
@@ -28,45 +30,60 @@ class Accelerator(wiring.Component):
     ----------
     config : AcceleratorConfig
     observe : bool
-        Adds the outputs ``observe_valid``, ``observe_tag`` and ``observe_elements``: the result of every operation, word by
-        word (``core.observe_layout``), to find the first one that differs from the golden model. For simulation only.
+        Adds the outputs ``observe_*`` and ``observe_sums_*`` (``valid``, ``tag``, ``elements``): the results of operations and
+        of matrices, word by word (``core.observe_layout``), to find the first one that differs from the golden model. For
+        simulation only.
+    trace : bool
+        Adds the outputs ``trace_busy``, ``trace_starved`` and ``trace_stalled`` (a bit per unit of ``Core.UNITS``),
+        ``trace_tag`` (operation under way) and ``trace_linear_tag`` (matrix in the engine): what a timeline needs. For
+        simulation only.
 
     Members
     -------
     aclk, aresetn : In(1)
         Clock and synchronous active-low reset of everything.
-    m_axi_gmem_* : AXI4 master, ``bus_bits`` wide, 32-bit addresses, 1-bit IDs
-        Program, weights, tables, K/V cache. INCR bursts that never cross 4 KiB.
+    m_axi_gmem_* : AXI4 master, ``bus_bits`` wide, 32-bit addresses, IDs for the readers
+        Program, weights, tables, K/V cache. INCR bursts that never cross 4 KiB. With ``memory_ports`` above 1 there are
+        m_axi_gmem0_*, m_axi_gmem1_* and so on instead, ``port_bits`` wide and without IDs: every memory word lies in
+        slices behind all of them, from the registers ``MEMORY_BASE_<port>`` on (``memory/stripe.py``).
     s_axi_csr_* : AXI4-Lite slave, 4 KiB
         ``control/regmap.py``.
     m_axis_tokens_* : AXI4-Stream master
         One transfer per generated token: ``tdata`` token id, ``tuser`` the largest logit (signed integer units),
         ``tlast`` on the final one.
-    interrupt : Out(1)
+    irq : Out(1)
         A generation is done or an error is pending.
 
     Errors stop the run cleanly: no new transfer begins, those under way end (write data that the stopped core no longer
     gives is zero and belongs to the position that failed), the core is reset, ``STATUS`` and ``ERROR_CAUSE`` tell; the next
     start begins afresh.
 
-    Latency and interval: per program; see ``sim/timing.py`` for the cycle model.
+    Latency and interval: per program; see ``sim/timing`` for the cycle model.
     """
 
     latency = None
     interval = None
 
-    def __init__(self, config: AcceleratorConfig, *, observe: bool = False):
-        self.config, self.observe = config, observe
-        self._memory = AXI4Signature(config.bus_bits, id_bits=1)
+    def __init__(self, config: AcceleratorConfig, *, observe: bool = False, trace: bool = False):
+        self.config, self.observe, self.trace = config, observe, trace
+        self._memory = AXI4Signature(config.bus_bits, id_bits=(READ_CLIENTS - 1).bit_length())
+        self._gmem = {"gmem": self._memory}  # by name
+        if config.memory_ports > 1:
+            self._gmem = {f"gmem{number}": AXI4Signature(config.port_bits) for number in range(config.memory_ports)}
         self._csr = AXI4LiteSignature(32, address_bits=WINDOW_BITS)
         ports: dict = {"aclk": In(1), "aresetn": In(1)}
-        ports |= {f"m_axi_gmem_{name}": member for name, member in self._memory.members.items()}
+        ports |= {f"m_axi_{port}_{name}": member for port, signature in self._gmem.items()
+                  for name, member in signature.members.items()}
         ports |= {f"s_axi_csr_{name}": member.flip() for name, member in self._csr.members.items()}
         ports |= {"m_axis_tokens_tdata": Out(32), "m_axis_tokens_tuser": Out(64), "m_axis_tokens_tlast": Out(1),
-                  "m_axis_tokens_tvalid": Out(1), "m_axis_tokens_tready": In(1), "interrupt": Out(1)}
+                  "m_axis_tokens_tvalid": Out(1), "m_axis_tokens_tready": In(1), "irq": Out(1)}
         if observe:
             word = observe_layout(config)
-            ports |= {"observe_valid": Out(1), "observe_tag": Out(16), "observe_elements": Out(word["elements"].width)}
+            for what in ("observe", "observe_sums"):
+                ports |= {f"{what}_valid": Out(1), f"{what}_tag": Out(16), f"{what}_elements": Out(word["elements"].width)}
+        if trace:
+            ports |= {f"trace_{event}": Out(len(Core.UNITS)) for event in UNIT_EVENTS}
+            ports |= {"trace_tag": Out(16), "trace_linear_tag": Out(16)}
         super().__init__(ports)
 
     @classmethod
@@ -86,18 +103,30 @@ class Accelerator(wiring.Component):
         short_burst = min(16, default_burst_beats(config.bus_bits))
         m.submodules.program_reader = program = BurstReader(config.bus_bits, burst_beats=short_burst, outstanding=2,
                                                             buffer_beats=max(32, 2 * short_burst))
-        m.submodules.data_reader = reader = BurstReader.for_config(config)
-        m.submodules.arbiter = arbiter = ReadArbiter(config.bus_bits, 2, policy="priority")
+        m.submodules.data_reader = reader = BurstReader.for_config(config, config.data_beats)
+        m.submodules.weight_reader = weights = BurstReader.for_config(config)
+        m.submodules.arbiter = arbiter = ReadArbiter(config.bus_bits, READ_CLIENTS, policy="priority")
         m.submodules.writer = writer = BurstWriter.for_config(config)
         m.submodules.tokens = tokens = StreamBuffer(core.o_token.p.shape())
 
-        # Memory port.
+        # Memory port, or ports.
         port = self._memory.create(path=("gmem",))
-        for name, member in self._memory.members.items():
-            outside, inside = getattr(self, f"m_axi_gmem_{name}"), getattr(port, name)
-            m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        masters = [port]
+        if config.memory_ports > 1:
+            m.submodules.stripe = stripe = PortStripe(config.bus_bits, config.memory_ports, id_bits=self._memory.id_bits,
+                                                      outstanding=16)  # more than the readers ask for
+            connect(m, port, stripe.s_axi)
+            for number, base in enumerate(stripe.base):
+                pages = getattr(registers, f"memory_base_{number}")
+                m.d.comb += base[len(base) - len(pages):].eq(pages)
+            masters = list(stripe.m_axi)
+        for (gmem, signature), master in zip(self._gmem.items(), masters, strict=True):
+            for name, member in signature.members.items():
+                outside, inside = getattr(self, f"m_axi_{gmem}_{name}"), getattr(master, name)
+                m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
         connect(m, program.m_axi, arbiter.s_axi[0])
         connect(m, reader.m_axi, arbiter.s_axi[1])
+        connect(m, weights.m_axi, arbiter.s_axi[2])
         merge_channels(m, port, read=arbiter.m_axi, write=writer.m_axi)
 
         # Commands under way; a halted core starts no more.
@@ -106,13 +135,14 @@ class Accelerator(wiring.Component):
         for source, sink, ended in (
                 (core.o_program, program.i_command, program.o.valid & program.o.ready & program.o.p.last),
                 (core.o_data, reader.i_command, reader.o.valid & reader.o.ready & reader.o.p.last),
+                (core.o_weights, weights.i_command, weights.o.valid & weights.o.ready & weights.o.p.last),
                 (core.o_record, writer.i_command, writer.o_done.valid & writer.o_done.ready)):
             m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
                          source.ready.eq(sink.ready & ~halted)]
             under_way = Signal(8)
             m.d.sync += under_way.eq(under_way + (sink.valid & sink.ready) - ended)
             waiting.append(under_way)
-        for source, sink in ((program.o, core.i_program), (reader.o, core.i_data)):
+        for source, sink in ((program.o, core.i_program), (reader.o, core.i_data), (weights.o, core.i_weights)):
             m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
                          source.ready.eq(sink.ready | halted)]
         m.d.comb += [
@@ -126,11 +156,12 @@ class Accelerator(wiring.Component):
         # The first error halts the core; when the port is quiet the core is reset and a new run may start.
         count = Signal(range(RESET_CYCLES + 1))
         quiet = Signal()
-        m.d.comb += [quiet.eq(~(waiting[0].any() | waiting[1].any() | waiting[2].any())), core_reset.eq(count.any())]
+        m.d.comb += [quiet.eq(~Cat(waiting).any()), core_reset.eq(count.any())]
         cause, info = Signal(8), Signal(32)
-        with m.If(program.error | reader.error):
+        with m.If(program.error | reader.error | weights.error):
             m.d.comb += [cause.eq(ErrorCause.BUS_READ_ERROR),
-                         info.eq(Mux(program.error, program.error_address, reader.error_address))]
+                         info.eq(Mux(program.error, program.error_address,
+                                     Mux(reader.error, reader.error_address, weights.error_address)))]
         with m.Elif(writer.error):
             m.d.comb += [cause.eq(ErrorCause.BUS_WRITE_ERROR), info.eq(writer.error_address)]
         with m.Elif(core.error != 0):
@@ -146,14 +177,20 @@ class Accelerator(wiring.Component):
                     m.d.sync += count.eq(RESET_CYCLES)
                     m.next = "RESET"
             with m.State("RESET"):
-                m.d.comb += [halted.eq(1), program.clear.eq(1), reader.clear.eq(1), writer.clear.eq(1)]
+                m.d.comb += [halted.eq(1), program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1)]
                 m.d.sync += count.eq(count - 1)
                 with m.If(count == 1):
                     m.next = "RUN"
 
         if self.observe:
-            m.d.comb += [self.observe_valid.eq(core.observe.valid), self.observe_tag.eq(core.observe.tag),
-                         self.observe_elements.eq(core.observe.elements)]
+            for what in ("observe", "observe_sums"):
+                m.d.comb += [getattr(self, f"{what}_{name}").eq(getattr(core, what)[name])
+                             for name in ("valid", "tag", "elements")]
+
+        if self.trace:
+            m.d.comb += [self.trace_tag.eq(core.tag), self.trace_linear_tag.eq(core.observe_sums.tag)]
+            for event in UNIT_EVENTS:
+                m.d.comb += getattr(self, f"trace_{event}").eq(Cat(unit[event] for unit in core.events))
 
         # Registers. The operation of a failed run stays visible after the core's reset.
         with m.If(core.busy & ~halted):
@@ -169,8 +206,8 @@ class Accelerator(wiring.Component):
             registers.saturated.eq(core.saturations), registers.events.eq(core.events),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),
-            registers.read_idle.eq(~port.rvalid & (waiting[0].any() | waiting[1].any())),
-            self.interrupt.eq(registers.irq),
+            registers.read_idle.eq(~port.rvalid & Cat(waiting[:READ_CLIENTS]).any()),
+            self.irq.eq(registers.irq),
         ]
         for name, member in self._csr.members.items():
             outside, inside = getattr(self, f"s_axi_csr_{name}"), getattr(registers.s_axi_csr, name)

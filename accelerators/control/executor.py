@@ -1,6 +1,6 @@
 """Executor: runs queued operations one after another by issuing commands to the units; touches no data itself."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,7 +42,8 @@ class Executor(wiring.Component):
     sums_written : In(1)
         One pulse for each completed matrix, in the order of the commands.
     opcode, flags, tokens, group, tag : Out
-        Of the operation under way; route the data streams. ``opcode`` is 0 when there is none.
+        Of the operation under way; route the data streams. ``opcode`` is 0 when there is none. While an operation waits for a
+        matrix, ``tag`` is the matrix's.
     linear : Out(1), linear_tag : Out(16)
         A matrix is under way; tag of the operation whose sums come next.
     operation_start, append_done : Out(1)
@@ -93,6 +94,7 @@ class Executor(wiring.Component):
             outstanding.append(count)
         drained = Signal()
         m.d.comb += drained.eq(~Cat(outstanding).any())
+        waiting = Signal()
         pending = self._matrices(m, operation, op.tag, launched["sums_written"])
 
         # Activation scales of NORM come back in token order.
@@ -101,7 +103,8 @@ class Executor(wiring.Component):
         with m.If(self.i_scale.valid):
             m.d.sync += [issue.scales[scale_slot].eq(self.i_scale.p), scale_slot.eq(scale_slot + 1)]
         m.d.comb += [
-            self.flags.eq(op.flags), self.tokens.eq(operation.tokens), self.group.eq(op.group), self.tag.eq(op.tag),
+            self.flags.eq(op.flags), self.tokens.eq(operation.tokens), self.group.eq(op.group),
+            self.tag.eq(Mux(waiting, self.linear_tag, op.tag)),
             self.next_opcode.eq(op.opcode),
         ]
 
@@ -113,7 +116,8 @@ class Executor(wiring.Component):
                     m.d.sync += [operation.eq(self.i_operation.p), *issue.restart()]
                     m.next = "BEGIN"
             with m.State("BEGIN"):
-                with m.If(~pending.bit_select(operation.chunk, 1)):
+                m.d.comb += waiting.eq(pending.bit_select(operation.chunk, 1))
+                with m.If(~waiting):
                     m.d.comb += self.operation_start.eq(1)
                     m.d.sync += scale_slot.eq(issue.slot)
                     with m.Switch(op.opcode):
