@@ -40,6 +40,7 @@ class Unit:
 
 _A = "llmrtl.accelerators."
 _B = "llmrtl.sim.bench."
+_ALL = ("tiny", "edge", "kv260")
 
 UNITS: dict[str, Unit] = {
     entry.name: entry
@@ -55,21 +56,24 @@ UNITS: dict[str, Unit] = {
         Unit("burst_reader", _A + "memory.reader:BurstReader", _B + "memory:BurstReaderBench"),
         Unit("burst_writer", _A + "memory.writer:BurstWriter", _B + "memory:BurstWriterBench"),
         Unit("read_arbiter", _A + "memory.arbiter:ReadArbiter", _B + "memory:ReadArbiterBench"),
-        Unit("vector_memory", _A + "memory.vector:VectorMemory", _B + "vector:VectorMemoryBench"),
+        Unit("port_stripe", _A + "memory.stripe:PortStripe", _B + "stripe:PortStripeBench", ("tiny", "edge", "kv260")),
+        Unit("vector_memory", _A + "memory.vector:VectorMemory", _B + "vector:VectorMemoryBench",
+             presets=("tiny", "edge", "kv260")),
         Unit("head_exponents", _A + "attention.exponents:HeadExponents", _B + "exponents:HeadExponentsBench"),
         Unit("replay_buffer", _A + "memory.replay:ReplayBuffer", _B + "vector:ReplayBufferBench"),
-        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench"),
-        Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench"),
+        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", presets=("tiny", "edge", "kv260")),
+        Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench",
+             presets=("tiny", "edge", "kv260")),
         Unit("pow2_negative", _A + "exp:Pow2Negative", _B + "attention:Pow2NegativeBench"),
-        Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench"),
-        Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench"),
-        Unit("attention_row_splitter", _A + "attention.rows:RowSplitter", _B + "attention:RowSplitterBench"),
-        Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench"),
-        Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench"),
-        Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench"),
-        Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench"),
-        Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench"),
-        Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench"),
+        Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench", _ALL),
+        Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _ALL),
+        Unit("attention_row_splitter", _A + "attention.rows:RowSplitter", _B + "attention:RowSplitterBench", _ALL),
+        Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", _ALL),
+        Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench", _ALL),
+        Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench", _ALL),
+        Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _ALL),
+        Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
+        Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
         Unit("divider", _A + "numerics:Divider", _B + "numerics:DividerBench"),
         Unit("square_root", _A + "numerics:SquareRoot", _B + "numerics:SquareRootBench"),
         Unit("normalizer", _A + "numerics:Normalizer", _B + "numerics:NormalizerBench"),
@@ -87,10 +91,11 @@ UNITS: dict[str, Unit] = {
         Unit("ternary_feeder", _A + "ternary.feeder:ActivationFeeder", _B + "ternary_parts:ActivationFeederBench"),
         Unit("ternary_table", _A + "ternary.table:TableBuilder", _B + "ternary_parts:TableBuilderBench"),
         Unit("ternary_lanes", _A + "ternary.lanes:LookupLanes", _B + "ternary_parts:LookupLanesBench"),
+        Unit("ternary_direct", _A + "ternary.direct:DirectLanes", _B + "ternary_parts:DirectLanesBench"),
         Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
              _B + "ternary_parts:AccumulatorsBench"),
         Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
-        Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench"),
+        Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )
 }
 

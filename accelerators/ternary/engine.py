@@ -31,20 +31,20 @@ class TernaryEngine(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``group_size``, ``tables``, ``table_rows``, ``token_lanes``, ``vector_lanes``, ``max_vector``, ``max_block_rows`` and
-        ``vector_memory`` (bound of ``rows``) matter here.
+        ``group_size``, ``tables``, ``table_rows``, ``token_lanes``, ``chunks``, ``vector_lanes``, ``max_vector``,
+        ``max_block_rows`` and ``vector_memory`` (bound of ``rows``) matter here.
 
     Members
     -------
     i_activations : In(stream): ``{token, q: vector_lanes x signed(8), last}``
-        Fills the buffer of ``token`` from element 0; ``last`` completes it. Activations are -127..127. What a vector
+        Fills the next buffer of ``token`` from element 0; ``last`` completes it. Activations are -127..127. What a vector
         lacks of its last K tile is undefined, so the trits there must be 0, as ``golden.ternary.pack`` makes them.
     i_command : In(stream): ``{tiles, block_rows, rows, tokens}``
         One matrix: K tiles, row groups of a full block (at most ``max_block_rows / table_rows``), row groups in all, tokens.
-        It uses up one vector of each token: vectors wait at ``i_activations`` until the previous command no longer
-        needs their buffers, a command waits until its vectors are in. So both may be sent ahead, in any order
-        relative to each other. A command with a zero field is dropped; one with more tiles or block rows than
-        there is memory for gives wrong sums.
+        It uses up one vector of each token: a command waits until its vectors are in, vectors wait at ``i_activations``
+        until their token has a free buffer: with one chunk until the previous command is fed, with two until the one
+        before that is. So both may be sent ahead, in any order relative to each other. A command with a zero field is
+        dropped; one with more tiles or block rows than there is memory for gives wrong sums.
     i_weights : In(stream): ``lane_bits``
         Lane words in the order block, K tile, row group; in a word row-major (row, table), lowest bits first. A
         code word that the packer never gives adds an undefined (but driven) table entry.
@@ -55,7 +55,7 @@ class TernaryEngine(wiring.Component):
     Attributes
     ----------
     latency : int
-        From a word of the last K tile to its sums: ``max(1, ceil(log2 tables)) + 6`` cycles.
+        From a word of the last K tile to its sums: ``ceil(log2 tables) + 7`` cycles.
     interval : int
         1: a lane word per cycle, also from K tile to K tile, from block to block and from matrix to matrix. The only
         bubbles (``timing.py`` has the exact model, and the bench measures it):

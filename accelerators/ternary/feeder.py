@@ -1,6 +1,6 @@
 """Activation buffers of the ternary engine, and the order in which K tiles are fed to the table builder."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -34,23 +34,25 @@ def tile_layout(config: AcceleratorConfig) -> data.StructLayout:
 class ActivationFeeder(wiring.Component):
     """Activation buffers and K-tile order.
 
-    A command uses one vector of each of its tokens, and uses it up: vectors wait at ``i_activations`` while
-    their token's buffer is still needed, a command waits until its vectors are in. So commands and vectors may be
-    sent ahead and in any order relative to each other; the vectors of a command must be sent token by token
-    before those of the next command. The K tiles of a matrix are fed once per block of rows.
+    Each token has ``chunks`` buffers of one vector, which are filled and used in turn. A command uses one vector of each
+    of its tokens, and uses it up: vectors wait at ``i_activations`` until their token has a free buffer (with one
+    chunk also while anything is fed), a command waits until its vectors are in. So commands and vectors may be sent
+    ahead and in any order relative to each other; the vectors of a command must be sent token by token before
+    those of the next command. With two chunks the vectors of the next command go in while this one is fed. The K tiles of
+    a matrix are fed once per block of rows, one behind the other, so a tile may start inside a word.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        ``vector_lanes``, ``token_lanes``, ``group_size``, ``tables``, ``table_rows``, ``max_vector``, ``max_block_rows`` and
-        ``vector_memory`` (bound of ``rows``) matter here.
+        ``vector_lanes``, ``token_lanes``, ``chunks``, ``group_size``, ``tables``, ``table_rows``, ``max_vector``,
+        ``max_block_rows`` and ``vector_memory`` (bound of ``rows``) matter here.
 
     Members
     -------
     i_activations : In(stream): ``{token, q: vector_lanes x signed(8), last}``
-        Fills the buffer of ``token`` from element 0; ``last`` completes it. Elements of the last K tile that are not sent
-        are whatever was there before: their trits must be 0. Words for a token that does not exist are dropped; a
-        vector longer than ``max_vector`` spoils itself.
+        Fills the next buffer of ``token`` from element 0; ``last`` completes it. Elements of the last K tile that are not
+        sent are whatever lies there (behind element ``max_vector - 1`` comes element 0): their trits must be 0. Words
+        for a token that does not exist are dropped; a vector longer than ``max_vector`` spoils itself.
     i_command : In(stream): ``{tiles, block_rows, rows, tokens}``
         Taken when the previous command has been fed. One with a zero in any field is dropped.
     o : Out(stream): ``{x: token_lanes x signed(8)}``
@@ -67,8 +69,7 @@ class ActivationFeeder(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.tile_words = config.tile_activations // config.vector_lanes
-        self.depth = ceil_div(config.max_vector, config.tile_activations) * self.tile_words
+        self.words = config.max_vector // config.vector_lanes
         super().__init__({
             "i_activations": In(stream.Signature(activation_word(config))),
             "i_command": In(stream.Signature(command_layout(config))),
@@ -82,48 +83,48 @@ class ActivationFeeder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
+        config, words = self.config, self.words
         tokens, lanes = config.token_lanes, config.vector_lanes
-        full = Signal(tokens)
+        command = Signal(command_layout(config))
         used_up, feeding = Signal(), Signal()
+        needed = Cat(command.tokens > lane for lane in range(tokens))
 
         # Vectors in: a word is taken, then written.
         token = self.i_activations.p.token if tokens > 1 else 0
-        word_in, write_word, write_enable = Signal(range(self.depth)), Signal(range(self.depth)), Signal(tokens)
+        word_in, write_word, write_enable = Signal(range(words)), Signal(range(words)), Signal(tokens)
         write_data = Signal.like(self.i_activations.p.q)
-        taken = Signal()
+        no_room, filled, taken = Signal(tokens), Signal(tokens), Signal()
         m.d.comb += [
-            self.i_activations.ready.eq(~(full.bit_select(token, 1) if tokens > 1 else full) & ~feeding),
+            self.i_activations.ready.eq(~(no_room.bit_select(token, 1) if tokens > 1 else no_room)
+                                        & (~feeding if config.chunks == 1 else 1)),
             taken.eq(self.i_activations.valid & self.i_activations.ready),
         ]
         m.d.sync += [write_word.eq(word_in), write_data.eq(self.i_activations.p.q)]
-        with m.If(used_up):
-            m.d.sync += full.eq(0)
+        fill_banks, feed_banks = [], []
         for lane in range(tokens):
-            m.d.sync += write_enable[lane].eq(taken & (token == lane))
-            with m.If(taken & (token == lane) & self.i_activations.p.last):
-                m.d.sync += full[lane].eq(1)
+            takes = taken & (token == lane)
+            fills, empties = takes & self.i_activations.p.last, used_up & needed[lane]
+            fill_banks.append(fill := self._turn(m, fills, f"fill_bank_{lane}"))
+            feed_banks.append(feed := self._turn(m, empties, f"feed_bank_{lane}"))
+            full = Signal(config.chunks, name=f"full_{lane}")
+            m.d.comb += [no_room[lane].eq(full.bit_select(fill, 1)), filled[lane].eq(full.bit_select(feed, 1))]
+            m.d.sync += write_enable[lane].eq(takes)
+            with m.If(empties):
+                m.d.sync += full.bit_select(feed, 1).eq(0)
+            with m.If(fills):
+                m.d.sync += full.bit_select(fill, 1).eq(1)
         with m.If(taken):
-            m.d.sync += word_in.eq(word_in + 1)
+            self._count(m, word_in, words)
             with m.If(self.i_activations.p.last):
                 m.d.sync += word_in.eq(0)
 
-        # Order of tiles.
-        command = Signal(command_layout(config))
-        word, tile_word = Signal(range(self.depth)), Signal(range(self.tile_words))
-        element = Signal(range(lanes))
-        tiles_left = Signal.like(command.tiles)
+        # Order of tiles. Elements are counted over words and, beside, over tiles.
+        word, element = Signal(range(words)), Signal(range(lanes))
+        tile_element, tiles_left = Signal(range(config.tile_activations)), Signal.like(command.tiles)
         issue, advance = Signal(), Signal()
         first_tile, last_tile, last_block = Signal(), Signal(), Signal()
-        announces, word_ends, tile_ends = Signal(), Signal(), Signal()
-        needed = Cat(command.tokens > lane for lane in range(tokens))
-        m.d.comb += [
-            last_tile.eq(tiles_left == 1),
-            # With the second activation: by then last_block is known.
-            announces.eq((element == 1) & (tile_word == 0)),
-            word_ends.eq(element == lanes - 1),
-            tile_ends.eq(word_ends & (tile_word == self.tile_words - 1)),
-        ]
+        announces, tile_ends = Signal(), Signal()
+        m.d.comb += last_tile.eq(tiles_left == 1)
         m.d.sync += last_block.eq(command.rows <= command.block_rows)
         with m.FSM() as order:
             m.d.comb += feeding.eq(order.ongoing("FEED"))
@@ -133,7 +134,7 @@ class ActivationFeeder(wiring.Component):
                 zero = [self.i_command.p[name] == 0 for name in ("tiles", "block_rows", "rows", "tokens")]
                 with m.If(self.i_command.valid & ~Cat(zero).any()):
                     m.next = "WAIT"
-            with m.State("WAIT"), m.If((full | ~needed).all()):
+            with m.State("WAIT"), m.If((filled | ~needed).all()):
                 m.next = "FEED"
             with m.State("FEED"):
                 m.d.comb += issue.eq(advance & (~announces | ~self.o_tiles.valid | self.o_tiles.ready))
@@ -141,13 +142,17 @@ class ActivationFeeder(wiring.Component):
                     m.d.comb += used_up.eq(1)
                     m.next = "IDLE"
         with m.If(issue):
-            m.d.sync += element.eq(element + 1)
-            with m.If(word_ends):
-                m.d.sync += [element.eq(0), word.eq(word + 1), tile_word.eq(tile_word + 1)]
+            m.d.sync += [
+                element.eq(element + 1), tile_element.eq(tile_element + 1),
+                # A tile is announced with its second activation: by then last_block is known.
+                announces.eq(tile_element == 0), tile_ends.eq(tile_element == config.tile_activations - 2),
+            ]
+            with m.If(element == lanes - 1):
+                self._count(m, word, words)
             with m.If(tile_ends):
-                m.d.sync += [tile_word.eq(0), tiles_left.eq(tiles_left - 1), first_tile.eq(0)]
+                m.d.sync += [tile_element.eq(0), tiles_left.eq(tiles_left - 1), first_tile.eq(0)]
                 with m.If(last_tile):
-                    m.d.sync += [tiles_left.eq(command.tiles), first_tile.eq(1), word.eq(0),
+                    m.d.sync += [tiles_left.eq(command.tiles), first_tile.eq(1), word.eq(0), element.eq(0),
                                  command.rows.eq(command.rows - command.block_rows)]
         with m.If(self.o_tiles.ready):
             m.d.sync += self.o_tiles.valid.eq(0)
@@ -166,19 +171,40 @@ class ActivationFeeder(wiring.Component):
         with m.If(advance):
             m.d.sync += [fetched.eq(issue), fetched_element.eq(element),
                          self.o.valid.eq(fetched), element_out.eq(fetched_element)]
-        for lane in range(tokens):
-            m.submodules[f"buffer_{lane}"] = buffer = Memory(shape=8 * lanes, depth=self.depth, init=[])
+        for lane, (fill, feed) in enumerate(zip(fill_banks, feed_banks, strict=True)):
+            # The bank is the upper part of an address: the lower one counts to a power of two.
+            m.submodules[f"buffer_{lane}"] = buffer = Memory(
+                shape=8 * lanes, depth=((config.chunks - 1) << len(word)) + words, init=[])
             write, read = buffer.write_port(), buffer.read_port()
+            write_bank = Signal.like(fill, name=f"write_bank_{lane}") if config.chunks > 1 else fill
             activations = Signal(8 * lanes, name=f"activations_{lane}")
             m.d.comb += [
-                # Never while any buffer is read. Saying so spares the bypass that block memory would need.
-                write.en.eq(write_enable[lane] & ~feeding),
-                write.addr.eq(write_word),
+                # A buffer is written or fed, never both. Saying so spares the bypass that block memory would need. What
+                # is read without an issue is not used.
+                write.en.eq(write_enable[lane]),
+                write.addr.eq(Cat(write_word, write_bank)),
                 write.data.eq(write_data),
-                read.en.eq(issue),
-                read.addr.eq(word),
+                read.en.eq(advance & ~(write.en & (write_bank == feed))),
+                read.addr.eq(Cat(word, feed)),
                 self.o.p.x[lane].eq(activations.word_select(element_out, 8).as_signed()),
             ]
+            if config.chunks > 1:
+                m.d.sync += write_bank.eq(fill)
             with m.If(advance & fetched):
                 m.d.sync += activations.eq(read.data)
         return m
+
+    def _turn(self, m, step, name):
+        """Number of a buffer, the other one after ``step``; of no bits if there is only one."""
+        if self.config.chunks == 1:
+            return Const(0, 0)
+        bank = Signal(name=name)
+        m.d.sync += bank.eq(bank ^ step)
+        return bank
+
+    def _count(self, m, word, words):
+        """Next word of a buffer; behind the last one comes the first."""
+        m.d.sync += word.eq(word + 1)
+        if words & (words - 1):
+            with m.If(word == words - 1):
+                m.d.sync += word.eq(0)

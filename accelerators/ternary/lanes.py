@@ -8,25 +8,14 @@ from amaranth.lib.wiring import In, Out
 from ..config import AcceleratorConfig
 from .table import table_write
 from .timing import TernaryTiming, entry_bits
+from .tree import SignedTree, delayed, tree_sum_bits
 
 __all__ = ["LookupLanes", "partial_sum_bits"]
 
 
-def _width(low: int, high: int) -> int:
-    """Bits of a two's-complement number that holds ``low .. high``."""
-    return max(high.bit_length(), (-low - 1).bit_length()) + 1
-
-
-def _leaf_range(config: AcceleratorConfig) -> tuple[int, int]:
-    """A table entry or its one's complement."""
-    magnitude = 127 * config.group_size
-    return -magnitude - 1, magnitude
-
-
 def partial_sum_bits(config: AcceleratorConfig) -> int:
-    """Bits of the sum of one lane word's lookups before the last carry: leaves and ``tables - 1`` carries."""
-    low, high = _leaf_range(config)
-    return _width(low * config.tables, high * config.tables + config.tables - 1)
+    """Bits of the sum of one lane word's lookups, before the last carry."""
+    return tree_sum_bits(config.tables, 127 * config.group_size)
 
 
 class LookupLanes(wiring.Component):
@@ -34,12 +23,11 @@ class LookupLanes(wiring.Component):
 
     Every row has a lookup per table and cycle, ``table_rows x tables`` in all, and every lookup serves all token
     lanes: their tables lie side by side in one memory. A memory holds two tables, of the K tile that is read and
-    of the next one, so building overlaps reading. An index with its sign set means the negative of its entry: the
-    lookup is complemented bit by bit, and the missing +1 of each of the T lookups is the carry input of one of the
-    T - 1 adders of the tree; the last one leaves as ``carry``, for the accumulator's adder. So negation costs no adder::
+    of the next one, so building overlaps reading. An index with its sign set means the negative of its entry, which
+    costs no adder (``tree.py``): the +1 that completes the last negation leaves as ``carry``, for the accumulator's adder::
 
-        i_tables --> table memories -->(complement)--> + --> register --> + ... --> o
-        i --> index register --^  signs -------------- carry -------- carry
+        i_tables --> table memories --> lookup register --> adder tree --> o.sums
+        i --> index register --^  signs --> sign registers ---^ carries -> o.carry
 
     Parameters
     ----------
@@ -57,8 +45,8 @@ class LookupLanes(wiring.Component):
     o : Out(stream, always ready): ``{sums: (token_lanes * table_rows) x signed, carry: table_rows}``
         Token-major. The product of row ``r`` and token ``p`` is ``sums[p * table_rows + r] + carry[r]``.
 
-    Attributes: ``latency`` from a word to its sums: an index register and one stage per adder-tree level (the lookup is
-    in the first). ``interval`` 1: a word per cycle, also across tiles.
+    Attributes: ``latency`` from a word to its sums: an index register, a lookup register and one stage per adder-tree
+    level. ``interval`` 1: a word per cycle, also across tiles.
     """
 
     interval = 1
@@ -66,7 +54,7 @@ class LookupLanes(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self.timing = TernaryTiming(config)
-        self.latency = self.timing.levels + 1
+        self.latency = self.timing.lookup
         sums = data.ArrayLayout(signed(partial_sum_bits(config)), config.token_lanes * config.table_rows)
         super().__init__({
             "i_tables": In(stream.Signature(table_write(config))),
@@ -98,29 +86,32 @@ class LookupLanes(wiring.Component):
         with m.If(read & self.i.p.last):
             m.d.sync += [filled.bit_select(read_bank, 1).eq(0), read_bank.eq(~read_bank)]
 
+        # An entry is written a cycle after it was taken: before any word that may read it, which has to be registered too.
+        entry = delayed(m, Cat(self.i_tables.p.entry, write_bank), "entry")
+        sums = Signal.like(self.i_tables.p.sums)
+        m.d.sync += sums.eq(self.i_tables.p.sums)
+        writes = [delayed(m, written & (self.i_tables.p.slice == slice_), f"writes_{slice_}")
+                  for slice_ in range(self.timing.slices)]
+
         indices, bank, valid = Signal(config.lane_bits), Signal(), Signal()
         m.d.sync += [valid.eq(read), bank.eq(read_bank), indices.eq(self.i.p.indices)]
 
-        lookups = [self._table(m, table, written, write_bank, indices, bank) for table in range(tables)]
-        carries = []
+        lookups = [self._table(m, table, writes, entry, sums, Cat(indices, bank)) for table in range(tables)]
         for row in range(rows):
-            signs = [lookups[table][row][1] for table in range(tables)]
-            delayed = self._delayed_signs(m, signs, row)
-            carries.append(delayed[-1][0])
+            signs = [indices.word_select(row * tables + table, config.index_bits)[-1] for table in range(tables)]
+            tree = SignedTree(m, signs, f"row_{row}")
+            m.d.comb += self.o.p.carry[row].eq(tree.carry)
             for token in range(tokens):
-                leaves = [lookups[table][row][0][token] for table in range(tables)]
-                total = self._tree(m, leaves, delayed, f"row_{row}_token_{token}")
-                m.d.comb += self.o.p.sums[token * rows + row].eq(total)
-        m.d.comb += self.o.p.carry.eq(Cat(carries))
-        for level in range(self.timing.levels):
-            stage = Signal(name=f"valid_{level}")
-            m.d.sync += stage.eq(valid)
-            valid = stage
+                entries = [lookups[table][row][token] for table in range(tables)]
+                m.d.comb += self.o.p.sums[token * rows + row].eq(
+                    tree.sum(entries, 127 * config.group_size, f"row_{row}_token_{token}"))
+        for stage in range(self.latency - 1):
+            valid = delayed(m, valid, f"valid_{stage}")
         m.d.comb += self.o.valid.eq(valid)
         return m
 
-    def _table(self, m, table, written, write_bank, indices, bank):
-        """Memory of one table; per row ``(complemented entries of all tokens, sign)``."""
+    def _table(self, m, table, writes, entry, sums, word):
+        """Memory of one table; per row the registered entries of all tokens. ``word``: a lane word, and the bank on top."""
         config, timing = self.config, self.timing
         width = entry_bits(config)
         slice_ = table // timing.builders
@@ -131,50 +122,16 @@ class LookupLanes(wiring.Component):
             shape=width * config.token_lanes, depth=1 << config.index_bits, init=[])
         write = memory.write_port()
         m.d.comb += [
-            write.en.eq(written & (self.i_tables.p.slice == slice_)),
-            write.addr.eq(Cat(self.i_tables.p.entry, write_bank)),
-            write.data.eq(Cat(self.i_tables.p.sums[token][builder] for token in range(config.token_lanes))),
+            write.en.eq(writes[slice_]),
+            write.addr.eq(entry),
+            write.data.eq(Cat(sums[token][builder] for token in range(config.token_lanes))),
         ]
         found = []
         for row in range(config.table_rows):
-            index = indices.word_select(row * config.tables + table, config.index_bits)
+            index = word.word_select(row * config.tables + table, config.index_bits)
             read = memory.read_port(domain="comb")
-            m.d.comb += read.addr.eq(Cat(index[:-1], bank))
-            found.append(([(read.data.word_select(token, width) ^ index[-1].replicate(width)).as_signed()
-                           for token in range(config.token_lanes)], index[-1]))
+            entries = Signal(data.ArrayLayout(signed(width), config.token_lanes), name=f"entries_{row}_{table}")
+            m.d.comb += read.addr.eq(Cat(index[:-1], word[-1]))
+            m.d.sync += entries.eq(read.data)
+            found.append(entries)
         return found
-
-    def _delayed_signs(self, m, signs, row):
-        """Signs still to be added, per level: each adder of a level takes one from the front."""
-        stages = [signs]
-        nodes = len(signs)
-        for level in range(self.timing.levels):
-            taken = nodes // 2
-            nodes -= taken
-            left = []
-            for position, sign in enumerate(stages[-1][taken:]):
-                register = Signal(name=f"sign_{row}_{level}_{position}")
-                m.d.sync += register.eq(sign)
-                left.append(register)
-            stages.append(left)
-        return stages
-
-    def _tree(self, m, leaves, signs, name):
-        """Registered adder tree; a level's adders take their carries from the front of ``signs[level]``."""
-        low, high = _leaf_range(self.config)
-        nodes = [(leaf, low, high) for leaf in leaves]
-        for level in range(self.timing.levels):
-            sums = []
-            for position in range(0, len(nodes), 2):
-                (a, low, high), *rest = nodes[position:position + 2]
-                value = a
-                if rest:
-                    ((b, low_b, high_b),) = rest
-                    carry = signs[level][position // 2]
-                    low, high = low + low_b, high + high_b + 1
-                    value = (Cat(carry, a).as_signed() + Cat(carry, b).as_signed())[1:].as_signed()
-                register = Signal(signed(_width(low, high)), name=f"{name}_{level}_{position // 2}")
-                m.d.sync += register.eq(value)
-                sums.append((register, low, high))
-            nodes = sums
-        return nodes[0][0]

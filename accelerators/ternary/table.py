@@ -112,10 +112,17 @@ class TableBuilder(wiring.Component):
                 m.d.sync += [running.eq(0), entry.eq(0), slice_.eq(slice_ + 1)]
                 with m.If(slice_ == timing.slices - 1):
                     m.d.sync += slice_.eq(0)
+        # The groups are not needed for entry 0, so they may come a cycle late, and their enable from a register.
+        taken = Signal()
+        m.d.sync += taken.eq(take)
         with m.If(take):
-            m.d.sync += [groups.eq(waiting), running.eq(1)]
+            m.d.sync += running.eq(1)
+        with m.If(taken):
+            m.d.sync += groups.eq(waiting)
 
-        # Sums: entry 0 is the zero sum. The carry into the lowest bit completes a negation.
+        # Sums: entry 0 is the zero sum, by the registers' reset. The carry into the lowest bit completes a negation.
+        starts = Signal()
+        m.d.comb += starts.eq(advance & (entry == 0))
         with m.If(advance):
             m.d.sync += [
                 self.o.valid.eq(running), self.o.p.entry.eq(entry), self.o.p.slice.eq(slice_),
@@ -130,6 +137,6 @@ class TableBuilder(wiring.Component):
                 m.d.comb += operand.eq(operands[chosen] ^ subtract.replicate(8).as_signed())
                 with m.If(advance):
                     m.d.sync += previous.eq(total[1:])
-                    with m.If(entry == 0):
-                        m.d.sync += previous.eq(0)
+                with m.If(starts):
+                    m.d.sync += previous.eq(0)
         return m

@@ -53,13 +53,18 @@ class TernaryTiming:
 
     @property
     def levels(self) -> int:
-        """Register stages of the adder tree, table lookup included."""
-        return max(1, (self.config.tables - 1).bit_length())
+        """Register stages of the adder tree."""
+        return (self.config.tables - 1).bit_length()
+
+    @property
+    def lookup(self) -> int:
+        """From a lane word to its sums: index register, lookup register, adder tree."""
+        return 2 + self.levels
 
     @property
     def latency(self) -> int:
-        """From a lane word of the last K tile until its sums are offered: index register, tree, accumulators, queue."""
-        return 1 + self.levels + (HAZARD - 1) + 2
+        """From a lane word of the last K tile until its sums are offered: lookup lanes, accumulators, queue."""
+        return self.lookup + (HAZARD - 1) + 2
 
     @property
     def result_slots(self) -> int:
@@ -84,5 +89,6 @@ class TernaryTiming:
 
     def reload(self, columns: int, tokens: int) -> int:
         """Row groups of a last sweep that hide the change to another matrix of ``columns`` columns whose activations wait:
-        they are loaded, and its first tables are built, while that sweep runs."""
-        return tokens * ceil_div(columns, self.config.vector_lanes) + self.start
+        its first tables are built while that sweep runs, and with one chunk its activations are loaded before."""
+        load = tokens * ceil_div(columns, self.config.vector_lanes) if self.config.chunks == 1 else 0
+        return load + self.start

@@ -1,4 +1,4 @@
-"""Benches of the parts of the ternary engine: feeder, table builder, lookup lanes, accumulators."""
+"""Benches of the parts of the ternary engine: feeder, table builder, lookup lanes, accumulators; of the direct lanes."""
 
 import random
 from collections.abc import Mapping
@@ -7,23 +7,27 @@ from typing import Any
 import numpy as np
 
 from ...accelerators.config import AcceleratorConfig
-from ...accelerators.ternary.code import entries
+from ...accelerators.ternary.code import decode, entries
 from ...accelerators.ternary.timing import HAZARD, TernaryTiming
 from ..golden import ternary as golden
-from .ternary import EngineItems, TernaryEngineBench, integers
+from .ternary import EngineItems, Matrix, TernaryEngineBench, integers
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["AccumulatorsBench", "ActivationFeederBench", "LookupLanesBench", "TableBuilderBench"]
+__all__ = ["AccumulatorsBench", "ActivationFeederBench", "DirectLanesBench", "LookupLanesBench", "TableBuilderBench"]
 
 
 class ActivationFeederBench(TernaryEngineBench):
     """Activations of every K tile of every block, and what is said about each sweep."""
 
-    modules = ("llmrtl.sim.bench.menu",)
+    modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.feeder_cases")
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
-        items = super().stimulus(rng, case)
+        return self.items(self.matrices(rng))
+
+    def items(self, matrices: list[Matrix]) -> EngineItems:
+        """Commands and activations of ``matrices``."""
+        items = EngineItems(self.config, matrices)
         del items["i_weights"]
         return items
 
@@ -33,6 +37,9 @@ class ActivationFeederBench(TernaryEngineBench):
         # Commands with a zero are dropped, and so is a word for a token that does not exist (if one can be named).
         zero = {name: 1 for name in ("tiles", "rows", "block_rows", "tokens")}
         items["i_command"] = [{**zero, name: 0} for name in zero] + items["i_command"]
+        tokens = self.config.token_lanes
+        if tokens & (tokens - 1):
+            items["i_activations"].insert(0, {"token": tokens, "q": [1] * self.config.vector_lanes, "last": True})
         return items
 
     def latency_stimulus(self) -> Items:
@@ -158,20 +165,63 @@ class LookupLanesBench(UnitBench):
                     first = item["slice"] * timing.builders
                     count = min(timing.builders, config.tables - first)
                     bank[first:first + count, item["entry"]] = np.array(item["sums"]).T[timing.builders - count:]
-            indices = [word["indices"] >> position * config.index_bits & ((1 << config.index_bits) - 1)
-                       for position in range(config.table_rows * config.tables)]
-            code = np.array(indices).reshape(config.table_rows, config.tables)
+            code = self.code(word["indices"])
             sign, entry = code >> sign_bit, code & ((1 << sign_bit) - 1)
             values = (bank[np.arange(config.tables), entry] * (1 - 2 * sign)[..., None]).sum(axis=1)
-            carry = sign[:, -1]
-            found.append({"sums": list((values - carry[:, None]).T.reshape(-1)),
-                          "carry": sum(int(c) << row for row, c in enumerate(carry))})
+            found.append(self.sums(values, code))
             if word["last"]:
                 bank = None
         return {"o": found}
 
+    def code(self, word: int) -> np.ndarray:
+        """Indices ``[table_rows, tables]`` of a lane word."""
+        config = self.config
+        indices = [word >> position * config.index_bits & ((1 << config.index_bits) - 1)
+                   for position in range(config.table_rows * config.tables)]
+        return np.array(indices).reshape(config.table_rows, config.tables)
+
+    def sums(self, products: np.ndarray, code: np.ndarray) -> dict[str, Any]:
+        """What leaves the tree for ``products [rows, tokens]``: the carry of each row is still to be added."""
+        carry = self.carries(code)
+        return {"sums": list((products - carry[:, None]).T.reshape(-1)),
+                "carry": sum(int(bit) << row for row, bit in enumerate(carry))}
+
+    def carries(self, code: np.ndarray) -> np.ndarray:
+        """Sign of the last pair of terms of each row, which is that of its first one: 1 is minus."""
+        return code[:, (self.config.tables - 1) // 2 * 2] >> self.config.index_bits - 1
+
     def measure(self, trace: Trace) -> dict[str, int]:
         return {"latency": trace.latency("i", "o"), "interval": trace.interval("i")}
+
+
+class DirectLanesBench(LookupLanesBench):
+    """Random tiles and trits; activations of the next tile are loaded while words of this one are multiplied."""
+
+    def _items(self, sweeps: list[tuple[np.ndarray, np.ndarray]]) -> Items:
+        return {"i_activations": [{"x": x} for q, _ in sweeps for x in q.T], "i": super()._items(sweeps)["i"]}
+
+    def latency_stimulus(self) -> Items:
+        rng = random.Random(0)
+        return self._items([self._random(rng, self.config.tile_activations + 1) for _ in range(3)])
+
+    def expected(self, stimulus: Items) -> Items:
+        config = self.config
+        columns = np.array([item["x"] for item in stimulus["i_activations"]]).T
+        tiles = iter(np.split(columns, columns.shape[1] // config.tile_activations, axis=1))
+        q, found = next(tiles), []
+        for word in stimulus["i"]:
+            code = self.code(word["indices"])
+            products = golden.matvec(decode(code, config.group_size).reshape(config.table_rows, -1), q)
+            found.append(self.sums(products.T, code))
+            if word["last"]:
+                q = next(tiles, q)
+        return {"o": found}
+
+    def carries(self, code: np.ndarray) -> np.ndarray:
+        """Here a term is a trit; one that is 0 has the sign of its index."""
+        table, trit = divmod((self.config.tile_activations - 1) // 2 * 2, self.config.group_size)
+        trits = decode(code[:, table], self.config.group_size)[:, trit]
+        return np.where(trits == 0, code[:, table] >> self.config.index_bits - 1, trits < 0).astype(int)
 
 
 class AccumulatorsBench(UnitBench):
