@@ -7,7 +7,7 @@ EXTRA ?= test
 
 run: setup        ; $(BIN)/llmrtl run --checkpoint models/stories --preset edge --tokens 64
 test: setup       ; $(BIN)/pytest -n 2
-bench: setup      ; $(BIN)/llmrtl bench
+bench: setup      ; $(BIN)/llmrtl bench && $(BIN)/pytest -m bench
 synth: setup      ; $(BIN)/llmrtl synth all
 lint: setup types ; $(BIN)/ruff check . && MYPYPATH=build/types $(BIN)/mypy -p llmrtl
 clean:            ; rm -rf build

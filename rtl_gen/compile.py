@@ -2,13 +2,14 @@
 
 Lays out, from address 0: the embedding and rotary tables, per layer the gains and packed ternary matrices (q|k|v fused, o,
 gate|up fused, down), the LM head, the program, and, behind the bytes of the file, the prompt buffer (one token id per bus
-word) and the KV cache. Every section starts at a bus word.
+word) and the KV cache. Every section starts at a bus word. ``plan`` does the same without weights, for a model that is known
+by its shape: sections, addresses and program, but no contents.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
-from math import ceil, frexp, log2, sqrt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import frexp, log2, sqrt
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -17,15 +18,14 @@ import numpy as np
 
 from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div, record_beats
 from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
-from ..sim.golden import head, ternary
 from ..sim.golden.numerics import Scalar
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing
 from .image import Image, Section
+from .tensors import Contents, PackedTensors, TensorSizes
 
-__all__ = ["CompileError", "compile_model", "fraction_bits_for"]
+__all__ = ["CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
 
-ROPE_FRACTION_BITS = 14
 ROPE_KEPT_BITS = 6
 
 
@@ -81,24 +81,37 @@ class VectorMemory:
 
 
 class _Layout:
-    """Grows the image section by section, in a file; every section starts at a bus word."""
+    """Sections one after another, each at a bus word."""
 
-    def __init__(self, bus_bytes: int, file: BinaryIO) -> None:
-        self.bus_bytes, self.file = bus_bytes, file
+    def __init__(self, bus_bytes: int) -> None:
+        self.bus_bytes = bus_bytes
         self.sections: list[Section] = []
-        self.digest = hashlib.sha256()
         self.end = 0
 
-    def add(self, name: str, contents: np.ndarray, kind: str) -> tuple[int, int]:
+    def add(self, name: str, contents: Contents, kind: str) -> tuple[int, int]:
         """Append ``contents``; returns ``(address, beats)``."""
-        raw = np.ascontiguousarray(contents).reshape(-1).view(np.uint8)
-        size = ceil_div(raw.size, self.bus_bytes) * self.bus_bytes
-        for part in (raw.data, bytes(size - raw.size)):
-            self.file.write(part)
-            self.digest.update(part)
+        length = contents if isinstance(contents, int) else contents.nbytes
+        size = ceil_div(length, self.bus_bytes) * self.bus_bytes
         address, self.end = self.end, self.end + size
         self.sections.append(Section(name, address, size, kind))
         return address, size // self.bus_bytes
+
+
+class _FileLayout(_Layout):
+    """Grows the image, in a file."""
+
+    def __init__(self, bus_bytes: int, file: BinaryIO) -> None:
+        super().__init__(bus_bytes)
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def add(self, name: str, contents: Contents, kind: str) -> tuple[int, int]:
+        raw = np.ascontiguousarray(contents).reshape(-1).view(np.uint8)
+        address, beats = super().add(name, raw, kind)
+        for part in (raw.data, bytes(beats * self.bus_bytes - raw.size)):
+            self.file.write(part)
+            self.digest.update(part)
+        return address, beats
 
     def contents(self) -> np.ndarray:
         """All that was added: a map of the file."""
@@ -106,39 +119,30 @@ class _Layout:
         return np.memmap(self.file, np.uint8, mode="r")
 
 
-def fixed_point_exponent(values: np.ndarray, bits: int) -> int:
-    """The least ``e`` with which ``values / 2**e`` fit ``bits``; 0 for zeros."""
-    peak = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
-    return ceil(log2(peak / ((1 << (bits - 1)) - 1))) if peak > 0 else 0
+@dataclass(frozen=True)
+class Plan:
+    """Where everything lies and what is executed: see ``Image`` for the fields."""
+
+    model: ModelShape
+    config: AcceleratorConfig
+    program: list[Instruction]
+    operations: list[str]
+    sections: list[Section]
+    memory_bytes: int
+    program_address: int
+    prompt_address: int
+    kv_capacity: int
+    kv_record_beats: int
+    kv_head_stride: int
 
 
-def fixed_point(values: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
-    """Integers of ``bits`` and the exponent ``e`` with ``values ~ integers * 2**e``, as precise as fits."""
-    exponent = fixed_point_exponent(values, bits)
-    return np.rint(values.astype(np.float64) * 2.0 ** -exponent).astype(np.int64), exponent
+def plan(model: ModelShape, config: AcceleratorConfig, context: int | None = None) -> Plan:
+    """Program and layout of a model of this shape. Fields of the program that depend on weights (scales, shifts) mean nothing.
 
-
-def rope_table(model: ModelShape, config: AcceleratorConfig, positions: int) -> np.ndarray:
-    """int16 ``[positions, row]``: per pair word V cosines then V sines in Q1.14, rows padded to bus words."""
-    frequencies = model.rope_theta ** (-np.arange(0, model.head_dim, 2) / model.head_dim)
-    angles = np.arange(positions)[:, None] * frequencies
-    parts = [np.rint(f(angles) * (1 << ROPE_FRACTION_BITS)).astype(np.int16)
-             .reshape(positions, -1, 1, config.vector_lanes) for f in (np.cos, np.sin)]
-    rows = np.concatenate(parts, axis=2).reshape(positions, -1)
-    elements = ceil_div(rows.shape[1] * 16, config.bus_bits) * config.bus_bits // 16
-    return np.pad(rows, ((0, 0), (0, elements - rows.shape[1])))
-
-
-def embedding_table(weights: np.ndarray, config: AcceleratorConfig, fraction_bits: int) -> tuple[np.ndarray, int]:
-    """Embedding rows as integers padded to bus words, and the left shift to the residual's format."""
-    # What is more precise than the residual stream is rounded once, here.
-    exponent = max(fixed_point_exponent(weights, config.embedding_bits), -fraction_bits)
-    row = ceil_div(weights.shape[1] * config.embedding_bits, config.bus_bits) * config.bus_bits // config.embedding_bits
-    padded = np.zeros((weights.shape[0], row), np.int16 if config.embedding_bits == 16 else np.int32)
-    for start in range(0, len(weights), 4096):  # float64 copies of a part at a time
-        part = weights[start:start + 4096].astype(np.float64)
-        padded[start:start + 4096, :weights.shape[1]] = np.rint(part * 2.0 ** -exponent)
-    return padded, exponent + fraction_bits
+    Raises ``CompileError`` as ``compile_model`` does.
+    """
+    capacity = _capacity(model, config, context)
+    return _plan(model, config, TensorSizes(model, config), _Layout(config.bus_bytes), 0, capacity, lambda name: None)
 
 
 def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int,
@@ -159,26 +163,37 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
 
     Raises ``CompileError`` if the model does not fit and ``CheckpointError`` for a bad checkpoint.
     """
-    model = checkpoint.model
-    check_fit(model, config)
-    limit = min(model.max_context, config.max_context)
-    capacity = limit if context is None else context
-    if not 1 <= capacity <= limit:
-        raise CompileError(f"context must be in 1..{limit}, not {capacity}")
+    capacity = _capacity(checkpoint.model, config, context)
     if not 0 <= fraction_bits <= 24:
         raise CompileError(f"fraction_bits must be in 0..24, not {fraction_bits}")
     with TemporaryFile() if stem is None else replacing(Path(stem).with_suffix(".bin")) as file:
-        image = _image(checkpoint, config, _Layout(config.bus_bytes, file), fraction_bits, capacity, progress)
+        layout = _FileLayout(config.bus_bytes, file)
+        planned = _plan(checkpoint.model, config, PackedTensors(checkpoint, config, fraction_bits), layout, fraction_bits, capacity,
+                        progress)
+        image = Image(config=config, model=planned.model, data=layout.contents(), sha256=layout.digest.hexdigest(),
+                      memory_bytes=planned.memory_bytes, program_address=planned.program_address,
+                      prompt_address=planned.prompt_address, kv_capacity=capacity, kv_record_beats=planned.kv_record_beats,
+                      kv_head_stride=planned.kv_head_stride, fraction_bits=fraction_bits, operations=planned.operations,
+                      sections=planned.sections, checkpoint_sha256=checkpoint.sha256)
     if stem is not None:
         image.save_manifest(stem)
     return image
 
 
-def _image(checkpoint: Checkpoint, config: AcceleratorConfig, layout: _Layout, fraction_bits: int, capacity: int,
-           progress: Callable[[str], None]) -> Image:
+def _capacity(model: ModelShape, config: AcceleratorConfig, context: int | None) -> int:
+    """Positions of KV cache; ``CompileError`` if the model does not fit or has not so many."""
+    check_fit(model, config)
+    limit = min(model.max_context, config.max_context)
+    capacity = limit if context is None else context
+    if not 1 <= capacity <= limit:
+        raise CompileError(f"context must be in 1..{limit}, not {capacity}")
+    return capacity
+
+
+def _plan(model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors | TensorSizes, layout: _Layout, fraction_bits: int,
+          capacity: int, progress: Callable[[str], None]) -> Plan:
     """Fill ``layout`` and describe it."""
-    model = checkpoint.model
-    build = _Builder(checkpoint, config, layout, fraction_bits, capacity, progress)
+    build = _Builder(model, config, tensors, layout, fraction_bits, capacity, progress)
     program = build.program()
     # The cache lies behind the program and the prompt buffer; the operations count its addresses from 0 until here.
     program_bytes = ceil_div(len(program) * INSTRUCTION_BYTES, config.bus_bytes) * config.bus_bytes
@@ -190,18 +205,17 @@ def _image(checkpoint: Checkpoint, config: AcceleratorConfig, layout: _Layout, f
     program = [replace(op, address=op.address + kv_address) if op.opcode in (Opcode.APPEND, Opcode.ATTEND) else op
                for op in program]
     program_address, _ = layout.add("program", np.frombuffer(encode_program(program), np.uint8), "program")
-    return Image(config=config, model=model, data=layout.contents(), sha256=layout.digest.hexdigest(), memory_bytes=memory_bytes,
-                 program_address=program_address, prompt_address=prompt_address, kv_capacity=capacity,
-                 kv_record_beats=build.record_beats, kv_head_stride=build.head_stride, fraction_bits=fraction_bits,
-                 operations=build.names, sections=layout.sections, checkpoint_sha256=checkpoint.sha256)
+    return Plan(model=model, config=config, program=program, operations=build.names, sections=layout.sections,
+                memory_bytes=memory_bytes, program_address=program_address, prompt_address=prompt_address, kv_capacity=capacity,
+                kv_record_beats=build.record_beats, kv_head_stride=build.head_stride)
 
 
 class _Builder:
-    """Packs the tensors and writes the program of one model."""
+    """Lays out the sections and writes the program of one model."""
 
-    def __init__(self, checkpoint: Checkpoint, config: AcceleratorConfig, layout: _Layout, fraction_bits: int,
-                 capacity: int, progress: Callable[[str], None]) -> None:
-        self.checkpoint, self.model, self.config = checkpoint, checkpoint.model, config
+    def __init__(self, model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors | TensorSizes, layout: _Layout,
+                 fraction_bits: int, capacity: int, progress: Callable[[str], None]) -> None:
+        self.model, self.config, self.tensors = model, config, tensors
         self.layout, self.fraction_bits, self.progress = layout, fraction_bits, progress
         self.memory = VectorMemory(self.model, config)
         self.names: list[str] = []
@@ -218,60 +232,59 @@ class _Builder:
     def program(self) -> list[Instruction]:
         model, config, memory = self.model, self.config, self.memory
         self.progress("embedding")
-        table, shift = embedding_table(self.checkpoint.embedding(), config, self.fraction_bits)
+        table, shift = self.tensors.embedding()
         address, beats = self.layout.add("embedding", table, "embedding")
         self.emit("embedding", Opcode.EMBED, address=address, beats=beats // model.vocab_size, rows=model.vocab_size,
                   destination=memory.residual, words=memory.hidden, shift=shift)
-        self.rope, beats = self.layout.add("rope", rope_table(model, config, min(model.max_context, config.max_context)),
-                                           "rope")
-        self.rope_beats = beats // min(model.max_context, config.max_context)
+        positions = min(model.max_context, config.max_context)
+        self.rope, beats = self.layout.add("rope", self.tensors.rope(positions), "rope")
+        self.rope_beats = beats // positions
         for layer in range(model.layers):
             self.progress(f"layer {layer}")
             self.layer(layer, layer * model.kv_heads * self.head_stride)
         self.progress("lm head")
         wide = Flag.WIDE if config.head_activation_bits == 16 else Flag(0)
-        self.norm("final norm", "final_norm", self.checkpoint.final_gain(), memory.residual, model.hidden_size,
+        self.norm("final norm", "final_norm", self.tensors.final_gain(), memory.residual, model.hidden_size,
                   Flag.LAST_CHUNK | Flag.TO_HEAD | Flag.NORMALIZE | wide, Scalar.from_float(2.0 ** -self.fraction_bits),
                   rows=model.vocab_size)
-        packed, unit = head.pack_head(self.checkpoint.lm_head(), config)
+        packed, unit = self.tensors.head()
         address, beats = self.layout.add("lm_head", packed, "head")
         self.emit("lm head", Opcode.HEAD, flags=Flag.LAST_CHUNK, address=address, beats=beats, rows=model.vocab_size,
                   words=memory.hidden, scalar_a=Scalar.from_float(float(unit) * log2(np.e)))
         self.emit("end", Opcode.END)
         return self.ops
 
-    def norm(self, name: str, key: str, gain: np.ndarray | None, source: int, length: int, flags: Flag,
+    def norm(self, name: str, key: str, gain: tuple[Contents, int] | None, source: int, length: int, flags: Flag,
              scale: Scalar, **fields: int) -> None:
         """One NORM with its gains; ``gain`` None: no gains and no division by the root mean square."""
         address = beats = exponent = 0
         if gain is not None:
-            integers, exponent = fixed_point(gain, 16)
-            address, beats = self.layout.add(key, integers.astype(np.int16), "gain")
+            contents, exponent = gain
+            address, beats = self.layout.add(key, contents, "gain")
             flags |= Flag.GAIN | Flag.NORMALIZE
         self.emit(name, Opcode.NORM, flags=flags, source=source, words=ceil_div(length, self.config.vector_lanes),
                   address=address, beats=beats, shift=exponent, scalar_a=scale, **fields,
                   scalar_b=Scalar.from_float(1 / length), scalar_c=Scalar.from_float(self.model.rms_norm_eps))
 
-    def linear(self, name: str, key: str, matrices: list[np.ndarray], destination: int) -> None:
-        """One LINEAR; the rows of each matrix are padded to whole vector words."""
-        config = self.config
-        padded = [np.pad(m, ((0, -m.shape[0] % config.vector_lanes), (0, 0))) for m in matrices]
-        trits = np.concatenate(padded)
-        address, beats = self.layout.add(key, ternary.pack(trits, config), "ternary")
-        self.emit(name, Opcode.LINEAR, address=address, beats=beats, rows=trits.shape[0] // config.table_rows,
-                  tiles=ceil_div(trits.shape[1], config.tile_activations),
+    def linear(self, name: str, key: str, layer: int, roles: Sequence[str], destination: int) -> dict[str, float]:
+        """One LINEAR of the matrices of ``roles``; the rows of each are padded to whole vector words. Returns their scales."""
+        config, shapes = self.config, projection_shapes(self.model)
+        rows = [ceil_div(shapes[role][0], config.vector_lanes) * config.vector_lanes for role in roles]
+        contents, scales = self.tensors.matrix(layer, roles, rows)
+        address, beats = self.layout.add(key, contents, "ternary")
+        self.emit(name, Opcode.LINEAR, address=address, beats=beats, rows=sum(rows) // config.table_rows,
+                  tiles=ceil_div(shapes[roles[0]][1], config.tile_activations),
                   block_rows=config.max_block_rows // config.table_rows, destination=destination,
-                  other=padded[0].shape[0] // config.table_rows)
+                  other=rows[0] // config.table_rows)
+        return scales
 
     def layer(self, layer: int, cache: int) -> None:
-        model, config, memory, checkpoint = self.model, self.config, self.memory, self.checkpoint
+        model, config, memory, tensors = self.model, self.config, self.memory, self.tensors
         name = f"layer {layer} "
-        projection = {which: checkpoint.projection(layer, which) for which in ("q", "k", "v", "o", "gate", "up", "down")}
-        scale = {which: projection[which].scale for which in projection}
         residual_scale = Scalar.from_float(2.0 ** -self.fraction_bits)
-        self.norm(name + "attention norm", f"layers.{layer}.attention_norm", checkpoint.gain(layer, "attention"),
+        self.norm(name + "attention norm", f"layers.{layer}.attention_norm", tensors.gain(layer, "attention"),
                   memory.residual, model.hidden_size, Flag(0), residual_scale)
-        self.linear(name + "q+k+v", f"layers.{layer}.qkv", [projection[w].trits for w in "qkv"], memory.q)
+        scale = self.linear(name + "q+k+v", f"layers.{layer}.qkv", layer, ("q", "k", "v"), memory.q)
         self.emit(name + "rotary embedding", Opcode.ROPE, source=memory.q, count=model.heads + model.kv_heads,
                   words=memory.head, address=self.rope, beats=self.rope_beats)
         kept = 2.0 ** -ROPE_KEPT_BITS
@@ -282,22 +295,21 @@ class _Builder:
                   count=model.kv_heads, group=model.group, words=memory.head, beats=self.kv_beats,
                   tiles=config.query_lanes // model.group,
                   scalar_a=Scalar.from_float(scale["q"] * kept * log2(np.e) / sqrt(model.head_dim)))
-        self.norm(name + "attention sub-norm", f"layers.{layer}.attention_sub_norm", checkpoint.gain(layer, "attention_sub"),
+        self.norm(name + "attention sub-norm", f"layers.{layer}.attention_sub_norm", tensors.gain(layer, "attention_sub"),
                   memory.attention, model.heads * model.head_dim, Flag.ALIGN, Scalar.from_float(1.0), group=memory.head)
-        self.linear(name + "o", f"layers.{layer}.o", [projection["o"].trits], memory.sums)
+        scale |= self.linear(name + "o", f"layers.{layer}.o", layer, ("o",), memory.sums)
         self.emit(name + "attention residual", Opcode.RESIDUAL, source=memory.sums, destination=memory.residual,
                   words=memory.hidden, scalar_a=Scalar.from_float(scale["o"] * 2.0 ** self.fraction_bits))
-        self.norm(name + "ffn norm", f"layers.{layer}.ffn_norm", checkpoint.gain(layer, "ffn"), memory.residual,
+        self.norm(name + "ffn norm", f"layers.{layer}.ffn_norm", tensors.gain(layer, "ffn"), memory.residual,
                   model.hidden_size, Flag(0), residual_scale)
-        self.linear(name + "gate+up", f"layers.{layer}.gate_up", [projection["gate"].trits, projection["up"].trits],
-                    memory.gate)
+        scale |= self.linear(name + "gate+up", f"layers.{layer}.gate_up", layer, ("gate", "up"), memory.gate)
         silu = model.activation == "silu"
         product = scale["gate"] * scale["up"] * (1.0 if silu else scale["gate"])
         self.emit(name + "activation", Opcode.GLU, flags=Flag.SILU if silu else Flag(0), source=memory.gate,
                   other=memory.up, destination=memory.gate, words=memory.ffn,
                   scalar_a=Scalar.from_float(scale["gate"]), scalar_b=Scalar.from_float(product))
-        self.norm(name + "ffn sub-norm", f"layers.{layer}.ffn_sub_norm", checkpoint.gain(layer, "ffn_sub"), memory.gate,
+        self.norm(name + "ffn sub-norm", f"layers.{layer}.ffn_sub_norm", tensors.gain(layer, "ffn_sub"), memory.gate,
                   model.intermediate_size, Flag.PRODUCT, Scalar.from_float(1.0))
-        self.linear(name + "down", f"layers.{layer}.down", [projection["down"].trits], memory.sums)
+        scale |= self.linear(name + "down", f"layers.{layer}.down", layer, ("down",), memory.sums)
         self.emit(name + "ffn residual", Opcode.RESIDUAL, source=memory.sums, destination=memory.residual,
                   words=memory.hidden, scalar_a=Scalar.from_float(scale["down"] * 2.0 ** self.fraction_bits))

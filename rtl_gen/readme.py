@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .emit import write_if_changed
+from .report import Measurement, show
 from .yowasp import build_root
 
 __all__ = ["refresh_readme"]
@@ -15,6 +16,19 @@ BEGIN, END = "<!-- figures: llmrtl bench -->", "<!-- end of figures -->"
 
 def _load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _figures(path: Path) -> list[dict[str, Any]]:
+    return _load(path).get("measurements", [])
+
+
+_KV260 = {
+    "decode-128-ideal/read_utilization_decode": "0.73B on `kv260`, decode at context 128: data beats per port-cycle",
+    "decode-128-ddr4/memory.share_of_bound.decode": "the same on DDR4-2400: share of the bound",
+    "decode-128-ddr4/tokens_per_second": "the same: tokens per second at 250 MHz",
+    "decode-1024-ddr4/tokens_per_second": "at context 1024: tokens per second at 250 MHz",
+    "prefill-128-ideal/prompt_tokens_per_second": "prefill of 128 tokens: tokens per second at 250 MHz",
+}
 
 
 def _rows() -> list[tuple[str, str, str]]:
@@ -32,6 +46,11 @@ def _rows() -> list[tuple[str, str, str]]:
             ("read port carries data in prefill", f"{summary['read_utilization_prefill']:.1%} of cycles", command),
             ("cycles of prefill", f"{summary['cycles_prefill']:,} for {summary['prompt_tokens']} tokens", command),
         ]
+    for figure in _figures(root / "bench" / "kv260.json"):
+        if figure["name"] in _KV260 and figure["value"] is not None:
+            measurement = Measurement(**figure)
+            text = f"{show(measurement)} {measurement.unit}".removesuffix(" %").strip()
+            rows.append((f"{_KV260[figure['name']]} ({figure['kind']})", text, f"`{figure['command'].partition(' --json')[0]}`"))
     golden = _load(root / "bench" / "golden.json")
     if golden:
         command = f"`{golden['command']}`"
@@ -56,7 +75,7 @@ def refresh_readme(readme: Path = README) -> bool:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{readme}: has no lines {BEGIN!r} and {END!r}")
-    table = ["| figure (all measured) | value | reproduce with |", "|---|---|---|"]
+    table = ["| figure (measured, unless marked) | value | reproduce with |", "|---|---|---|"]
     table += [f"| {name} | {value} | {command} |" for name, value, command in _rows()]
     return write_if_changed(readme, f"{before}{BEGIN}\n" + "\n".join(table) + f"\n{END}{after}")
 

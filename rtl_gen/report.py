@@ -16,10 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .emit import write_if_changed
 from .yowasp import build_root
 
-__all__ = ["DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measurement", "bench_folder", "render"]
+__all__ = ["BENCH_PARTS", "DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measurement", "bench_folder", "render", "show"]
 
 KINDS = ("measured", "derived", "projected")
 RESULTS = Path("docs/RESULTS.md")
+BENCH_PARTS = ("units", "accelerator", "area", "runs", "timing")
+"""Of ``llmrtl bench``: units and accelerator on edge, area on kv260, checkpoints in simulation, cycle model against RTL."""
+
 DATA_DEPENDENT = "depends on the data"
 """Note of a latency or interval that a unit does not promise."""
 

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ..accelerators.config import AcceleratorConfig
+from ..accelerators.presets import preset
+from ..sim.native.run import MEMORY_MODELS
 from .emit import write_if_changed
+from .generate import emitted_accelerator
 from .nextpnr import DEVICE
 from .report import Book, Measurement, bench_folder
 from .yowasp import ToolError, build_root
@@ -30,12 +33,26 @@ __all__ = ["Job", "jobs", "run_models"]
 _PACKAGE = Path(__file__).parent.parent
 REFERENCES = _PACKAGE.parent / "shared" / "reference" / "checkpoints"
 _ABSENT = "needs the reference checkpoints, which are not part of the repository"
-_SKIPPED = {"report.py", "runs.py", "synthesis.py", "yosys.py", "nextpnr.py", "lint.py"}
+BIG = Path("build/checkpoints/bitnet-0.73b")
+CLOCK_MHZ = 250.0
+"""Clock of the kv260 figures: that of TeLLMe."""
+
+CONTEXTS = (128, 512, 1024)
+_COMPILER = ("compile.py", "calibration.py", "image.py", "generate.py")
 
 _RUN_FIGURES = {
     "parameters": "", "prompt_tokens": "", "tokens_generated": "", "golden_match": "", "cycles_prefill": "cycles",
     "cycles_per_decoded_token": "cycles", "bytes_read_per_token": "bytes", "bytes_written_per_token": "bytes",
     "read_utilization_prefill": "%", "read_utilization_decode": "%", "simulated_cycles_per_second": "1/s",
+}
+_DECODE_FIGURES = {
+    "golden_match": "", "cycles_per_decoded_token": "cycles", "bytes_read_per_token": "bytes", "read_utilization_decode": "%",
+    "memory.share_of_bound.decode": "%", "memory.bound_gb_s": "GB/s", "ternary_bits_per_weight": "bit",
+    "simulated_cycles_per_second": "1/s",
+}
+_PREFILL_FIGURES = {
+    "golden_match": "", "prompt_tokens": "", "cycles_prefill": "cycles", "read_utilization_prefill": "%",
+    "lookup_utilization": "%", "simulated_cycles_per_second": "1/s",
 }
 _COMPARE_FIGURES = {"float_max_error": "", "float_agreement": "%", "golden_max_error": "", "golden_agreement": "%",
                     "golden_kl": "nat"}
@@ -63,6 +80,8 @@ class Job:
         Files and folders that the figures depend on, besides the sources.
     unavailable : str
         Why it cannot be run here; empty if it can.
+    prepare : str
+        Command that makes the first of ``inputs`` if it is missing.
     """
 
     topic: str
@@ -72,6 +91,7 @@ class Job:
     figures: dict[str, str]
     inputs: tuple[Path, ...]
     unavailable: str = ""
+    prepare: str = ""
 
 
 def jobs(config: AcceleratorConfig) -> list[Job]:
@@ -99,14 +119,35 @@ def jobs(config: AcceleratorConfig) -> list[Job]:
     return result
 
 
+def kv260_jobs() -> list[Job]:
+    """The 0.73B-parameter model on preset kv260: a decoded token at several contexts, with both memory models; prefill."""
+    folder = Path(os.path.relpath(bench_folder()))
+    result = []
+
+    def add(name: str, options: str, figures: dict[str, str]) -> None:
+        output = folder / f"kv260-{name}.json"
+        command = f"llmrtl run --checkpoint {BIG} --preset kv260 {options} --ignore-eos --json {output}"
+        result.append(Job("kv260", name, command, output, figures, (BIG,),
+                          prepare=f"llmrtl random-checkpoint {BIG.name} -o {BIG}"))
+
+    for memory in MEMORY_MODELS:
+        for context in CONTEXTS:
+            # The second token is measured; it sees ``context`` rows of K/V.
+            add(f"decode-{context}-{memory}", f"--memory-model {memory} --prompt-ids 1 --fill-context {context - 2} --tokens 2",
+                _DECODE_FIGURES)
+    for memory in MEMORY_MODELS:
+        add(f"prefill-128-{memory}", f"--memory-model {memory} --prompt-length 128 --tokens 1", _PREFILL_FIGURES)
+    return result
+
+
 def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None], *, execute: bool = True) -> list[str]:
-    """Add topics ``runs`` and ``accuracy``; returns errors. Without ``execute`` only remembered results are used."""
+    """Add topics ``runs``, ``accuracy`` and ``kv260``; returns errors. Without ``execute`` only remembered results are used."""
     errors = []
-    sources = _hash(path for folder in ("accelerators", "rtl_gen", "sim") for path in sorted((_PACKAGE / folder).rglob("*"))
-                    if path.suffix in (".py", ".cpp", ".h") and path.name not in _SKIPPED)
-    for job in jobs(config):
+    sources = {topic: _sources(topic, config) for topic in ("runs", "accuracy")} | {
+        "kv260": _sources("kv260", preset("kv260"))}
+    for job in [*jobs(config), *kv260_jobs()]:
         try:
-            found, reason = _results(job, sources, say, execute), job.unavailable or "`llmrtl bench` has not been run"
+            found, reason = _results(job, sources[job.topic], say, execute), job.unavailable or "`llmrtl bench` has not been run"
         except (ToolError, OSError, ValueError) as error:
             found, reason = None, str(error).splitlines()[0]
             errors.append(f"{job.command}: {error}")
@@ -115,11 +156,13 @@ def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None]
                                  for figure, unit in job.figures.items()])
             continue
         book.add(job.topic, _figures(job, found))
+        if "mismatch" in found and not found["golden_match"]:
+            errors.append(f"{job.command}: differs from the golden model: {found['mismatch'] or found['error']}")
         if job.topic == "runs":
-            if not found["golden_match"]:
-                errors.append(f"{job.command}: differs from the golden model: {found['mismatch'] or found['error']}")
             book.add("runs", _derived(book, job, found, config))
-    for topic in ("runs", "accuracy"):
+        if job.topic == "kv260":
+            book.add("kv260", _at_clock(job, found))
+    for topic in ("runs", "accuracy", "kv260"):
         book.save(topic)
     return errors
 
@@ -131,10 +174,22 @@ def _hash(paths: Any) -> str:
     return digest.hexdigest()
 
 
+def _sources(topic: str, config: AcceleratorConfig) -> str:
+    """Hash of what decides the figures of a topic: golden model and compiler, and for runs the Verilog and the driver."""
+    paths = [*sorted((_PACKAGE / "sim" / "golden").rglob("*.py")), *(_PACKAGE / "rtl_gen" / name for name in _COMPILER)]
+    if topic == "accuracy":
+        return _hash([*paths, _PACKAGE / "sim" / "reference.py"])
+    native = (path for path in sorted((_PACKAGE / "sim" / "native").iterdir()) if path.suffix in (".py", ".cpp", ".h"))
+    return _hash([*paths, *native]) + emitted_accelerator(config).sidecar["sha256"]
+
+
 def _results(job: Job, sources: str, say: Callable[[str], None], execute: bool) -> dict[str, Any] | None:
     """What the command wrote, now or earlier with the same inputs; ``None`` if it was not run."""
     if job.unavailable:
         return None
+    if job.prepare and execute and not job.inputs[0].exists():
+        say(f"$ {job.prepare}")
+        _command(job.prepare)
     inputs = _hash(path for root in job.inputs for path in sorted(root.rglob("*"))
                    if path.is_file() and path.suffix in (".py", ".json", ".safetensors", ".npz"))
     key = hashlib.sha256("\0".join((job.command, sources, inputs)).encode()).hexdigest()
@@ -151,28 +206,50 @@ def _results(job: Job, sources: str, say: Callable[[str], None], execute: bool) 
 
 def _execute(job: Job) -> None:
     """Run the command; ``ToolError`` with the end of what it said if it wrote nothing."""
-    from .cli import main  # cli imports commands, which import this
     job.output.parent.mkdir(parents=True, exist_ok=True)
     job.output.unlink(missing_ok=True)
-    program, *arguments = shlex.split(job.command)
-    if program == "python":
-        result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-        status, said = result.returncode, result.stdout + result.stderr
-    else:
-        complaint = io.StringIO()
-        with contextlib.redirect_stderr(complaint):
-            status = main(arguments)
-        said = complaint.getvalue()
+    status, said = _command(job.command)
     if not job.output.is_file():
         raise ToolError(f"exit status {status}: " + " ".join(said.splitlines()[-3:]))
 
 
+def _command(command: str) -> tuple[int, str]:
+    """Exit status and complaints of a command."""
+    from .cli import main  # cli imports commands, which import this
+    program, *arguments = shlex.split(command)
+    if program == "python":
+        result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+        return result.returncode, result.stdout + result.stderr
+    complaint = io.StringIO()
+    with contextlib.redirect_stderr(complaint):
+        status = main(arguments)
+    return status, complaint.getvalue()
+
+
 def _figures(job: Job, found: dict[str, Any]) -> list[Measurement]:
     machine = f"on {os.cpu_count()} cores, {platform.machine()}; depends on the computer"
-    return [Measurement(f"{job.name}/{figure}", found.get(figure), unit, "measured", job.command,
-                        machine if figure == "simulated_cycles_per_second" else
-                        "" if found.get(figure) is not None else "not in the summary")
-            for figure, unit in job.figures.items()]
+    figures = []
+    for name, unit in job.figures.items():
+        value: Any = found
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        note = machine if name == "simulated_cycles_per_second" else "" if value is not None else "not in the summary"
+        figures.append(Measurement(f"{job.name}/{name}", value, unit, "measured", job.command, note))
+    return figures
+
+
+def _at_clock(job: Job, found: dict[str, Any]) -> list[Measurement]:
+    """Speed of the 0.73B model at ``CLOCK_MHZ``."""
+    clock = f"{CLOCK_MHZ:g} MHz"
+    if job.figures is _DECODE_FIGURES:
+        cycles = found["cycles_per_decoded_token"]
+        return [Measurement(f"{job.name}/tokens_per_second", 1e6 * CLOCK_MHZ / cycles, "1/s", "derived", job.command,
+                            f"{clock} / cycles per decoded token")]
+    tokens, cycles = found["prompt_tokens"], found["cycles_prefill"]
+    return [Measurement(f"{job.name}/prompt_tokens_per_second", 1e6 * CLOCK_MHZ * tokens / cycles, "1/s", "derived",
+                        job.command, f"{clock} * prompt tokens / cycles of prefill"),
+            Measurement(f"{job.name}/time_to_first_token", cycles / (1e6 * CLOCK_MHZ), "s", "derived", job.command,
+                        f"cycles of prefill / {clock}")]
 
 
 def _derived(book: Book, job: Job, found: dict[str, Any], config: AcceleratorConfig) -> list[Measurement]:

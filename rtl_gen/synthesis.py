@@ -6,7 +6,7 @@ command goes on where it stopped.
 """
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from amaranth.lib import wiring
@@ -18,10 +18,12 @@ from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
 from .emit import Emitted, write_if_changed
 from .generate import emitted_accelerator
-from .nextpnr import DEVICE, Placement, place_and_route, in_harness
+from .nextpnr import DEVICE, Placement, in_harness, place_and_route
 from .registry import UNITS, build, emit_unit, unit
-from .report import DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
-from .runs import run_models
+from .report import BENCH_PARTS, DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
+from .runs import CLOCK_MHZ, run_models
+from .timing_cases import TOPIC as TIMING
+from .timing_cases import run_comparisons
 from .yosys import TARGETS, Synthesis, synthesize
 
 __all__ = ["bench", "synth"]
@@ -122,11 +124,11 @@ def measure(name: str, config: AcceleratorConfig, target: str, place: bool,
     return figures, area, placement
 
 
-def _measure_all(book: Book, config: AcceleratorConfig) -> list[str]:
-    """Every unit for ECP5 and UltraScale+, then the accelerator; returns errors."""
+def _measure_all(book: Book, config: AcceleratorConfig, names: Sequence[str] | None = None) -> list[str]:
+    """Every unit for ECP5 and UltraScale+, then the accelerator (or only ``names`` of them); returns errors."""
     errors = []
     with console.status("") as status:
-        for name in (*UNITS, ACCELERATOR):
+        for name in (*UNITS, ACCELERATOR) if names is None else names:
             topic = ACCELERATOR if name == ACCELERATOR else "units"
             if name != ACCELERATOR:
                 try:
@@ -147,6 +149,35 @@ def _measure_all(book: Book, config: AcceleratorConfig) -> list[str]:
                 book.add(topic, figures)
             book.save(topic)
     return errors
+
+
+KV260_AREA = ("ternary_engine", "ternary_lanes", "ternary_direct", "attention", "vector_memory", "norm_quantize", "head", ACCELERATOR)
+
+
+def _measure_kv260(book: Book) -> list[str]:
+    """Area of the large preset: the engine, its parts, the control, the other large units, the whole; returns errors."""
+    config, errors = preset("kv260"), []
+    macs = lookup_macs(config)
+    for name in KV260_AREA:
+        command = _command(name, config, "xcup")
+        try:
+            area = synthesize(_emitted(name, config, "xcup"), "xcup")
+        except Exception as error:
+            errors.append(f"{name} for xcup on kv260: {type(error).__name__}: {error}")
+            book.add("kv260_area", _missing(name, config, "xcup", error))
+            continue
+        console.print(_line(area, None))
+        book.add("kv260_area", area_figures(name, config, "xcup", area))
+        if name.startswith("ternary"):
+            book.add("kv260_area", [Measurement(f"{name}/xcup/lut_per_mac", area.lut / macs, "", "derived", command,
+                                                f"LUT / {macs}")])
+    book.save("kv260_area")
+    return errors
+
+
+def lookup_macs(config: AcceleratorConfig) -> int:
+    """Ternary multiply-accumulates per cycle."""
+    return config.tile_activations * config.table_rows * config.token_lanes
 
 
 def _line(area: Synthesis, placement: Placement | None) -> str:
@@ -185,7 +216,7 @@ def synth(options: Namespace) -> int:
     config = preset(options.preset)
     book = Book(bench_folder())
     if options.unit == "all":
-        return _finish(book, config, _measure_all(book, config), run=False)
+        return _finish(book, config, _measure_all(book, config))
     if options.unit != ACCELERATOR:
         unit(options.unit)
     if options.pnr and options.target != "ecp5":
@@ -199,16 +230,34 @@ def synth(options: Namespace) -> int:
     return 0
 
 
+
+_TOPICS = ("units", "accelerator", "kv260_area", "runs", "accuracy", "kv260", TIMING)
+
+
 def bench(options: Namespace) -> int:
-    """``llmrtl bench``: ``synth all``, then the models; exit status 1 if anything failed."""
-    config = preset("edge")
-    book = Book(bench_folder())
-    return _finish(book, config, _measure_all(book, config), run=True)
+    """``llmrtl bench``: measures all, or the named parts, and writes the page with what was measured before; exit status 1 if
+    anything failed."""
+    config, parts = preset("edge"), options.only or BENCH_PARTS
+    book, errors = Book(bench_folder()), []
+    for topic in _TOPICS:
+        book.load(topic)
+    if "units" in parts:
+        errors += _measure_all(book, config, list(UNITS))
+    if "accelerator" in parts:
+        errors += _measure_all(book, config, [ACCELERATOR])
+    if "area" in parts:
+        errors += _measure_kv260(book)
+    return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts)
 
 
-def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, run: bool) -> int:
-    errors = errors + run_models(book, config, lambda text: console.print(text, markup=False, soft_wrap=True), execute=run)
-    write_if_changed(RESULTS, render(book, config=asdict(config), device=DEVICE))
+def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, runs: bool = False, timing: bool = False) -> int:
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    errors = errors + run_models(book, config, say, execute=runs) + run_comparisons(book, say, execute=timing)
+    book.load("kv260_area")
+    write_if_changed(RESULTS, render(book, config=asdict(config), device=DEVICE, clock_mhz=CLOCK_MHZ,
+                                     macs=lookup_macs(preset("kv260"))))
     console.print(f"written: {RESULTS}")
     for error in errors:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .emit import Emitted, write_if_changed
-from .image import write_atomically
+from .emit import Emitted, omit_cleared_memories, write_if_changed
+from .files import write_atomically
 from .netlist import NAMING, name_cells, resources_by_instance
 from .yowasp import ToolError, build_root, run_yosys, yosys_version
 
@@ -113,12 +113,12 @@ _ESCAPED = re.compile(r"\\\S+")
 
 
 def _yosys_safe(verilog: str) -> str:
-    r"""Call array elements ``\x(0)`` instead of ``\x[0]``.
+    r"""Call array elements ``\x(0)`` instead of ``\x[0]``, and leave out loops that Yosys would unroll.
 
     Yosys (0.60 to 0.70 at least) stops in ABC9 with ``Assert count_id(wire->name) == 0`` when a wire has the name of
     one bit of another.
     """
-    return _ESCAPED.sub(lambda name: name[0].replace("[", "(").replace("]", ")"), verilog)
+    return _ESCAPED.sub(lambda name: name[0].replace("[", "(").replace("]", ")"), omit_cleared_memories(verilog))
 
 
 def synthesize(emitted: Emitted, target: str) -> Synthesis:

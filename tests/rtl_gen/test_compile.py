@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from llmrtl.accelerators.config import ModelShape
-from llmrtl.accelerators.control.isa import Opcode, decode_program
+from llmrtl.accelerators.control.isa import SCALARS, Opcode, decode_program
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
-from llmrtl.rtl_gen.compile import CompileError, compile_model, embedding_table, fraction_bits_for
+from llmrtl.rtl_gen.compile import CompileError, compile_model, fraction_bits_for, plan
 from llmrtl.rtl_gen.image import Image, ImageError
+from llmrtl.rtl_gen.tensors import embedding_table
 from llmrtl.sim.golden import ternary
 
-from ..checkpoints import SMALL_BITNET, write_checkpoint
+from ..checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
 
 TINY = preset("tiny")
 
@@ -168,3 +169,24 @@ def test_embedding_is_rounded_once(checkpoint, fraction_bits):
     step = 2.0 ** (shift - fraction_bits)
     assert np.array_equal(table[:, :weights.shape[1]], np.rint(weights / step)) and not table[:, weights.shape[1]:].any()
     assert shift == 0 if fraction_bits == 6 else np.abs(table).max() + 1 >= 1 << 14 and shift > 0
+
+
+@pytest.mark.parametrize("shape", [SMALL_BITNET, SMALL_LLAMA])
+def test_plan_needs_no_weights(tmp_path, shape):
+    """The same sections and addresses as those of an image; the program differs in scales and shifts only."""
+    write_checkpoint(tmp_path / "model", shape, seed=5)
+    image = compile_model(Checkpoint.open(tmp_path / "model"), TINY, fraction_bits=20, context=33)
+    planned = plan(shape, TINY, context=33)
+    for name in ("sections", "operations", "memory_bytes", "program_address", "prompt_address", "kv_capacity",
+                 "kv_record_beats", "kv_head_stride"):
+        assert getattr(planned, name) == getattr(image, name), name
+    weightless = dict.fromkeys(SCALARS, (0, 0)) | {"shift": 0}
+    compiled = decode_program(image.data[image.program_address:].tobytes())
+    assert [replace(op, **weightless) for op in planned.program] == [replace(op, **weightless) for op in compiled]
+
+
+def test_plan_refuses_what_does_not_fit():
+    with pytest.raises(CompileError, match=r"head_dim 8 must be a multiple of 2 \* vector_lanes = 16"):
+        plan(SMALL_BITNET, preset("kv260"))
+    with pytest.raises(CompileError, match=r"context must be in 1\.\.64, not 65"):
+        plan(SMALL_BITNET, TINY, context=65)

@@ -65,7 +65,7 @@ def test_damaged_file_is_named(tmp_path):
 
 
 def test_page_without_figures(tmp_path):
-    text = render(Book(tmp_path), config=asdict(EDGE), device="LFE5U-85F")
+    text = render(Book(tmp_path), config=asdict(EDGE), device="LFE5U-85F", clock_mhz=250.0, macs=3744)
     assert "# Results" in text and "not measured" in text and "None" not in text
 
 
@@ -77,6 +77,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(synthesis, "bench_folder", lambda: tmp_path / "bench")
     monkeypatch.setattr(runs, "bench_folder", lambda: tmp_path / "bench")
     monkeypatch.setattr(runs, "jobs", lambda config: [])
+    monkeypatch.setattr(runs, "kv260_jobs", list)
     monkeypatch.setattr(synthesis, "UNITS", {name: UNITS[name] for name in ("fork", "gearbox")})
     measure = synthesis.measure
 
