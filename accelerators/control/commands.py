@@ -76,7 +76,7 @@ class Issue:
         self.scales = Array([Signal(SCALAR, name=f"scale_{i}") for i in range(config.token_slots)])
         self.products = Array([Signal(SCALAR, name=f"product_{i}") for i in range(lanes)])
         self.result, self.key_scale = Signal(SCALAR), Signal(SCALAR)
-        self.flag = {each: Signal(name=f"is_{each.name.lower()}") for each in Flag}
+        self.flag = {each: Signal(name=f"is_{str(each.name).lower()}") for each in Flag}
         m.d.comb += [
             *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),
             self.slot.eq(self.token + Mux(self.operation.chunk, lanes, 0)),

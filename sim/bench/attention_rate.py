@@ -8,7 +8,7 @@ import cocotb
 from ...accelerators.attention.formats import mix_lanes
 from ...accelerators.config import ceil_div, record_beats
 from .agents import BenchFailure
-from .attention import Recorded
+from .attention import AttentionBench, Recorded
 from .environment import Environment
 
 OPERATIONS = 4
@@ -42,6 +42,7 @@ async def rate(dut: Any) -> None:
         head_dim = words * config.vector_lanes
         beats, record = ceil_div(head_dim, config.kv_lanes), record_beats(
             head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        assert isinstance(env.bench, AttentionBench)
         for lanes in sorted({1, min(2, config.query_lanes), config.query_lanes}):
             stimulus = env.bench.full(rows, words, lanes, EXPONENT, OPERATIONS)
             assert isinstance(stimulus, Recorded)

@@ -154,7 +154,8 @@ class ExecutorBench(UnitBench):
             **scalar_words)
         lanes = range(config.token_lanes)
         return Inputs(op, tokens, rng.randint(0, config.max_context - tokens), [self._scalar(rng) for _ in lanes],
-                      [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes], rng.randrange(config.chunks))
+                      [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes],
+                      rng.randrange(config.chunks))
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         opcodes = [*Opcode, Opcode.NORM, Opcode.NORM, Opcode.NORM, Opcode.GLU, Opcode.ATTEND]

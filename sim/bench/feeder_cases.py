@@ -8,10 +8,12 @@ import cocotb
 from .agents import BenchFailure, always, bursts, never
 from .environment import Environment
 from .ternary import EngineItems, random_matrix
+from .ternary_parts import ActivationFeederBench
 
 
 def _items(env: Environment, tokens: list[int]) -> EngineItems:
     """One matrix of two blocks per entry of ``tokens``; two K tiles, the last one without its last column."""
+    assert isinstance(env.bench, ActivationFeederBench)
     config = env.bench.config
     rng = random.Random(2)
     columns = min(config.max_vector, 2 * config.tile_activations) - 1

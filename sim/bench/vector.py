@@ -36,7 +36,7 @@ class _Read(NamedTuple):
 
     access: Access
     event: str
-    count: int
+    events: int
 
 
 class VectorMemoryBench(UnitBench):
@@ -154,7 +154,7 @@ class VectorMemoryBench(UnitBench):
 
     def offers(self) -> Items:
         first = self.released
-        while self.released < len(self.reads) and self.events[self.reads[self.released].event] >= self.reads[self.released].count:
+        while self.released < len(self.reads) and self.events[self.reads[self.released].event] >= self.reads[self.released].events:
             self.released += 1
         return {"i_read": [vars(read.access) for read in self.reads[first:self.released]]}
 

@@ -112,12 +112,12 @@ class Executor:
                     yield self._access(port, token, op.source + head * op.words, half, half)
 
     def _append(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
-        for token in range(inputs.tokens):
+        for token, activation_scale in enumerate(self.scales[inputs.chunk][:inputs.tokens]):
             for head in range(op.count):
                 yield Command("o_request", {"base": op.address, "head": head, "position": inputs.position + token},
                               ("record_written",))
                 for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
-                    yield from self._quantize(token, base + head * op.words, op.words, self.scales[inputs.chunk][token] * Scalar(*scale), op)
+                    yield from self._quantize(token, base + head * op.words, op.words, activation_scale * Scalar(*scale), op)
 
     def _attend(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for kv_head in range(op.count):
