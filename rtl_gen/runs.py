@@ -143,9 +143,10 @@ def kv260_jobs() -> list[Job]:
 def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None], *, execute: bool = True) -> list[str]:
     """Add topics ``runs``, ``accuracy`` and ``kv260``; returns errors. Without ``execute`` only remembered results are used."""
     errors = []
-    sources = {topic: _sources(topic, config) for topic in ("runs", "accuracy")} | {
-        "kv260": _sources("kv260", preset("kv260"))}
+    sources: dict[str, str] = {}
     for job in [*jobs(config), *kv260_jobs()]:
+        if job.topic not in sources:
+            sources[job.topic] = _sources(job.topic, preset("kv260") if job.topic == "kv260" else config)
         try:
             found, reason = _results(job, sources[job.topic], say, execute), job.unavailable or "`llmrtl bench` has not been run"
         except (ToolError, OSError, ValueError) as error:

@@ -150,6 +150,8 @@ def model(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, "_execute", execute)
     monkeypatch.setattr(runs, "jobs", lambda config: [job(tmp_path)])
+    monkeypatch.setattr(runs, "kv260_jobs", list)
+    monkeypatch.setattr(runs, "_sources", lambda topic, config: topic)
     return Namespace(executed=executed, summary=summary, folder=tmp_path)
 
 
@@ -163,7 +165,7 @@ def test_model_figures(model):
     assert book.get("runs", "model/read_bandwidth").value == 400.0
     assert book.get("runs", "model/port_bandwidth").value == 640.0
     assert book.get("runs", "model/cycles_prefill").note == "not in the summary"
-    page = render(book, config=asdict(EDGE), device="LFE5U-85F")
+    page = render(book, config=asdict(EDGE), device="LFE5U-85F", clock_mhz=250.0, macs=3744)
     assert "| tokens per second, 1/s | 2,000.0 | derived |" in page
     assert "- tokens per second: Fmax on LFE5U-85F / cycles per decoded token" in page
 
