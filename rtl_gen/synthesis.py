@@ -230,7 +230,6 @@ def synth(options: Namespace) -> int:
     return 0
 
 
-
 _TOPICS = ("units", "accelerator", "kv260_area", "runs", "accuracy", "kv260", TIMING)
 
 
@@ -254,8 +253,10 @@ def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, runs: b
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    errors = errors + run_models(book, config, say, execute=runs) + run_comparisons(book, say, execute=timing)
-    book.load("kv260_area")
+    errors = errors + (run_models(book, config, say) if runs else []) + (run_comparisons(book, say) if timing else [])
+    for topic in _TOPICS:
+        if topic not in book.topics:
+            book.load(topic)
     write_if_changed(RESULTS, render(book, config=asdict(config), device=DEVICE, clock_mhz=CLOCK_MHZ,
                                      macs=lookup_macs(preset("kv260"))))
     console.print(f"written: {RESULTS}")
