@@ -93,7 +93,7 @@ class Core(wiring.Component):
     greedy : In(1); top_k : In(8); inverse_temperature : In(SCALAR); seed : In(32); reseed : In(1)
         See ``Sampler``.
     o_program, o_data, o_weights : Out(stream of {address, beats}); i_program, i_data, i_weights : In(stream of {data, last})
-        Reads of the program, of matrices (ternary and LM head), and of everything else.
+        Reads of the program, of all other data, and of matrices (ternary and LM head).
     o_record : Out(stream of {address, beats}); o_record_data : Out(stream of bus word); i_record_done : In(stream of {error})
         Writes of K/V records.
     o_token : Out(stream of token_layout)

@@ -114,7 +114,7 @@ class Accelerator(wiring.Component):
         masters = [port]
         if config.memory_ports > 1:
             m.submodules.stripe = stripe = PortStripe(config.bus_bits, config.memory_ports, id_bits=self._memory.id_bits,
-                                                      outstanding=16)  # more than the readers ask for
+                                                      outstanding=16)  # the readers may have 2 + 8 + 8: the last two wait
             connect(m, port, stripe.s_axi)
             for number, base in enumerate(stripe.base):
                 pages = getattr(registers, f"memory_base_{number}")

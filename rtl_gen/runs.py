@@ -33,12 +33,12 @@ __all__ = ["Job", "jobs", "run_models"]
 _PACKAGE = Path(__file__).parent.parent
 REFERENCES = _PACKAGE.parent / "shared" / "reference" / "checkpoints"
 _ABSENT = "needs the reference checkpoints, which are not part of the repository"
-BIG = Path("build/checkpoints/bitnet-0.73b")
+LARGE_CHECKPOINT = Path("build/checkpoints/bitnet-0.73b")
 CLOCK_MHZ = 250.0
 """Clock of the kv260 figures: that of TeLLMe."""
 
 CONTEXTS = (128, 512, 1024)
-_COMPILER = ("compile.py", "calibration.py", "image.py", "generate.py")
+_COMPILER = ("compile.py", "tensors.py", "calibration.py", "image.py", "generate.py")
 
 _RUN_FIGURES = {
     "parameters": "", "prompt_tokens": "", "tokens_generated": "", "golden_match": "", "cycles_prefill": "cycles",
@@ -126,9 +126,9 @@ def kv260_jobs() -> list[Job]:
 
     def add(name: str, options: str, figures: dict[str, str]) -> None:
         output = folder / f"kv260-{name}.json"
-        command = f"llmrtl run --checkpoint {BIG} --preset kv260 {options} --ignore-eos --json {output}"
-        result.append(Job("kv260", name, command, output, figures, (BIG,),
-                          prepare=f"llmrtl random-checkpoint {BIG.name} -o {BIG}"))
+        command = f"llmrtl run --checkpoint {LARGE_CHECKPOINT} --preset kv260 {options} --ignore-eos --json {output}"
+        result.append(Job("kv260", name, command, output, figures, (LARGE_CHECKPOINT,),
+                          prepare=f"llmrtl random-checkpoint {LARGE_CHECKPOINT.name} -o {LARGE_CHECKPOINT}"))
 
     for memory in MEMORY_MODELS:
         for context in CONTEXTS:
