@@ -31,9 +31,10 @@ def for_icarus(verilog: str) -> str:
     """
     parts = re.split(r"(?m)^(?=module )", verilog)
     for k, part in enumerate(parts):
-        start = part.find("  always_comb begin")
+        start = part.find("  always_comb")
         if start >= 0:
-            body = part[start:].replace("always_comb begin", "always @* begin if (\\$wake ) ;")
+            body = re.sub(r"always_comb\n([^;]*;)", r"always_comb begin\n\1\n  end", part[start:])
+            body = body.replace("always_comb begin", "always @* begin if (\\$wake ) ;")
             parts[k] = part[:start] + "  reg \\$wake = 1'b0;\n  initial \\$wake <= 1'b1;\n" + body
     return "".join(parts)
 
