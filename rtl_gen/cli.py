@@ -1,6 +1,7 @@
 """The ``llmrtl`` command."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     option("--fill-context", type=_positive, default=0, metavar="N",
            help="start at position N with a KV cache of seeded random records instead of a prefilled one: simulates one token at "
                 "a long context in minutes")
+    option("--check-hidden", action="store_true",
+           help="compare the final hidden state of every token as well (a digest), on an accelerator with outputs that show it")
     option("--latency", type=int, default=20, metavar="CYCLES",
            help="latency of the simulated memory; with a DRAM model that of its controller")
     option("--stall", type=int, default=0, metavar="PERCENT", help="cycles in which the simulated memory hesitates")
@@ -105,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
     option("--trace", type=Path, metavar="FILE",
            help="write a timeline of all units (Chrome trace JSON, for ui.perfetto.dev) and a picture of the last token beside it")
     option("--wave", type=Path, metavar="FILE", help="write waveforms (FST, for GTKWave or Surfer); slow, use few tokens")
-    option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE", help="where the summary goes")
+    option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE",
+           help="where the summary goes; what the console shows is kept beside it, as text")
 
     option = command(commands.estimate, "estimate", "tell speed, bytes and utilization of a model that need not be simulated",
                      "From the cycle model (sim/timing), which is driven by the compiled program; needs no weights. Each figure says "
@@ -176,7 +180,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for bad input, with the reason on standard error)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
+    options.command_line = shlex.join(["llmrtl", *arguments])
     try:
         return options.function(options)
     except BrokenPipeError:

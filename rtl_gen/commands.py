@@ -1,7 +1,9 @@
 """What the subcommands of ``llmrtl`` do; ``cli.py`` parses the options."""
 
+import io
 import random
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ from .image import Image
 from .random_checkpoint import shape_named, write_random_checkpoint
 from .registry import UNITS, emit_unit
 
-__all__ = ["bench", "compare", "configuration", "estimate", "image", "list_units", "random_checkpoint", "run", "synth", "verilog"]
+__all__ = ["bench", "compare", "configuration", "console_file", "estimate", "image", "list_units", "random_checkpoint", "run", "synth",
+           "verilog"]
 
 DEFAULT_PROMPT = "Once upon a time"
 console = Console(highlight=False)
+_TEXT_WIDTH = 120  # no line of a table that `llmrtl run` prints is longer
 
 
 def configuration(options: Namespace) -> AcceleratorConfig:
@@ -119,6 +123,11 @@ class _Display:
         self.live.update(Group(Text(self.shown), self.progress))
 
 
+def console_file(summary: Path) -> Path:
+    """Where ``llmrtl run`` keeps what it printed, beside its summary."""
+    return summary.with_suffix(".console.txt")
+
+
 def run(options: Namespace) -> int:
     """``llmrtl run``: exit status 0 if every token equals the golden model's, 1 if not."""
     config = configuration(options)
@@ -144,29 +153,39 @@ def run(options: Namespace) -> int:
             raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {image.kv_capacity}")
         say("emit Verilog")
-        emitted = emitted_accelerator(config, trace=options.trace is not None)
+        emitted = emitted_accelerator(config, observe=options.check_hidden, trace=options.trace is not None)
         say("build the simulator (Verilator and C++; kept for the next time)")
         build_driver(emitted, waves=options.wave is not None)
-    console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, "
-                  f"image {image.data.size:,} bytes, preset {config.name}, {len(prompt)} prompt tokens", soft_wrap=True)
+    text = io.StringIO()
+    plain = Console(file=text, force_terminal=False, width=_TEXT_WIDTH, highlight=False)
+
+    def show(what: str | Table) -> None:
+        for each in (console, plain):
+            each.print(what, soft_wrap=isinstance(what, str))
+    show(f"[cyan]{options.checkpoint.resolve().name}[/]: {image.model.parameters:,} parameters, "
+         f"image {image.data.size:,} bytes, preset {config.name}, {len(prompt)} prompt tokens")
     eos = None if options.ignore_eos else checkpoint.model.eos
     timeline = options.trace.with_suffix(".csv") if options.trace is not None else None
     with _Display(tokenizer, prompt, options.tokens) as display:
         outcome = generate(image, image_file, emitted, prompt, options.tokens, eos=eos, sampling=sampling, wave=options.wave,
-                           fill_context=options.fill_context,
+                           fill_context=options.fill_context, check_hidden=options.check_hidden,
                            on_token=display.add, latency=options.latency, stall=options.stall, read_trace=options.read_trace,
                            timeline=timeline,
                            memory_model=options.memory_model, clock_mhz=options.clock_mhz)
+    plain.print(display.shown, markup=False, soft_wrap=True)
     if timeline is not None:
         _write_timeline(timeline, options.trace, image, outcome.run, options.clock_mhz)
+        show(f"timeline: {options.trace} (open it in ui.perfetto.dev), {options.trace.with_suffix('.png')}")
     summary = summarize(outcome, image, emitted, prompt, memory_model=options.memory_model, clock_mhz=options.clock_mhz)
     if outcome.mismatch is not None and outcome.run.tokens:
-        console.print("[bold red]the accelerator and the golden model differ; looking for the first operation that does")
+        show("[bold red]the accelerator and the golden model differ; looking for the first operation that does")
         summary["first_difference"] = locate_mismatch(image, image_file, prompt, outcome.run,
                                                       fill_context=options.fill_context)
-    summary["text"] = display.shown if tokenizer is not None else None
+    summary |= {"command": options.command_line, "text": display.shown if tokenizer is not None else None}
     write_summary(options.json, summary)
-    _report(summary, options.json)
+    _report(summary, show)
+    show(f"summary: {options.json}")
+    write_atomically(console_file(options.json), text.getvalue().encode())
     return 0 if outcome.golden_match else 1
 
 
@@ -178,10 +197,9 @@ def _write_timeline(recorded: Path, target: Path, image: Image, run: Run, clock_
     if run.tokens:
         begin = run.tokens[-2].cycle if len(run.tokens) > 1 else 0
         draw(timeline, target.with_suffix(".png"), begin, run.tokens[-1].cycle)
-    console.print(f"timeline: {target} (open it in ui.perfetto.dev), {target.with_suffix('.png')}", soft_wrap=True)
 
 
-def _report(summary: dict[str, Any], path: Path) -> None:
+def _report(summary: dict[str, Any], show: Callable[[str | Table], None]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name in ("tokens_generated", "cycles_prefill", "cycles_per_decoded_token", "bytes_read_per_token",
                  "bytes_written_per_token", "read_utilization_decode", "simulated_cycles_per_second", "simulation_seconds"):
@@ -197,14 +215,14 @@ def _report(summary: dict[str, Any], path: Path) -> None:
         if events["busy"]:
             table.add_row(f"  {unit}", f"busy {events['busy'] / busy:6.1%}  starved {events['starved'] / busy:6.1%}  "
                           f"stalled {events['stalled'] / busy:6.1%}")
-    console.print(table)
+    show(table)
     if summary["golden_match"]:
-        console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's)")
+        compared = ", its logit and its final hidden state" if summary["hidden_state_compared"] else " and its logit"
+        show(f"[green]golden_match: true[/] (every token{compared} equal the NumPy model's)")
     else:
-        console.print(f"[bold red]golden_match: false[/]: {summary['mismatch'] or summary['error']}")
+        show(f"[bold red]golden_match: false[/]: {summary['mismatch'] or summary['error']}")
         if "first_difference" in summary:
-            console.print(f"[bold red]first difference:[/] {summary['first_difference']}")
-    console.print(f"summary: {path}")
+            show(f"[bold red]first difference:[/] {summary['first_difference']}")
 
 
 def compare(options: Namespace) -> int:

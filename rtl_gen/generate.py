@@ -73,6 +73,7 @@ class Outcome:
     mismatch: str | None = None
     seconds: float = 0.0
     fill_context: int = 0
+    hidden_state_compared: bool = False
 
     @property
     def golden_match(self) -> bool:
@@ -81,16 +82,18 @@ class Outcome:
 
 def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[int], count: int, *,
              eos: int | None = None, sampling: Sampling = Sampling(), wave: Path | None = None,
-             on_token: Callable[[Generated], None] = lambda token: None, fill_context: int = 0, **memory: Any) -> Outcome:
+             on_token: Callable[[Generated], None] = lambda token: None, fill_context: int = 0, check_hidden: bool = False,
+             **memory: Any) -> Outcome:
     """Run the simulated accelerator; the golden model keeps pace and the first difference is recorded.
 
     ``fill_context``: begin at this position, behind a K/V cache of seeded random records (``Machine.fill_cache``).
+    ``check_hidden``: compare the final hidden state of every token as well (``emitted`` needs ``observe``).
     """
     program = build_driver(emitted, waves=wave is not None)
     machine = Machine(image, seed=sampling.seed, greedy=sampling.greedy, top_k=sampling.top_k,
                       inverse_temperature=float(sampling.inverse_temperature))
     expected = machine.generate(prompt, count, eos=eos)
-    outcome = Outcome(Run(), fill_context=fill_context)
+    outcome = Outcome(Run(), fill_context=fill_context, hidden_state_compared=check_hidden)
     started = time.monotonic()
 
     def check(token: Generated) -> None:
@@ -100,18 +103,30 @@ def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[
             outcome.mismatch = outcome.mismatch or f"step {len(outcome.steps)}: the golden model had stopped"
             return
         outcome.steps.append(step)
-        if outcome.mismatch is None and (step.token, step.value) != (token.token, token.value):
-            outcome.mismatch = (f"step {len(outcome.steps) - 1} (position {step.position}): the accelerator chose token "
-                                f"{token.token} (logit {token.value}), the golden model {step.token} ({step.value})")
+        differences = _differences(step, token, check_hidden)
+        if outcome.mismatch is None and differences:
+            outcome.mismatch = f"step {len(outcome.steps) - 1} (position {step.position}): {'; '.join(differences)}"
 
     with tempfile.TemporaryDirectory() as folder:
         memory |= _filled(machine, fill_context, Path(folder))
         outcome.run = simulate(program, image, image_file, prompt, count, eos=eos, sampling=sampling, wave=wave,
-                               on_token=check, **memory)
+                               on_token=check, hidden=check_hidden, **memory)
     if outcome.mismatch is None and outcome.run.error is None and next(expected, None) is not None:
         outcome.mismatch = f"the accelerator stopped after {len(outcome.run.tokens)} tokens, the golden model goes on"
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _differences(step: Step, token: Generated, check_hidden: bool) -> list[str]:
+    """What the golden model says otherwise of a token."""
+    differences = []
+    if check_hidden and token.hidden != step.hidden:
+        seen = "was not seen whole" if token.hidden is None else f"has digest {token.hidden:#010x}"
+        differences.append(f"the accelerator's final hidden state {seen}, the golden model's {step.hidden:#010x}")
+    if (token.token, token.value) != (step.token, step.value):
+        differences.append(f"the accelerator chose token {token.token} (logit {token.value}), the golden model "
+                           f"{step.token} ({step.value})")
+    return differences
 
 
 def _filled(machine: Machine, positions: int, folder: Path) -> dict[str, Any]:
@@ -126,7 +141,7 @@ def _filled(machine: Machine, positions: int, folder: Path) -> dict[str, Any]:
 def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: Run, *, fill_context: int = 0) -> str:
     """Run again on an accelerator that shows every operation's result; says which one differs first from the golden model."""
     emitted = emitted_accelerator(image.config, observe=True)
-    program = build_driver(emitted, fast=False)
+    program = build_driver(emitted)
     with tempfile.TemporaryDirectory() as folder:
         observed = Path(folder) / "observed.bin"
         simulate(program, image, image_file, prompt, len(run.tokens), observe=observed,
@@ -174,7 +189,8 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
     tokens = run.tokens
     bus = image.config.bus_bytes
     summary: dict[str, Any] = {
-        "golden_match": outcome.golden_match, "mismatch": outcome.mismatch, "error": run.error,
+        "golden_match": outcome.golden_match, "hidden_state_compared": outcome.hidden_state_compared,
+        "mismatch": outcome.mismatch, "error": run.error,
         "fill_context": outcome.fill_context, "prompt_tokens": len(prompt), "tokens_generated": len(tokens),
         "tokens": [token.token for token in tokens],
         "parameters": image.model.parameters, "checkpoint_sha256": image.checkpoint_sha256, "image_sha256": image.sha256,

@@ -46,13 +46,13 @@ _RUN_FIGURES = {
     "read_utilization_prefill": "%", "read_utilization_decode": "%", "simulated_cycles_per_second": "1/s",
 }
 _DECODE_FIGURES = {
-    "golden_match": "", "cycles_per_decoded_token": "cycles", "bytes_read_per_token": "bytes", "read_utilization_decode": "%",
-    "memory.share_of_bound.decode": "%", "memory.bound_gb_s": "GB/s", "ternary_bits_per_weight": "bit",
-    "simulated_cycles_per_second": "1/s",
+    "golden_match": "", "hidden_state_compared": "", "cycles_per_decoded_token": "cycles", "bytes_read_per_token": "bytes",
+    "read_utilization_decode": "%", "memory.share_of_bound.decode": "%", "memory.bound_gb_s": "GB/s",
+    "ternary_bits_per_weight": "bit", "simulated_cycles_per_second": "1/s",
 }
 _PREFILL_FIGURES = {
-    "golden_match": "", "prompt_tokens": "", "cycles_prefill": "cycles", "read_utilization_prefill": "%",
-    "lookup_utilization": "%", "simulated_cycles_per_second": "1/s",
+    "golden_match": "", "hidden_state_compared": "", "prompt_tokens": "", "cycles_prefill": "cycles",
+    "read_utilization_prefill": "%", "lookup_utilization": "%", "simulated_cycles_per_second": "1/s",
 }
 _COMPARE_FIGURES = {"float_max_error": "", "float_agreement": "%", "golden_max_error": "", "golden_agreement": "%",
                     "golden_kl": "nat"}
@@ -120,13 +120,17 @@ def jobs(config: AcceleratorConfig) -> list[Job]:
 
 
 def kv260_jobs() -> list[Job]:
-    """The 0.73B-parameter model on preset kv260: a decoded token at several contexts, with both memory models; prefill."""
+    """The 0.73B-parameter model on preset kv260: a decoded token at several contexts, with both memory models; prefill.
+
+    Final hidden states are compared as well (``--check-hidden``).
+    """
     folder = Path(os.path.relpath(bench_folder()))
     result = []
 
     def add(name: str, options: str, figures: dict[str, str]) -> None:
         output = folder / f"kv260-{name}.json"
-        command = f"llmrtl run --checkpoint {LARGE_CHECKPOINT} --preset kv260 {options} --ignore-eos --json {output}"
+        command = (f"llmrtl run --checkpoint {LARGE_CHECKPOINT} --preset kv260 {options} --ignore-eos --check-hidden "
+                   f"--json {output}")
         result.append(Job("kv260", name, command, output, figures, (LARGE_CHECKPOINT,),
                           prepare=f"llmrtl random-checkpoint {LARGE_CHECKPOINT.name} -o {LARGE_CHECKPOINT}"))
 
@@ -181,7 +185,7 @@ def _sources(topic: str, config: AcceleratorConfig) -> str:
     if topic == "accuracy":
         return _hash([*paths, _PACKAGE / "sim" / "reference.py"])
     native = (path for path in sorted((_PACKAGE / "sim" / "native").iterdir()) if path.suffix in (".py", ".cpp", ".h"))
-    return _hash([*paths, *native]) + emitted_accelerator(config).sidecar["sha256"]
+    return _hash([*paths, *native]) + emitted_accelerator(config, observe=topic == "kv260").sidecar["sha256"]
 
 
 def _results(job: Job, sources: str, say: Callable[[str], None], execute: bool) -> dict[str, Any] | None:

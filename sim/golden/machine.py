@@ -7,6 +7,7 @@ prompt as one chunk where the hardware takes several.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from .sampler import Sampler
 if TYPE_CHECKING:
     from ...rtl_gen.image import Image
 
-__all__ = ["Machine", "Step", "Trace"]
+__all__ = ["Machine", "Step", "Trace", "hidden_digest"]
 
 Trace = Callable[[int, int, np.ndarray], None]
 """Called with (operation tag, position, result) for every operation and token."""
@@ -33,11 +34,22 @@ Trace = Callable[[int, int, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Step:
-    """One generated token: its id, the largest logit (integer units), and the position of the token it follows."""
+    """One generated token: its id, the largest logit (integer units), the position of the token it follows, and the
+    ``hidden_digest`` of that position's final hidden state."""
 
     token: int
     value: int
     position: int
+    hidden: int
+
+
+def hidden_digest(activations: np.ndarray) -> int:
+    """What a final hidden state is compared by: CRC-32 (``zlib.crc32``) of its elements as little-endian int32, in order.
+
+    ``activations``: the quantized vector that the last NORM gives to the LM head, ``hidden_size`` elements without padding.
+    One wrong element always changes the digest.
+    """
+    return zlib.crc32(activations.astype("<i4").tobytes())
 
 
 class _LayerCache:
@@ -99,7 +111,7 @@ class Machine:
             values = self.chunk(tokens)[-1]
             position = self.position - 1
             token, value = self.sampler.sample(values, greedy=self.greedy, k=self.top_k, scale=self._logit_scale)
-            yield Step(token, value, position)
+            yield Step(token, value, position, hidden_digest(self.activations[-1, :self.model.hidden_size]))
             if token == eos:
                 return
             tokens = [token]

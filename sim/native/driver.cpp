@@ -1,8 +1,8 @@
 // Whole-model driver: runs the emitted accelerator on a memory image and prints tokens as they are generated.
 //
 // Called by sim/native/run.py, which passes every address and register offset; nothing about the design is known here but
-// its port names, which build.py writes into interface.h. Options are NAME VALUE pairs; output lines start with a keyword
-// (token, cycles, port, dram, timing, statistic, register, again, reset, violation, end).
+// its port names, which build.py writes into interface.h. Options: options.h; output lines start with a keyword (token, cycles,
+// port, dram, timing, statistic, register, again, reset, violation, end).
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -18,6 +18,8 @@
 #include "Vaccelerator.h"
 #include "interface.h"
 #include "memory.h"
+#include "options.h"
+#include "recorders.h"
 #include "verilated.h"
 #if VM_TRACE
 #include "verilated_fst_c.h"
@@ -53,23 +55,13 @@ struct Pins {
     dut->port##_arlen, dut->port##_arsize, dut->port##_arburst, dut->port##_awlen, dut->port##_awsize,                      \
     dut->port##_awburst, &dut->port##_rdata, &dut->port##_wdata, dut->port##_wstrb, BIND_IDS(port)},
 
-struct Options {
-    std::string image, wave, observe, read_trace, timeline, model = "ideal";
-    uint64_t memory = 0, latency = 20, stall = 0, seed = 1, limit = 0, prompt = 0, token_stall = 0, reset_at = 0;
-    uint64_t error_begin = 1, error_end = 0, clock_khz = 250'000;
-    std::vector<uint32_t> bases;                             // address of the first word, port after port
-    std::vector<std::pair<uint64_t, std::string>> preloads;  // files and the linear addresses that they are copied to
-    std::vector<std::pair<uint32_t, uint32_t>> writes;    // registers, in order
-    std::vector<std::pair<uint32_t, uint32_t>> rewrites;  // after an error, before a second run
-    std::vector<uint32_t> reads, tokens;
-    uint32_t status = 0, done_mask = 0, poll = 0;
-};
-
 class Simulation {
 public:
     explicit Simulation(const Options& options)
         : options(options), memory_owner(new Ports), memory(*memory_owner), context(new VerilatedContext),
-          dut(new Vaccelerator(context.get())), pins{FOR_EACH_PORT(BIND)} {
+          dut(new Vaccelerator(context.get())), pins{FOR_EACH_PORT(BIND)}, read_trace(options.read_trace),
+          observations(options.observe), timeline(options.timeline),
+          hidden_states(options.hidden_tag, options.hidden_lanes, options.hidden_elements) {
         memory.latency = options.latency;
         memory.stall_percent = options.stall;
         memory.state = options.seed * 0x9E3779B97F4A7C15ull | 1;
@@ -89,25 +81,9 @@ public:
             trace->open(options.wave.c_str());
         }
 #endif
-#ifdef OBSERVE_BYTES
-        if (!options.observe.empty()) observed = create(options.observe);
-#endif
-#ifdef TRACE_UNITS
-        if (!options.timeline.empty()) {
-            timeline = create(options.timeline);
-            std::fprintf(timeline, "cycle,busy,tag,linear_tag,read_beats,write_beats\n");
-        }
-#endif
-        if (!options.read_trace.empty()) {
-            read_trace = create(options.read_trace);
-            std::fprintf(read_trace, "cycle,port,address,bytes\n");
-        }
     }
 
     ~Simulation() {
-        if (observed) std::fclose(observed);
-        if (read_trace) std::fclose(read_trace);
-        if (timeline) std::fclose(timeline);
 #if VM_TRACE
         if (trace) trace->close();
 #endif
@@ -168,8 +144,6 @@ public:
     }
 
 private:
-    using Writes = std::vector<std::pair<uint32_t, uint32_t>>;
-
     using Ports = Memory<MEMORY_PORTS, PORT_BYTES>;
 
     void print_results() {
@@ -184,6 +158,7 @@ private:
     void begin_run() {
         start = cycle;
         generated = 0;
+        hidden_states.clear();
         for (auto& port : memory.ports) port.read_beats = port.write_beats = 0;
         if (memory.dram) memory.dram->statistics = {};
     }
@@ -227,18 +202,15 @@ private:
 #if VM_TRACE
     std::unique_ptr<VerilatedFstC> trace;
 #endif
-    std::FILE *observed = nullptr, *read_trace = nullptr, *timeline = nullptr;
+    ReadTrace read_trace;
+    Observations observations;
+    TimelineFile timeline;
+    HiddenStates hidden_states;
     uint64_t cycle = 0, start = 0;
     uint32_t generated = 0;
     bool aw_taken = false, w_taken = false, b_taken = false, ar_taken = false, r_taken = false;
     bool r_offered[MEMORY_PORTS] = {}, b_offered[MEMORY_PORTS] = {};
     uint32_t r_data = 0;
-
-    static std::FILE* create(const std::string& path) {
-        std::FILE* file = std::fopen(path.c_str(), "wb");
-        if (!file) { std::perror(path.c_str()); std::exit(2); }
-        return file;
-    }
 
     void preload(uint64_t address, const std::string& path) {
         std::FILE* file = std::fopen(path.c_str(), "rb");
@@ -315,9 +287,7 @@ private:
             }
             if (pin.arvalid && pin.arready) {
                 memory.accept_read(p, read_id, pin.araddr, pin.arlen, pin.arsize, pin.arburst);
-                if (read_trace)
-                    std::fprintf(read_trace, "%llu,%u,%u,%u\n", (unsigned long long)(cycle - start), p, uint32_t(pin.araddr),
-                                 (pin.arlen + 1u) * PORT_BYTES);
+                if (read_trace) read_trace.add(cycle - start, p, pin.araddr, (pin.arlen + 1u) * PORT_BYTES);
             }
             if (pin.awvalid && pin.awready)
                 memory.accept_write(p, write_id, pin.awaddr, pin.awlen, pin.awsize, pin.awburst);
@@ -327,34 +297,33 @@ private:
         auto& d = *dut;
         if (d.m_axis_tokens_tvalid && d.m_axis_tokens_tready) {
             auto [read_beats, write_beats] = word_beats();
-            std::printf("token %u %u %lld %llu %llu %llu\n", generated++, uint32_t(d.m_axis_tokens_tdata),
+            std::printf("token %u %u %lld %llu %llu %llu", generated++, uint32_t(d.m_axis_tokens_tdata),
                         (long long)(int64_t)d.m_axis_tokens_tuser, (unsigned long long)(cycle - start),
                         (unsigned long long)read_beats, (unsigned long long)write_beats);
+            if (!hidden_states.empty()) std::printf(" %u", hidden_states.take());
+            std::printf("\n");
             std::fflush(stdout);
         }
     }
 
-#ifdef OBSERVE_BYTES
-    void observe(uint32_t tag, const void* elements) {
-        std::fwrite(&tag, 4, 1, observed);
-        std::fwrite(elements, OBSERVE_BYTES, 1, observed);
-    }
-#endif
-
+    void record() {
 #ifdef TRACE_UNITS
-    uint64_t seen_busy = ~0ull, seen_tags = 0;
-
-    void mark() {  // whenever a unit begins or ends, and now and then for the bandwidth
-        auto& d = *dut;
-        uint64_t tags = uint64_t(d.trace_tag) << 16 | d.trace_linear_tag;
-        if (d.trace_busy == seen_busy && tags == seen_tags && cycle % 1024) return;
-        seen_busy = d.trace_busy;
-        seen_tags = tags;
-        auto [reads, writes] = word_beats();
-        std::fprintf(timeline, "%llu,%u,%u,%u,%llu,%llu\n", (unsigned long long)(cycle - start), uint32_t(d.trace_busy),
-                     uint32_t(d.trace_tag), uint32_t(d.trace_linear_tag), (unsigned long long)reads, (unsigned long long)writes);
-    }
+        if (timeline && timeline.due(cycle, dut->trace_busy, dut->trace_tag, dut->trace_linear_tag)) {
+            auto [reads, writes] = word_beats();
+            timeline.add(cycle - start, reads, writes);
+        }
 #endif
+#ifdef OBSERVE_BYTES
+        if (dut->observe_valid) {
+            if (hidden_states) hidden_states.add(dut->observe_tag, &dut->observe_elements);
+            if (observations) observations.add(dut->observe_tag, &dut->observe_elements, OBSERVE_BYTES);
+        }
+#ifdef OBSERVE_SUMS
+        if (observations && dut->observe_sums_valid)
+            observations.add(dut->observe_sums_tag, &dut->observe_sums_elements, OBSERVE_BYTES);
+#endif
+#endif
+    }
 
     void tick() {
         auto& d = *dut;
@@ -372,15 +341,7 @@ private:
             r_taken = d.s_axi_csr_rvalid && d.s_axi_csr_rready;
             r_data = d.s_axi_csr_rdata;
             take_memory();
-#ifdef TRACE_UNITS
-            if (timeline) mark();
-#endif
-#ifdef OBSERVE_BYTES
-            if (observed && d.observe_valid) observe(d.observe_tag, &d.observe_elements);
-#ifdef OBSERVE_SUMS
-            if (observed && d.observe_sums_valid) observe(d.observe_sums_tag, &d.observe_sums_elements);
-#endif
-#endif
+            record();
         } else {
             std::fill(r_offered, r_offered + MEMORY_PORTS, false);
             std::fill(b_offered, b_offered + MEMORY_PORTS, false);
@@ -394,47 +355,25 @@ private:
     }
 };
 
-uint64_t number(const char* text) { return std::strtoull(text, nullptr, 0); }
+// Options that need outputs of `Accelerator(observe=True)` or `trace=True`, or a driver with waves.
+void refuse_what_is_not_built(const Options& options) {
+    const char* missing = nullptr;
+#ifndef OBSERVE_BYTES
+    if (!options.observe.empty() || options.hidden_elements) missing = "observe";
+#endif
+#ifndef TRACE_UNITS
+    if (!options.timeline.empty()) missing = "trace";
+#endif
+#if !VM_TRACE
+    if (!options.wave.empty()) missing = "waves";
+#endif
+    if (missing) { std::fprintf(stderr, "the accelerator was built without %s\n", missing); std::exit(2); }
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    Options options;
-    for (int i = 1; i + 1 < argc; i += 2) {
-        std::string name = argv[i];
-        const char* value = argv[i + 1];
-        if (name == "image") options.image = value;
-        else if (name == "wave") options.wave = value;
-        else if (name == "observe") options.observe = value;
-        else if (name == "read_trace") options.read_trace = value;
-        else if (name == "timeline") options.timeline = value;
-        else if (name == "model") options.model = value;
-        else if (name == "clock_khz") options.clock_khz = number(value);
-        else if (name == "base") options.bases.push_back(number(value));
-        else if (name == "preload") {
-            const char* colon = std::strchr(value, ':');
-            if (!colon) { std::fprintf(stderr, "preload needs ADDRESS:FILE, not %s\n", value); return 2; }
-            options.preloads.emplace_back(number(value), colon + 1);
-        }
-        else if (name == "memory") options.memory = number(value);
-        else if (name == "latency") options.latency = number(value);
-        else if (name == "stall") options.stall = number(value);
-        else if (name == "token_stall") options.token_stall = number(value);
-        else if (name == "seed") options.seed = number(value);
-        else if (name == "limit") options.limit = number(value);
-        else if (name == "reset_at") options.reset_at = number(value);
-        else if (name == "error_begin") options.error_begin = number(value);
-        else if (name == "error_end") options.error_end = number(value);
-        else if (name == "prompt") options.prompt = number(value);
-        else if (name == "status") options.status = number(value);
-        else if (name == "done_mask") options.done_mask = number(value);
-        else if (name == "read") options.reads.push_back(number(value));
-        else if (name == "token") options.tokens.push_back(number(value));
-        else if (name == "write" || name == "rewrite") {
-            const char* equals = std::strchr(value, '=');
-            if (!equals) { std::fprintf(stderr, "%s needs OFFSET=VALUE, not %s\n", name.c_str(), value); return 2; }
-            (name == "write" ? options.writes : options.rewrites).emplace_back(number(value), number(equals + 1));
-        } else { std::fprintf(stderr, "no option %s\n", argv[i]); return 2; }
-    }
+    Options options(argc, argv);
+    refuse_what_is_not_built(options);
     return Simulation(options).run();
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...accelerators.config import AcceleratorConfig, ceil_div
 from ...accelerators.control.errors import ERROR_TEXT, ErrorCause, waiting_streams
+from ...accelerators.control.isa import Flag, decode_program
 from ...accelerators.control.regmap import UNIT_NAMES, register_map
 from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
@@ -35,13 +36,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generated:
-    """One token as it left the accelerator; ``cycle``, ``read_beats`` and ``write_beats`` count from the start."""
+    """One token as it left the accelerator; ``cycle``, ``read_beats`` and ``write_beats`` count from the start. ``hidden`` is
+    the digest of the final hidden state before it (``golden.machine.hidden_digest``), if it was asked for and seen whole."""
 
     token: int
     value: int
     cycle: int
     read_beats: int
     write_beats: int
+    hidden: int | None = None
 
 
 @dataclass
@@ -96,8 +99,7 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
              wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20,
              registers: dict[str, int] | None = None, again: bool = False, start_position: int = 0,
              preload: Sequence[tuple[int, Path]] = (), read_trace: Path | None = None, timeline: Path | None = None,
-             memory_model: str = "ideal",
-             clock_mhz: float = 250.0, **memory: int) -> Run:
+             hidden: bool = False, memory_model: str = "ideal", clock_mhz: float = 250.0, **memory: int) -> Run:
     """Generate up to ``count`` tokens after ``prompt``.
 
     Parameters
@@ -129,6 +131,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         addresses as on the port.
     timeline : Path
         CSV file of what was busy when (needs an accelerator with ``trace``); see ``sim/native/timeline.py``.
+    hidden : bool
+        Tokens come with the digest of their final hidden state (needs an accelerator with ``observe``).
     memory_model : str
         One of ``MEMORY_MODELS``.
     clock_mhz : float
@@ -163,6 +167,10 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     arguments = {"image": image_file, "memory": image.memory_bytes, "prompt": image.prompt_address,
                  "limit": cycle_limit, "status": offsets["STATUS"],
                  "done_mask": done_mask, "model": memory_model, "clock_khz": round(1000 * clock_mhz), **memory}
+    if hidden:
+        operations = decode_program(image.data[image.program_address:].tobytes())
+        arguments |= {"hidden_tag": next(op.tag for op in operations if Flag.TO_HEAD in op.flags),
+                      "hidden_lanes": image.config.vector_lanes, "hidden_elements": image.model.hidden_size}
     command = [str(program)]
     for name, value in arguments.items():
         command += [name, str(value)]
@@ -189,8 +197,7 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         for line in process.stdout:
             keyword, *fields = line.split()
             if keyword == "token":
-                _, token, value, cycle, read_beats, write_beats = map(int, fields)
-                run.tokens.append(Generated(token, value, cycle, read_beats, write_beats))
+                run.tokens.append(Generated(*map(int, fields[1:])))
                 if on_token is not None:
                     on_token(run.tokens[-1])
             elif keyword == "cycles":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.cli import main
+from llmrtl.rtl_gen.commands import console_file
 from llmrtl.sim.reference import Reference
 
 from ..checkpoints import SMALL_BITNET, write_checkpoint
@@ -31,7 +32,11 @@ def test_run_writes_a_summary(model, tmp_path, capsys):
                  "read_utilization_decode", "parameters", "checkpoint_sha256", "verilog_sha256"):
         assert summary[name], name
     assert set(summary["units"]["engine"]) == {"busy", "starved", "stalled"}
-    assert "golden_match: true" in capsys.readouterr().out
+    assert summary["command"] == (f"llmrtl run --checkpoint {model} --preset tiny --json {tmp_path / 'summary.json'} "
+                                  "--prompt-ids 1,2,3 --tokens 6 --ignore-eos")
+    printed = capsys.readouterr().out
+    assert "golden_match: true" in printed and "1 2 3 " in printed
+    assert printed == console_file(tmp_path / "summary.json").read_text()
 
 
 def test_sampled_run(model, tmp_path):
@@ -41,6 +46,15 @@ def test_sampled_run(model, tmp_path):
         assert run(model, tmp_path, *options, seed) == 0
         tokens.append(json.loads((tmp_path / "summary.json").read_text())["tokens"])
     assert tokens[0] == tokens[1] != tokens[2]
+
+
+def test_final_hidden_states_are_compared(model, tmp_path, capsys):
+    options = ("--prompt-ids", "1,2,3", "--tokens", "3", "--ignore-eos", "--fill-context", "4")
+    for compared, says in ((True, "token, its logit and its final hidden state equal"), (False, "token and its logit equal")):
+        assert run(model, tmp_path, *options, *["--check-hidden"] * compared) == 0
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert summary["golden_match"] is True and summary["hidden_state_compared"] is compared
+        assert says in capsys.readouterr().out
 
 
 def test_filled_context(model, tmp_path):
