@@ -52,7 +52,7 @@ def evaluate(config: AcceleratorConfig, *, prompts: int = 15, continuation: int 
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    network = AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32, attn_implementation="eager")
+    network: Any = AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32, attn_implementation="eager")
     torch.nn.Module.float(network)
     network.eval()
 

@@ -22,7 +22,7 @@ def pack_ternary(matrix: torch.Tensor) -> torch.Tensor:
     if rows % 4:
         raise ValueError(f"matrix has {rows} rows, but a packed matrix needs a multiple of 4")
     quarters = (matrix.to(torch.int16) + 1).view(4, rows // 4, matrix.shape[1])
-    return sum(quarters[i] << (2 * i) for i in range(4)).to(torch.uint8)
+    return torch.stack([quarters[i] << (2 * i) for i in range(4)]).sum(dim=0).to(torch.uint8)
 
 
 def tensors(network: Network) -> dict[str, torch.Tensor]:

@@ -178,6 +178,9 @@ class Layer(nn.Module):
 class Network(nn.Module):
     """The decoder; parameter names are those of the checkpoint without the prefix `model.`."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape

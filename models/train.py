@@ -22,6 +22,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -131,7 +132,7 @@ def train(network: Network, tokenizer: Tokenizer, arguments: argparse.Namespace)
     """Runs the steps; returns what there is to record about the run."""
     matrices = [p for name, p in network.named_parameters() if name.endswith("_proj.weight")]
     others = [p for name, p in network.named_parameters() if not name.endswith("_proj.weight")]
-    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.95), fused=True)
     source = batches(tokenizer, arguments.seed)
     forward = network if arguments.eager else torch.compile(network, dynamic=True)

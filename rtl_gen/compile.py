@@ -8,7 +8,7 @@ by its shape: sections, addresses and program, but no contents.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import frexp, log2, sqrt
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,7 +21,7 @@ from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opc
 from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing
-from .image import Image, Section
+from .image import Image, MemoryMap, Section
 from .tensors import Contents, PackedTensors, TensorSizes
 
 __all__ = ["CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
@@ -119,21 +119,11 @@ class _FileLayout(_Layout):
         return np.memmap(self.file, np.uint8, mode="r")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Where everything lies and what is executed: see ``Image`` for the fields."""
+@dataclass(frozen=True, kw_only=True)
+class Plan(MemoryMap):
+    """Where everything lies and what is executed."""
 
-    model: ModelShape
-    config: AcceleratorConfig
     program: list[Instruction]
-    operations: list[str]
-    sections: list[Section]
-    memory_bytes: int
-    program_address: int
-    prompt_address: int
-    kv_capacity: int
-    kv_record_beats: int
-    kv_head_stride: int
 
 
 def plan(model: ModelShape, config: AcceleratorConfig, context: int | None = None) -> Plan:
@@ -170,11 +160,8 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
         layout = _FileLayout(config.bus_bytes, file)
         planned = _plan(checkpoint.model, config, PackedTensors(checkpoint, config, fraction_bits), layout, fraction_bits, capacity,
                         progress)
-        image = Image(config=config, model=planned.model, data=layout.contents(), sha256=layout.digest.hexdigest(),
-                      memory_bytes=planned.memory_bytes, program_address=planned.program_address,
-                      prompt_address=planned.prompt_address, kv_capacity=capacity, kv_record_beats=planned.kv_record_beats,
-                      kv_head_stride=planned.kv_head_stride, fraction_bits=fraction_bits, operations=planned.operations,
-                      sections=planned.sections, checkpoint_sha256=checkpoint.sha256)
+        image = Image(**{each.name: getattr(planned, each.name) for each in fields(MemoryMap)}, data=layout.contents(),
+                      sha256=layout.digest.hexdigest(), fraction_bits=fraction_bits, checkpoint_sha256=checkpoint.sha256)
     if stem is not None:
         image.save_manifest(stem)
     return image

@@ -15,7 +15,7 @@ import numpy as np
 from ..accelerators.config import AcceleratorConfig, ModelShape
 from .files import file_sha256, write_atomically
 
-__all__ = ["FORMAT_VERSION", "Image", "ImageError", "Section"]
+__all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section"]
 
 FORMAT_VERSION = 1
 
@@ -34,37 +34,47 @@ class Section:
     kind: str
 
 
-@dataclass(frozen=True)
-class Image:
-    """A compiled model.
+@dataclass(frozen=True, kw_only=True)
+class MemoryMap:
+    """Where everything of a compiled model lies.
 
     Parameters
     ----------
     config, model : what it was compiled for.
-    data : uint8 array, the bytes from address 0: a read-only map of a file.
-    sha256 : hash of ``data``.
     memory_bytes : bytes of memory in use, prompt buffer and KV cache included.
     program_address, prompt_address : byte addresses.
     kv_capacity, kv_record_beats, kv_head_stride : positions, bus words per record, bytes from head to head.
-    fraction_bits : of the residual stream.
     operations : tag -> name, e.g. ``"layer 3 gate+up"``.
-    sections : ranges of ``data``.
-    checkpoint_sha256 : hash of the checkpoint.
+    sections : ranges of the image.
     """
 
     config: AcceleratorConfig
     model: ModelShape
-    data: np.ndarray
-    sha256: str
     memory_bytes: int
     program_address: int
     prompt_address: int
     kv_capacity: int
     kv_record_beats: int
     kv_head_stride: int
-    fraction_bits: int
     operations: list[str]
     sections: list[Section]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(MemoryMap):
+    """A compiled model: a ``MemoryMap`` and what lies there.
+
+    Parameters
+    ----------
+    data : uint8 array, the bytes from address 0: a read-only map of a file.
+    sha256 : hash of ``data``.
+    fraction_bits : of the residual stream.
+    checkpoint_sha256 : hash of the checkpoint.
+    """
+
+    data: np.ndarray
+    sha256: str
+    fraction_bits: int
     checkpoint_sha256: str
     notes: dict[str, Any] = field(default_factory=dict)
 

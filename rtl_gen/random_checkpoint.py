@@ -22,7 +22,7 @@ from ..accelerators.config import ModelShape, check_int
 from .checkpoint import gain_lengths, projection_shapes
 from .huggingface import HuggingFaceCheckpoint
 
-__all__ = ["SHAPES", "shape_named", "write_random_checkpoint"]
+__all__ = ["SHAPES", "huggingface_config", "shape_named", "write_random_checkpoint"]
 
 SHAPES = {
     "tiny": ModelShape(
@@ -120,7 +120,41 @@ def write_random_checkpoint(folder: Path, shape: ModelShape, *, seed: int = 1, s
         weight_map |= {tensor.name: file for tensor in tensors}
         total += sum(tensor.bytes for tensor in tensors)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
-    _write_json(folder / "config.json", _config(shape))
+    _write_json(folder / "config.json", huggingface_config(shape))
+
+
+def huggingface_config(shape: ModelShape, *, linear_class: str = "autobitlinear", dtype: str = "bfloat16") -> dict[str, Any]:
+    """``config.json`` of a checkpoint of this shape: ``BitNetForCausalLM`` with sub-norms, else ``LlamaForCausalLM``.
+
+    Parameters
+    ----------
+    linear_class : str
+        What scales do: ``"autobitlinear"`` multiply, ``"bitlinear"`` divide.
+    dtype : str
+        Of the tensors that are not packed.
+    """
+    config: dict[str, Any] = {
+        "architectures": ["BitNetForCausalLM" if shape.sub_norms else "LlamaForCausalLM"],
+        "model_type": "bitnet" if shape.sub_norms else "llama",
+        "attention_bias": False,
+        "hidden_act": shape.activation,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": shape.max_context,
+        "rope_theta": shape.rope_theta,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "tie_word_embeddings": shape.tied,
+        "bos_token_id": shape.bos,
+        "eos_token_id": shape.eos,
+        "torch_dtype": dtype,
+        "quantization_config": {"quant_method": "bitnet", "linear_class": linear_class, "quantization_mode": "offline"},
+    }
+    # BitNet's class derives head_dim and knows no mlp_bias.
+    return config if shape.sub_norms else config | {"head_dim": shape.head_dim, "mlp_bias": False}
 
 
 def _check(shape: ModelShape) -> None:
@@ -186,28 +220,3 @@ def _write_shard(file: Path, tensors: list[_Tensor], seed: int) -> None:
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _config(shape: ModelShape) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "architectures": ["BitNetForCausalLM" if shape.sub_norms else "LlamaForCausalLM"],
-        "model_type": "bitnet" if shape.sub_norms else "llama",
-        "attention_bias": False,
-        "hidden_act": shape.activation,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": shape.max_context,
-        "rope_theta": shape.rope_theta,
-        "rms_norm_eps": shape.rms_norm_eps,
-        "tie_word_embeddings": shape.tied,
-        "bos_token_id": shape.bos,
-        "eos_token_id": shape.eos,
-        "torch_dtype": "bfloat16",
-        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
-    }
-    # BitNet's class derives head_dim and knows no mlp_bias.
-    return config if shape.sub_norms else config | {"head_dim": shape.head_dim, "mlp_bias": False}

@@ -1,83 +1,132 @@
-"""Writes measured figures into ``README.md`` between markers, so that none is typed by hand."""
+"""Writes measured figures and the output of ``make run`` into ``README.md`` between markers, so that none is typed by hand.
+
+A figure that was not measured on this machine, and an output that is not that of ``make run``, stay as they stand.
+"""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .commands import console_file
 from .emit import write_if_changed
 from .report import Measurement, show
 from .yowasp import build_root
 
-__all__ = ["refresh_readme"]
+__all__ = ["FIGURES", "MAKE_RUN", "refresh_readme"]
 
 README = Path("README.md")
-BEGIN, END = "<!-- figures: llmrtl bench -->", "<!-- end of figures -->"
+MAKE_RUN = "llmrtl run --checkpoint models/stories --preset edge --tokens 64"
+"""What `make run` executes."""
+
+TABLE = "<!-- figures: llmrtl bench -->", "<!-- end of figures -->"
+OUTPUT = "<!-- output: make run -->", "<!-- end of output -->"
+_HEAD = ["| figure | value (measured, unless marked) | reproduce with |", "|---|---|---|"]
+
+Summary = dict[str, Any]
 
 
-def _load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+@dataclass(frozen=True)
+class Figure:
+    """A row of the table: its name there, the file in ``build`` that it comes from, and how.
+
+    ``show`` takes what the file holds; it returns value and command, or ``None`` if the file does not tell.
+    """
+
+    name: str
+    source: str
+    show: Callable[[Summary], tuple[str, str] | None]
 
 
-def _figures(path: Path) -> list[dict[str, Any]]:
-    return _load(path).get("measurements", [])
+def _run(name: str, text: Callable[[Summary], str]) -> Figure:
+    return Figure(name, "run/summary.json",
+                  lambda summary: (text(summary), f"`make run` (preset `{summary['preset']}`)") if _is_make_run(summary) else None)
 
 
-_KV260 = {
-    "decode-128-ideal/read_utilization_decode": "0.73B on `kv260`, decode at context 128: data beats per port-cycle",
-    "decode-128-ddr4/memory.share_of_bound.decode": "the same on DDR4-2400: share of the bound",
-    "decode-128-ddr4/tokens_per_second": "the same: tokens per second at 250 MHz",
-    "decode-1024-ddr4/tokens_per_second": "at context 1024: tokens per second at 250 MHz",
-    "prefill-128-ideal/prompt_tokens_per_second": "prefill of 128 tokens: tokens per second at 250 MHz",
-}
+def _kv260(name: str, measurement: str) -> Figure:
+    def shown(topic: Summary) -> tuple[str, str] | None:
+        for each in topic["measurements"]:
+            if each["name"] == measurement and each["value"] is not None:
+                figure = Measurement(**each)
+                unit = "" if figure.unit == "%" else f" {figure.unit}"
+                kind = "" if figure.kind == "measured" else f" ({figure.kind})"
+                return f"{show(figure)}{unit}{kind}", f"`{figure.command.partition(' --json')[0]}`"
+        return None
+    return Figure(name, "bench/kv260.json", shown)
 
 
-def _rows() -> list[tuple[str, str, str]]:
-    """(figure, value, command) of everything that has been measured."""
-    root = build_root()
-    rows = []
-    summary = _load(root / "run" / "summary.json")
-    if summary.get("golden_match"):
-        command = f"`make run` (preset `{summary['preset']}`)"
-        rows += [
-            ("tokens equal to the golden model", f"{summary['tokens_generated']} of {summary['tokens_generated']}", command),
-            ("cycles per decoded token", f"{summary['cycles_per_decoded_token']:,.0f}", command),
-            ("memory read per decoded token", f"{summary['bytes_read_per_token']:,} bytes", command),
-            ("read port carries data in decode", f"{summary['read_utilization_decode']:.1%} of cycles", command),
-            ("read port carries data in prefill", f"{summary['read_utilization_prefill']:.1%} of cycles", command),
-            ("cycles of prefill", f"{summary['cycles_prefill']:,} for {summary['prompt_tokens']} tokens", command),
-        ]
-    for figure in _figures(root / "bench" / "kv260.json"):
-        if figure["name"] in _KV260 and figure["value"] is not None:
-            measurement = Measurement(**figure)
-            text = f"{show(measurement)} {measurement.unit}".removesuffix(" %").strip()
-            rows.append((f"{_KV260[figure['name']]} ({figure['kind']})", text, f"`{figure['command'].partition(' --json')[0]}`"))
-    golden = _load(root / "bench" / "golden.json")
-    if golden:
-        command = f"`{golden['command']}`"
-        rows += [
-            ("greedy tokens of the integer model equal to transformers (fp32)",
-             f"{golden['greedy_agreement']:.2%} of {golden['greedy_tokens']}", command),
-            ("whole greedy continuations equal", f"{golden['identical_continuations']} of {golden['prompts']}", command),
-            ("perplexity on held-out stories, transformers / integer model",
-             f"{golden['perplexity_transformers']:.4f} / {golden['perplexity_golden']:.4f}", command),
-            ("mean KL divergence", f"{golden['kl_divergence']:.1e} nats", command),
-        ]
-    return rows
+def _golden(name: str, text: Callable[[Summary], str]) -> Figure:
+    return Figure(name, "bench/golden.json", lambda golden: (text(golden), f"`{golden['command']}`"))
+
+
+FIGURES = (
+    _run("tokens equal to the golden model", lambda run: f"{run['tokens_generated']} of {run['tokens_generated']}"),
+    _run("cycles per decoded token", lambda run: f"{run['cycles_per_decoded_token']:,.0f}"),
+    _run("memory read per decoded token", lambda run: f"{run['bytes_read_per_token']:,} bytes"),
+    _run("read port carries data in decode", lambda run: f"{run['read_utilization_decode']:.1%} of cycles"),
+    _run("read port carries data in prefill", lambda run: f"{run['read_utilization_prefill']:.1%} of cycles"),
+    _run("cycles of prefill", lambda run: f"{run['cycles_prefill']:,} for {run['prompt_tokens']} tokens"),
+    _kv260("0.73B on `kv260`, decode at context 128: data beats per port-cycle", "decode-128-ideal/read_utilization_decode"),
+    _kv260("the same on DDR4-2400: share of the bound", "decode-128-ddr4/memory.share_of_bound.decode"),
+    _kv260("the same: tokens per second at 250 MHz", "decode-128-ddr4/tokens_per_second"),
+    _kv260("at context 1024: tokens per second at 250 MHz", "decode-1024-ddr4/tokens_per_second"),
+    _kv260("prefill of 128 tokens: tokens per second at 250 MHz", "prefill-128-ideal/prompt_tokens_per_second"),
+    _golden("greedy tokens of the integer model equal to transformers (fp32)",
+            lambda golden: f"{golden['greedy_agreement']:.2%} of {golden['greedy_tokens']}"),
+    _golden("whole greedy continuations equal", lambda golden: f"{golden['identical_continuations']} of {golden['prompts']}"),
+    _golden("perplexity on held-out stories, transformers / integer model",
+            lambda golden: f"{golden['perplexity_transformers']:.4f} / {golden['perplexity_golden']:.4f}"),
+    _golden("mean KL divergence", lambda golden: f"{golden['kl_divergence']:.1e} nats"),
+)
+"""All rows, in the order of the table."""
 
 
 def refresh_readme(readme: Path = README) -> bool:
-    """Replace the table between the markers of ``readme``; whether the file changed.
+    """Replace what was measured here between the markers of ``readme``; whether the file changed.
 
-    ``ValueError`` if the markers are missing.
+    ``ValueError`` if a marker is missing, or if the table has a row that is none of ``FIGURES`` (it was renamed or typed).
     """
     text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, table, after = _between(readme, text, TABLE)
+    text = before + _table(readme, table) + after
+    before, output, after = _between(readme, text, OUTPUT)
+    return write_if_changed(readme, before + (_output() or output) + after)
+
+
+def _between(readme: Path, text: str, markers: tuple[str, str]) -> tuple[str, str, str]:
+    """What stands before, between and behind the markers, which belong to the first and the last part."""
+    before, begin, rest = text.partition(f"{markers[0]}\n")
+    inner, end, after = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"{readme}: has no lines {BEGIN!r} and {END!r}")
-    table = ["| figure (measured, unless marked) | value | reproduce with |", "|---|---|---|"]
-    table += [f"| {name} | {value} | {command} |" for name, value, command in _rows()]
-    return write_if_changed(readme, f"{before}{BEGIN}\n" + "\n".join(table) + f"\n{END}{after}")
+        raise ValueError(f"{readme}: must have the lines {markers[0]!r} and {markers[1]!r}, in this order")
+    return before + begin, inner, end + after
+
+
+def _table(readme: Path, text: str) -> str:
+    """The rows of ``text``, those that were measured here replaced."""
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines() if line not in _HEAD}
+    for name in rows:
+        if name not in {figure.name for figure in FIGURES}:
+            raise ValueError(f"{readme}: the table has a row that rtl_gen/readme.py does not know: {name!r}")
+    for figure in FIGURES:
+        source = build_root() / figure.source
+        found = figure.show(json.loads(source.read_text())) if source.is_file() else None
+        if found is not None:
+            rows[figure.name] = f"| {figure.name} | {' | '.join(found)} |"
+    return "".join(f"{line}\n" for line in [*_HEAD, *(rows[figure.name] for figure in FIGURES if figure.name in rows)])
+
+
+def _is_make_run(summary: Summary) -> bool:
+    return summary["golden_match"] and summary.get("command") == MAKE_RUN
+
+
+def _output() -> str | None:
+    """What the latest run printed, if that was `make run` and every token was right."""
+    path = build_root() / "run" / "summary.json"
+    if not path.is_file() or not _is_make_run(json.loads(path.read_text())):
+        return None
+    return f"```\n{console_file(path).read_text().rstrip()}\n```\n"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Target:
 
     family: str
     command: str
-    cells: dict[str, dict[str, int]]
+    cells: dict[str, dict[str, float]]
     luts_estimated: bool = False
 
 
@@ -55,7 +55,7 @@ TARGETS = {
         "RAM32M|RAM64M|RAM128X1D|RAM256X1S": {"LUT": 4, "LUTRAM": 4},
         "RAM32X1D|RAM64X1D|RAM128X1S": {"LUT": 2, "LUTRAM": 2}, "RAM32X1S|RAM64X1S": {"LUT": 1, "LUTRAM": 1},
         "SRL16E|SRLC16E|SRLC32E": {"LUT": 1, "LUTRAM": 1}, "FD[RSCP]E": {"FF": 1},
-        "RAMB(18|36)E2": {"BRAM": 1}, "URAM288": {"URAM": 1}, "DSP48E2": {"DSP": 1}}, luts_estimated=True),
+        "RAMB36E2": {"BRAM": 1}, "RAMB18E2": {"BRAM": 0.5}, "URAM288": {"URAM": 1}, "DSP48E2": {"DSP": 1}}, luts_estimated=True),
     "ice40": Target("Lattice iCE40 UltraPlus", "synth_ice40 -dsp -device u -run begin:check", {
         "SB_LUT4": {"LUT": 1}, "SB_DFF.*": {"FF": 1}, "SB_RAM40_4K.*": {"BRAM": 1}, "SB_SPRAM256KA": {"SPRAM": 1},
         "SB_MAC16": {"DSP": 1}}),
@@ -75,8 +75,8 @@ class Synthesis:
         estimated by Yosys plus distributed RAM and shift registers; iCE40 LUT4.
     ff : int
         Flip-flops.
-    bram : int
-        Block RAMs: ECP5 EBR of 18 kbit, RAMB18 and RAMB36 together (see ``cells``), iCE40 EBR of 4 kbit.
+    bram : float
+        Block RAMs: ECP5 EBR of 18 kbit, UltraScale+ of 36 kbit (a RAMB18 is half a one), iCE40 EBR of 4 kbit.
     uram : int
         UltraRAMs of 288 kbit (UltraScale+).
     dsp : int
@@ -96,7 +96,7 @@ class Synthesis:
     target: str
     lut: int
     ff: int
-    bram: int
+    bram: float
     uram: int
     dsp: int
     lutram: int
@@ -166,13 +166,14 @@ def _cache(key: str, suffix: str) -> Path:
     return build_root() / "cache" / f"{key}.{suffix}"
 
 
-def _resources(kind: Target, cells: dict[str, int]) -> Counter[str]:
+def _resources(kind: Target, cells: dict[str, int]) -> defaultdict[str, Any]:
     """Sum of what the cells take."""
-    total: Counter[str] = Counter()
+    total: defaultdict[str, Any] = defaultdict(int)
     for cell, count in cells.items():
         for pattern, resources in kind.cells.items():
             if re.fullmatch(pattern, cell):
-                total.update({resource: count * amount for resource, amount in resources.items()})
+                for resource, amount in resources.items():
+                    total[resource] += count * amount
     return total
 
 

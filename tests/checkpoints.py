@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from llmrtl.accelerators.config import ModelShape
 from llmrtl.rtl_gen.checkpoint import GAINS, PROJECTIONS, Checkpoint, CheckpointError
+from llmrtl.rtl_gen.random_checkpoint import huggingface_config
 from safetensors import TensorSpec, serialize_file
 
 __all__ = ["SMALL_BITNET", "SMALL_LLAMA", "Weights", "assert_holds", "edit_config", "random_weights",
@@ -113,7 +114,7 @@ def write_checkpoint(path: Path, shape: ModelShape, seed: int, linear_class: str
         tensors[name] = "U8", _packed(trits)
         tensors[f"{name}_scale"] = code, _stored(np.array([stored]), code)
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps(_config(shape, linear_class, dtype), indent=2))
+    (path / "config.json").write_text(json.dumps(huggingface_config(shape, linear_class=linear_class, dtype=dtype), indent=2))
     if not sharded:
         save_safetensors(path / "model.safetensors", tensors)
         return weights
@@ -202,32 +203,6 @@ def _packed(trits: np.ndarray) -> np.ndarray:
     quarter = len(trits) // 4
     codes = (trits + 1).astype(np.uint8)
     return sum(codes[i * quarter:(i + 1) * quarter] << np.uint8(2 * i) for i in range(4)).astype(np.uint8)
-
-
-def _config(shape: ModelShape, linear_class: str, dtype: str) -> dict[str, Any]:
-    bitnet = shape.sub_norms
-    return {
-        "architectures": ["BitNetForCausalLM" if bitnet else "LlamaForCausalLM"],
-        "model_type": "bitnet" if bitnet else "llama",
-        "attention_bias": False,
-        "hidden_act": shape.activation,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        **({} if bitnet else {"head_dim": shape.head_dim, "mlp_bias": False}),
-        "vocab_size": shape.vocab_size,
-        "max_position_embeddings": shape.max_context,
-        "rope_theta": shape.rope_theta,
-        "rms_norm_eps": shape.rms_norm_eps,
-        "tie_word_embeddings": shape.tied,
-        "bos_token_id": shape.bos,
-        "eos_token_id": shape.eos,
-        "torch_dtype": dtype,
-        "quantization_config": {
-            "quant_method": "bitnet", "linear_class": linear_class, "quantization_mode": "offline"},
-    }
 
 
 def edit_config(path: Path, changes: dict[str, Any]) -> None:

@@ -2,10 +2,11 @@
 
 from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from ..config import AcceleratorConfig
 from .code import entries
+from .lanes import lane_ports
 from .tree import SignedTree, delayed, tree_levels, tree_sum_bits
 
 __all__ = ["DirectLanes"]
@@ -48,13 +49,9 @@ class DirectLanes(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self.latency = 2 + tree_levels(config.tile_activations)
-        sums = data.ArrayLayout(signed(tree_sum_bits(config.tile_activations, 127)), config.token_lanes * config.table_rows)
         super().__init__({
-            "i_activations": In(stream.Signature(data.StructLayout(
-                {"x": data.ArrayLayout(signed(8), config.token_lanes)}))),
-            "i": In(stream.Signature(data.StructLayout({"indices": config.lane_bits, "last": 1}))),
-            "o": Out(stream.Signature(data.StructLayout({"sums": sums, "carry": config.table_rows}),
-                                      always_ready=True)),
+            "i_activations": In(stream.Signature(data.StructLayout({"x": data.ArrayLayout(signed(8), config.token_lanes)}))),
+            **lane_ports(config, tree_sum_bits(config.tile_activations, 127)),
         })
 
     @classmethod

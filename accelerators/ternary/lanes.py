@@ -10,12 +10,21 @@ from .table import table_write
 from .timing import TernaryTiming, entry_bits
 from .tree import SignedTree, delayed, tree_sum_bits
 
-__all__ = ["LookupLanes", "partial_sum_bits"]
+__all__ = ["LookupLanes", "lane_ports", "partial_sum_bits"]
 
 
 def partial_sum_bits(config: AcceleratorConfig) -> int:
     """Bits of the sum of one lane word's lookups, before the last carry."""
     return tree_sum_bits(config.tables, 127 * config.group_size)
+
+
+def lane_ports(config: AcceleratorConfig, sum_bits: int) -> dict[str, wiring.Member]:
+    """``i`` and ``o`` of lanes: words of trit groups in, a sum of ``sum_bits`` per token and row and a carry per row out."""
+    sums = data.ArrayLayout(signed(sum_bits), config.token_lanes * config.table_rows)
+    return {
+        "i": In(stream.Signature(data.StructLayout({"indices": config.lane_bits, "last": 1}))),
+        "o": Out(stream.Signature(data.StructLayout({"sums": sums, "carry": config.table_rows}), always_ready=True)),
+    }
 
 
 class LookupLanes(wiring.Component):
@@ -55,12 +64,9 @@ class LookupLanes(wiring.Component):
         self.config = config
         self.timing = TernaryTiming(config)
         self.latency = self.timing.lookup
-        sums = data.ArrayLayout(signed(partial_sum_bits(config)), config.token_lanes * config.table_rows)
         super().__init__({
             "i_tables": In(stream.Signature(table_write(config))),
-            "i": In(stream.Signature(data.StructLayout({"indices": config.lane_bits, "last": 1}))),
-            "o": Out(stream.Signature(data.StructLayout({"sums": sums, "carry": config.table_rows}),
-                                      always_ready=True)),
+            **lane_ports(config, partial_sum_bits(config)),
         })
 
     @classmethod

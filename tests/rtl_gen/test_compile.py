@@ -1,7 +1,7 @@
 """Compiler and image: contents, limits, damaged files."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from llmrtl.accelerators.control.isa import SCALARS, Opcode, decode_program
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import CompileError, compile_model, fraction_bits_for, plan
-from llmrtl.rtl_gen.image import Image, ImageError
+from llmrtl.rtl_gen.image import Image, ImageError, MemoryMap
 from llmrtl.rtl_gen.tensors import embedding_table
 from llmrtl.sim.golden import ternary
 
@@ -177,9 +177,8 @@ def test_plan_needs_no_weights(tmp_path, shape):
     write_checkpoint(tmp_path / "model", shape, seed=5)
     image = compile_model(Checkpoint.open(tmp_path / "model"), TINY, fraction_bits=20, context=33)
     planned = plan(shape, TINY, context=33)
-    for name in ("sections", "operations", "memory_bytes", "program_address", "prompt_address", "kv_capacity",
-                 "kv_record_beats", "kv_head_stride"):
-        assert getattr(planned, name) == getattr(image, name), name
+    for each in fields(MemoryMap):
+        assert getattr(planned, each.name) == getattr(image, each.name), each.name
     weightless = dict.fromkeys(SCALARS, (0, 0)) | {"shift": 0}
     compiled = decode_program(image.data[image.program_address:].tobytes())
     assert [replace(op, **weightless) for op in planned.program] == [replace(op, **weightless) for op in compiled]
