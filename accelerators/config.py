@@ -172,6 +172,11 @@ class AcceleratorConfig(_Json):
         Lookup tables per row and cycle (TeLLMe's T).
     table_rows : int
         Output rows per cycle (TeLLMe's Q).
+    buffer_tokens : int
+        Token lanes that share a memory of activations, where that fills the memory better; divides ``vector_lanes`` and
+        ``group_size * tables``.
+    multiplier_bits : 18 or 27
+        Wider operand, signed, of the device's multipliers; the other one has 18 bits.
     query_lanes : int
         (token, head) pairs that share one K/V stream; at least the model's heads per KV head.
     kv_bits, head_bits, head_activation_bits : 8 or 16
@@ -227,6 +232,8 @@ class AcceleratorConfig(_Json):
     memory_ports: int = 1
     chunks: int = 1
     data_beats: int = 64
+    buffer_tokens: int = 1
+    multiplier_bits: int = 18
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -245,6 +252,12 @@ class AcceleratorConfig(_Json):
         check_int("group_size", self.group_size, 1, 5)
         check_int("tables", self.tables, 1, 256)
         check_int("table_rows", self.table_rows, 1, self.vector_lanes, power_of_two=True)
+        check_int("buffer_tokens", self.buffer_tokens, 1, self.vector_lanes)
+        if self.vector_lanes % self.buffer_tokens or self.tile_activations % self.buffer_tokens:
+            raise ValueError(f"buffer_tokens must divide vector_lanes {self.vector_lanes} and group_size * tables "
+                             f"{self.tile_activations}, not {self.buffer_tokens}")
+        if self.multiplier_bits not in (18, 27):
+            raise ValueError(f"multiplier_bits must be 18 or 27, not {self.multiplier_bits!r}")
         check_int("query_lanes", self.query_lanes, 1, 64)
         for name in ("kv_bits", "head_bits", "head_activation_bits"):
             check_int(name, getattr(self, name), 8, 16, power_of_two=True)

@@ -41,7 +41,7 @@ class NormQuantize(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``vector_lanes`` (V), ``max_vector`` and ``max_head_dim`` matter.
+        ``vector_lanes`` (V), ``max_vector``, ``max_head_dim`` and ``multiplier_bits`` matter.
 
     Members
     -------
@@ -165,7 +165,7 @@ class NormQuantize(wiring.Component):
         quantized = []
         for product, negative, stored in zip(products, signs, read.data, strict=True):
             n = left_justify(pipeline, Mux(replayed, stored.size, product), justify, SIGNIFICANT_BITS)
-            scaled, _ = unsigned_product(pipeline, n, factor)
+            scaled, _ = unsigned_product(pipeline, n, factor, self.config.multiplier_bits)
             half = Mux(late_wide, 1 << (RECIPROCAL_SHIFT[1] - 1), 1 << (RECIPROCAL_SHIFT[0] - 1))
             rounded = register((scaled + half)[RECIPROCAL_SHIFT[1]:])
             size = Mux(register(late_wide), rounded, rounded[RECIPROCAL_SHIFT[0] - RECIPROCAL_SHIFT[1]:])[:15]

@@ -27,7 +27,7 @@ class ResidualAdd(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``vector_lanes`` (V) and ``sum_bits`` matter.
+        ``vector_lanes`` (V), ``sum_bits`` and ``multiplier_bits`` matter.
 
     Members
     -------
@@ -92,7 +92,7 @@ class ResidualAdd(wiring.Component):
         terms = []
         for x in self.i.p.x:
             negative, size = register(x[bits - 1]), register(magnitude(x[:bits])[:bits - 1])
-            product, latency = unsigned_product(pipeline, size, scale.mantissa)
+            product, latency = unsigned_product(pipeline, size, scale.mantissa, self.config.multiplier_bits)
             negative = register(negative, latency)
             signed_term = register(Mux(negative, -product, product))
             rounded = round_shift(pipeline, signed_term, register(shift, latency))

@@ -16,7 +16,7 @@ __all__ = ["LIMB_BITS", "adder_tree", "left_justify", "magnitude", "maximum", "r
            "signed_product", "unsigned_product"]
 
 LIMB_BITS = 18
-"""Operand width of a DSP block, both for two unsigned and for two signed numbers."""
+"""Operand width of the smallest DSP block, both for two unsigned and for two signed numbers."""
 
 
 def magnitude(value: Value) -> Value:
@@ -80,20 +80,32 @@ def round_shift(pipeline: Pipeline, value: Value, shift: Value, *, moving: bool 
     return pipeline.register(((fine + 1) >> 1)[:len(value)].as_signed())
 
 
-def unsigned_product(pipeline: Pipeline, a: Value, b: Value) -> tuple[Value, int]:
-    """``(a * b, latency)``, unsigned, at most 36 bits each: latency 1, 2 or 3 for 1, 2 or 4 multipliers."""
+def unsigned_product(pipeline: Pipeline, a: Value, b: Value, multiplier_bits: int = LIMB_BITS) -> tuple[Value, int]:
+    """``(a * b, latency)``, unsigned, at most 36 bits each: latency 1, 2 or 3 for 1, 2 or 4 multipliers of 18 x 18.
+
+    Where one operand of each multiplier may be wider (``AcceleratorConfig.multiplier_bits``), 2 of them do for 4 if an operand
+    fits, at the same latency.
+    """
     a_limbs, b_limbs = _limbs(a), _limbs(b)
-    partial = [[pipeline.register(x * y) for y in b_limbs] for x in a_limbs]
-    a_low, b_low = len(a_limbs[0]), len(b_limbs[0])
     if len(a_limbs) == len(b_limbs) == 1:
-        return partial[0][0], 1
+        return pipeline.register(a * b), 1
     if len(a_limbs) == len(b_limbs) == 2:
+        whole, split = sorted((a, b), key=len)
+        if len(whole) < multiplier_bits > LIMB_BITS and len(split) < 2 * LIMB_BITS - 1:
+            return pipeline.register(_limb_product(pipeline, whole, split)), 3
+        partial = [[pipeline.register(x * y) for y in b_limbs] for x in a_limbs]
         outer = pipeline.register(Cat(partial[0][0], partial[1][1]))
-        inner = pipeline.register((partial[0][1] << b_low) + (partial[1][0] << a_low))
+        inner = pipeline.register((partial[0][1] << len(b_limbs[0])) + (partial[1][0] << len(a_limbs[0])))
         return pipeline.register((outer + inner)[:len(a) + len(b)]), 3
-    low, high = (partial[0][0], partial[1][0]) if len(a_limbs) == 2 else (partial[0][0], partial[0][1])
-    shift = a_low if len(a_limbs) == 2 else b_low
-    return pipeline.register(Cat(low[:shift], (low[shift:] + high)[:len(a) + len(b) - shift])), 2
+    return _limb_product(pipeline, *((b, a) if len(a_limbs) == 2 else (a, b))), 2
+
+
+def _limb_product(pipeline: Pipeline, whole: Value, split: Value) -> Value:
+    """Product of one limb and two, 2 registers later."""
+    limbs = _limbs(split)
+    low, high = (pipeline.register(whole * limb) for limb in limbs)
+    shift = len(limbs[0])
+    return pipeline.register(Cat(low[:shift], (low[shift:] + high)[:len(whole) + len(split) - shift]))
 
 
 def _limbs(value: Value) -> list[Value]:

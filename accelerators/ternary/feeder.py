@@ -1,5 +1,7 @@
 """Activation buffers of the ternary engine, and the order in which K tiles are fed to the table builder."""
 
+from itertools import pairwise
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -41,11 +43,14 @@ class ActivationFeeder(wiring.Component):
     those of the next command. With two chunks the vectors of the next command go in while this one is fed. The K tiles of
     a matrix are fed once per block of rows, one behind the other, so a tile may start inside a word.
 
+    A word of a token lasts for ``vector_lanes`` activations. ``buffer_tokens`` lanes share a memory and are read in turn, and
+    all but the last wait for it in a register.
+
     Parameters
     ----------
     config : AcceleratorConfig
-        ``vector_lanes``, ``token_lanes``, ``chunks``, ``group_size``, ``tables``, ``table_rows``, ``max_vector``,
-        ``max_block_rows`` and ``vector_memory`` (bound of ``rows``) matter here.
+        ``vector_lanes``, ``token_lanes``, ``chunks``, ``buffer_tokens``, ``group_size``, ``tables``, ``table_rows``,
+        ``max_vector``, ``max_block_rows`` and ``vector_memory`` (bound of ``rows``) matter here.
 
     Members
     -------
@@ -60,15 +65,15 @@ class ActivationFeeder(wiring.Component):
     o_tiles : Out(stream): ``{last_row, first, emit, last}``
         One item per tile that is fed, offered with its first activation.
 
-    Attributes: ``latency`` from a command (its vectors being in) to the first activation. ``interval`` 1: an activation
-    per cycle; 2 cycles between commands.
+    Attributes: ``latency`` from a command (its vectors being in) to the first activation: 3 + ``buffer_tokens``.
+    ``interval`` 1: an activation per cycle; 2 cycles between commands.
     """
 
-    latency = 4
     interval = None
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.latency = 3 + config.buffer_tokens
         self.words = config.max_vector // config.vector_lanes
         super().__init__({
             "i_activations": In(stream.Signature(activation_word(config))),
@@ -165,34 +170,66 @@ class ActivationFeeder(wiring.Component):
                 self.o_tiles.p.last.eq(last_tile & last_block),
             ]
 
-        # Read: memory, register, selection of one activation.
-        fetched, fetched_element, element_out = Signal(), Signal.like(element), Signal.like(element)
+        # Read: memory, register, selection of one activation. The first activation of a word begins the reads of all lanes.
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+        share = config.buffer_tokens
+        place, fetched_place = Signal(range(share)), Signal(range(share))
+        begins, fetching, fetched = Signal(), Signal(), Signal()
+        valid, element_out = Signal(share), Signal.like(element)
+        elements = [element, *(Signal.like(element, name=f"element_{k}") for k in range(share)), element_out]
+        m.d.comb += [begins.eq(issue & (element == 0)), fetching.eq(begins | (place != 0))]
         with m.If(advance):
-            m.d.sync += [fetched.eq(issue), fetched_element.eq(element),
-                         self.o.valid.eq(fetched), element_out.eq(fetched_element)]
-        for lane, (fill, feed) in enumerate(zip(fill_banks, feed_banks, strict=True)):
-            # The bank is the upper part of an address: the lower one counts to a power of two.
-            m.submodules[f"buffer_{lane}"] = buffer = Memory(
-                shape=8 * lanes, depth=((config.chunks - 1) << len(word)) + words, init=[])
-            write, read = buffer.write_port(), buffer.read_port()
-            write_bank = Signal.like(fill, name=f"write_bank_{lane}") if config.chunks > 1 else fill
-            activations = Signal(8 * lanes, name=f"activations_{lane}")
-            m.d.comb += [
-                # A buffer is written or fed, never both. Saying so spares the bypass that block memory would need. What
-                # is read without an issue is not used.
-                write.en.eq(write_enable[lane]),
-                write.addr.eq(Cat(write_word, write_bank)),
-                write.data.eq(write_data),
-                read.en.eq(advance & ~(write.en & (write_bank == feed))),
-                read.addr.eq(Cat(word, feed)),
-                self.o.p.x[lane].eq(activations.word_select(element_out, 8).as_signed()),
-            ]
-            if config.chunks > 1:
-                m.d.sync += write_bank.eq(fill)
-            with m.If(advance & fetched):
-                m.d.sync += activations.eq(read.data)
+            m.d.sync += [Cat(valid, self.o.valid).eq(Cat(issue, valid)), fetched.eq(fetching), fetched_place.eq(place)]
+            m.d.sync += [later.eq(earlier) for earlier, later in pairwise(elements)]
+            if share > 1:
+                with m.If(fetching):
+                    m.d.sync += place.eq(Mux(place == share - 1, 0, place + 1))
+        for first in range(0, tokens, share):
+            self._buffer(m, range(first, min(first + share, tokens)), fill_banks, feed_banks,
+                         (write_enable, write_word, write_data), (advance, word, place), (fetched, fetched_place), element_out)
         return m
+
+    def _buffer(self, m, lanes, fill_banks, feed_banks, write_signals, read_signals, arrives, element):
+        """Memory of the activations of ``lanes``, and a word of each. Addresses are made of word, bank and lane."""
+        config = self.config
+        write_enable, write_word, write_data = write_signals
+        advance, word, place = read_signals
+        fetched, fetched_place = arrives
+        lane_bits, last = (len(lanes) - 1).bit_length(), config.buffer_tokens - 1
+        regions = len(lanes) << (config.chunks - 1)
+        m.submodules[f"buffer_{lanes[0]}"] = buffer = Memory(
+            shape=8 * config.vector_lanes, depth=((regions - 1) << len(word)) + self.words, init=[])
+        write, read = buffer.write_port(), buffer.read_port()
+        write_region, read_region = (Signal(range(regions), name=f"{port}_region_{lanes[0]}") for port in ("write", "read"))
+        m.d.comb += [
+            # A buffer is written or fed, never both. Saying so spares the bypass that block memory would need. What
+            # is read without an issue is not used.
+            write.en.eq(Cat(write_enable[lane] for lane in lanes).any()),
+            write.addr.eq(Cat(write_word, write_region)),
+            write.data.eq(write_data),
+            read.en.eq(advance & ~(write.en & (write_region == read_region))),
+            read.addr.eq(Cat(word, read_region)),
+        ]
+        for number, lane in enumerate(lanes):
+            filled = fill_banks[lane]
+            if config.chunks > 1:
+                filled = Signal(name=f"filled_bank_{lane}")
+                m.d.sync += filled.eq(fill_banks[lane])
+            with m.If(write_enable[lane]):
+                m.d.comb += write_region.eq(Cat(filled, Const(number, lane_bits)))
+            with m.If(place == number):
+                m.d.comb += read_region.eq(Cat(feed_banks[lane], Const(number, lane_bits)))
+
+            # Words of a memory that come before the last one wait for it.
+            activations = Signal(8 * config.vector_lanes, name=f"activations_{lane}")
+            arriving = read.data
+            if number < last:
+                arriving = Signal.like(activations, name=f"waiting_{lane}")
+                with m.If(advance & fetched & (fetched_place == number)):
+                    m.d.sync += arriving.eq(read.data)
+            with m.If(advance & fetched & (fetched_place == last)):
+                m.d.sync += activations.eq(arriving)
+            m.d.comb += self.o.p.x[lane].eq(activations.word_select(element, 8).as_signed())
 
     def _turn(self, m, step, name):
         """Number of a buffer, the other one after ``step``; of no bits if there is only one."""

@@ -75,7 +75,7 @@ class TernaryTiming:
     def start(self) -> int:
         """From a command (its activations being in, nothing running) until its first lane word is taken."""
         first_slice = self.config.group_size * min(self.builders, self.config.tables)
-        return first_slice + self.build + 6
+        return first_slice + self.build + 5 + self.config.buffer_tokens
 
     def sweep(self, row_groups: int) -> int:
         """Cycles from the first word of a K tile to the first word of the next, in the steady state."""

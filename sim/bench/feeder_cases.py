@@ -69,6 +69,7 @@ async def filled_while_fed(dut: Any) -> None:
     if words[ahead - 1] > fed[-1]:
         raise BenchFailure(f"the vectors of {config.chunks} commands were in at cycle {words[ahead - 1]}, but the first command "
                            f"had been fed at {fed[-1]}")
-    # Behind the read there are two registers.
-    if words[ahead] <= fed[-3]:
-        raise BenchFailure(f"a vector was taken at cycle {words[ahead]} into a buffer that was fed until {fed[-3]} at least")
+    # Behind the read there are registers.
+    read = fed[-2 - config.buffer_tokens]
+    if words[ahead] <= read:
+        raise BenchFailure(f"a vector was taken at cycle {words[ahead]} into a buffer that was fed until {read} at least")

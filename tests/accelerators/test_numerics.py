@@ -1,6 +1,7 @@
 """Arithmetic helpers: refusals, and pipelined pieces against Python over all or many operands."""
 
 import random
+from functools import partial
 from itertools import product
 
 import pytest
@@ -87,13 +88,14 @@ def results(build, inputs, cases):
     return found[latency:]
 
 
-@pytest.mark.parametrize("widths", [(5, 7), (18, 18), (19, 18), (18, 19), (24, 26), (36, 36), (32, 16)])
-def test_unsigned_product(widths):
+@pytest.mark.parametrize("multiplier_bits", [18, 27])
+@pytest.mark.parametrize("widths", [(5, 7), (18, 18), (19, 18), (18, 19), (24, 26), (34, 26), (36, 26), (36, 36), (32, 16)])
+def test_unsigned_product(widths, multiplier_bits):
     rng = random.Random(1)
     extremes = [(0, (1 << width) - 1) for width in widths]
     cases = [*product(*extremes), *(tuple(rng.getrandbits(width) for width in widths) for _ in range(100))]
     inputs = [Signal(width) for width in widths]
-    assert results(unsigned_product, inputs, cases) == [a * b for a, b in cases]
+    assert results(partial(unsigned_product, multiplier_bits=multiplier_bits), inputs, cases) == [a * b for a, b in cases]
 
 
 @pytest.mark.parametrize("widths", [(5, 7), (18, 18), (19, 16), (35, 18)])

@@ -27,6 +27,9 @@ ODD = [AcceleratorConfig(name=name, **{**_SMALL, **parameters}) for name, parame
     "g5": {"bus_bits": 32, "vector_lanes": 2, "token_lanes": 1, "tables": 4, "table_rows": 1, "group_size": 5},
     # A tile of 21 activations ends inside a word; vectors are sent ahead.
     "ahead": {"bus_bits": 64, "vector_lanes": 4, "token_lanes": 3, "tables": 7, "table_rows": 2, "chunks": 2},
+    # Lanes share memories of activations; the last word of a tile has no activation to spare.
+    "shared": {"bus_bits": 64, "vector_lanes": 4, "token_lanes": 3, "tables": 10, "table_rows": 2, "chunks": 2, "buffer_tokens": 2},
+    "shared_4": {"bus_bits": 64, "vector_lanes": 4, "token_lanes": 5, "tables": 8, "table_rows": 2, "buffer_tokens": 4},
     "wide": {"bus_bits": 512, "vector_lanes": 16, "token_lanes": 1, "tables": 32, "table_rows": 4},
 }.items()]
 
@@ -141,7 +144,7 @@ def test_odd_configurations(config):
 
 
 @pytest.mark.parametrize("unit", ["ternary_feeder", "ternary_table", "ternary_lanes", "ternary_accumulators"])
-@pytest.mark.parametrize("config", [config for config in ODD if config.name in ("g1", "g4", "ahead")],
+@pytest.mark.parametrize("config", [config for config in ODD if config.name in ("g1", "g4", "ahead", "shared", "shared_4")],
                          ids=lambda config: config.name)
 def test_parts_of_odd_configurations(unit, config):
     report = run_unit(UNITS[unit], config)
