@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .block_ram import OUTPUT_REGISTERS, use_output_registers
 from .emit import Emitted, omit_cleared_memories, write_if_changed
 from .files import write_atomically
 from .netlist import NAMING, name_cells, resources_by_instance
@@ -134,7 +135,8 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
               f"tee -q -o stat.json stat -json{' -tech xilinx' if kind.luts_estimated else ''}\n"
               + "blackbox =A:whitebox\nwrite_json netlist.json\n" * wants_netlist)
     verilog = _yosys_safe(emitted.verilog)
-    key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind), NAMING)).encode()).hexdigest()
+    passes = (NAMING, OUTPUT_REGISTERS) if wants_netlist else (NAMING,)
+    key = hashlib.sha256("\0".join((verilog, script, yosys_version(), repr(kind), *passes)).encode()).hexdigest()
     cached = _cache(key, "synthesis.json")
     if cached.is_file() and (_cache(key, "netlist.json.gz").is_file() or not wants_netlist):
         return Synthesis(**json.loads(cached.read_text()))
@@ -150,13 +152,17 @@ def synthesize(emitted: Emitted, target: str) -> Synthesis:
         raise ToolError(f"synthesis of {name} for {target}: {error}") from None
     except OSError as error:
         raise OSError(f"cannot write {cached.parent}: {error.strerror or error}") from error
-    result = _result(name, target, statistics, key)
     if wants_netlist:
         design = json.loads(netlist)
-        name_cells(design["modules"][name])
+        module = design["modules"][name]
+        if moved := use_output_registers(module):
+            statistics["num_cells_by_type"]["TRELLIS_FF"] -= moved
+        name_cells(module)
+    result = _result(name, target, statistics, key)
+    if wants_netlist:
         result.hierarchy.update(
             {path: {resource: _resources(kind, cells)[resource] for resource in ("LUT", "FF", "BRAM", "DSP")}
-             for path, cells in resources_by_instance(design["modules"][name]).items()})
+             for path, cells in resources_by_instance(module).items()})
         write_atomically(_cache(key, "netlist.json.gz"), gzip.compress(json.dumps(design).encode(), 4, mtime=0))
     write_if_changed(cached, json.dumps(asdict(result), indent=1) + "\n")
     return result

@@ -1,4 +1,4 @@
-"""Every registered unit, in every preset it names: emitted, linted, put through the menu."""
+"""Every registered unit, in every preset it names: emitted, linted, put through the menu. Those of kv260 with `make bench`."""
 
 import pytest
 from llmrtl.accelerators.presets import preset
@@ -10,16 +10,18 @@ from llmrtl.sim.bench.simulators import icarus_missing
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 
 
-def _names(cases):
-    return ["-".join([case[0].name, *case[1:]]) for case in cases]
+def each(cases):
+    return pytest.mark.parametrize(("unit", "name"), [
+        pytest.param(unit, name, id=f"{unit.name}-{name}", marks=pytest.mark.bench if name == "kv260" else ())
+        for unit, name in cases])
 
 
-@pytest.mark.parametrize(("unit", "name"), EACH, ids=_names(EACH))
+@each(EACH)
 def test_lint(unit, name):
     assert lint(emit_unit(unit, preset(name))) == []
 
 
-@pytest.mark.parametrize(("unit", "name"), EACH, ids=_names(EACH))
+@each(EACH)
 def test_verilator(unit, name):
     report = run_unit(unit, preset(name), "verilator")
     assert report.ok, str(report)
@@ -29,7 +31,7 @@ def test_verilator(unit, name):
 IN_ICARUS = [case for case in EACH if case[0].icarus and preset(case[1]).bus_bits < 512]
 
 
-@pytest.mark.parametrize(("unit", "name"), IN_ICARUS, ids=_names(IN_ICARUS))
+@each(IN_ICARUS)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
     report = run_unit(unit, preset(name), "icarus")

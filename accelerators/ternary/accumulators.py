@@ -91,10 +91,10 @@ class Accumulators(wiring.Component):
             self.o.p.last.eq(adding.last),
         ]
         for lane in range(lanes):
-            previous = Signal(signed(config.sum_bits), name=f"previous_{lane}")
+            # What block memory can do itself: no reset, nothing between memory and register.
+            previous = Signal(signed(config.sum_bits), name=f"previous_{lane}", reset_less=True)
+            kept = previous & (~adding.first).replicate(config.sum_bits).as_signed()
             carry = adding.carry[lane % config.table_rows]
-            total = Cat(carry, previous).as_signed() + Cat(carry, adding.sums[lane]).as_signed()
+            total = Cat(carry, kept).as_signed() + Cat(carry, adding.sums[lane]).as_signed()
             m.d.sync += [previous.eq(read.data[lane]), sums[lane].eq(total[1:])]
-            with m.If(stages[-2].first):
-                m.d.sync += previous.eq(0)
         return m

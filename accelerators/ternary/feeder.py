@@ -221,7 +221,7 @@ class ActivationFeeder(wiring.Component):
                 m.d.comb += read_region.eq(Cat(feed_banks[lane], Const(number, lane_bits)))
 
             # Words of a memory that come before the last one wait for it.
-            activations = Signal(8 * config.vector_lanes, name=f"activations_{lane}")
+            activations = Signal(8 * config.vector_lanes, name=f"activations_{lane}", reset_less=True)
             arriving = read.data
             if number < last:
                 arriving = Signal.like(activations, name=f"waiting_{lane}")

@@ -78,19 +78,23 @@ class LookupLanes(wiring.Component):
         config = self.config
         rows, tables, tokens = config.table_rows, config.tables, config.token_lanes
 
-        # Banks are written and read alternately: if any is full, it is the one to read; if any is free, the one to write.
-        filled, write_bank, read_bank = Signal(2), Signal(), Signal()
-        written, read = Signal(), Signal()
+        # Banks are written and read alternately: if any is full, it is the one to read; if any is free, the one to write. How
+        # many are full is counted in ones, so both answers are registers.
+        any_full, all_full, write_bank, read_bank = Signal(), Signal(), Signal(), Signal()
+        written, read, fills, frees = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            self.i_tables.ready.eq(~filled.all()),
+            self.i_tables.ready.eq(~all_full),
             written.eq(self.i_tables.valid & self.i_tables.ready),
-            self.i.ready.eq(filled.any()),
+            fills.eq(written & self.i_tables.p.last),
+            self.i.ready.eq(any_full),
             read.eq(self.i.valid & self.i.ready),
+            frees.eq(read & self.i.p.last),
         ]
-        with m.If(written & self.i_tables.p.last):
-            m.d.sync += [filled.bit_select(write_bank, 1).eq(1), write_bank.eq(~write_bank)]
-        with m.If(read & self.i.p.last):
-            m.d.sync += [filled.bit_select(read_bank, 1).eq(0), read_bank.eq(~read_bank)]
+        m.d.sync += [write_bank.eq(write_bank ^ fills), read_bank.eq(read_bank ^ frees)]
+        with m.If(fills & ~frees):
+            m.d.sync += [any_full.eq(1), all_full.eq(any_full)]
+        with m.Elif(frees & ~fills):
+            m.d.sync += [any_full.eq(all_full), all_full.eq(0)]
 
         # An entry is written a cycle after it was taken: before any word that may read it, which has to be registered too.
         entry = delayed(m, Cat(self.i_tables.p.entry, write_bank), "entry")

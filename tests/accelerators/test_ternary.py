@@ -151,6 +151,7 @@ def test_parts_of_odd_configurations(unit, config):
     assert report.ok, str(report)
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("unit", ["ternary_feeder", "ternary_table", "ternary_lanes", "ternary_accumulators", "ternary_engine"])
 def test_kv260(unit):
     """Here and not among the presets of the registry, which would also be run in Icarus: that takes too long."""
