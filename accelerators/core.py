@@ -176,8 +176,9 @@ class Core(wiring.Component):
         m.submodules.owners = owners = Queue(data.StructLayout({"token": range(max(config.token_lanes, 2)), "head": 8}),
                                              2 * queue_depth)
 
-        op = {opcode: Signal(name=f"runs_{opcode.name.lower()}") for opcode in Opcode}
-        m.d.comb += [signal.eq(executor.opcode == opcode) for opcode, signal in op.items()]
+        op, linear = {opcode: Signal(name=f"runs_{opcode.name.lower()}") for opcode in Opcode}, Signal()
+        # A register late: it holds for the last event of an operation, and a word needs longer from a command than that.
+        m.d.sync += [linear.eq(executor.linear), *(signal.eq(executor.opcode == opcode) for opcode, signal in op.items())]
         to_head = Signal()
         m.d.comb += to_head.eq((executor.flags & Flag.TO_HEAD).any())
 
@@ -188,9 +189,11 @@ class Core(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
         wiring.connect(m, frontend.o_operation, operations.i)
         wiring.connect(m, operations.o, executor.i_operation)
+        running = [Signal(name=f"running_{k}") for k in range(2)]  # until the last of ``events``, which are two registers late
+        m.d.sync += [running[0].eq(self.start | frontend.busy), running[1].eq(running[0])]
         m.d.comb += [
             frontend.append_done.eq(executor.append_done),
-            self.busy.eq(frontend.busy), self.done.eq(frontend.done), self.tag.eq(executor.tag),
+            self.busy.eq(Cat(running).any()), self.done.eq(frontend.done), self.tag.eq(executor.tag),
             self.position.eq(frontend.position), self.generated.eq(frontend.generated),
             executor.inverse_temperature.eq(self.inverse_temperature),
             executor.magnitudes.eq(vectors.magnitude_bits), executor.top_exponents.eq(exponents.top),
@@ -352,7 +355,7 @@ class Core(wiring.Component):
         clamped = [(unit.saturated, unit.o.valid & unit.o.ready) for unit in (residual, embedding)]
         m.d.comb += self.saturations.eq(sum((Mux(taken, count, 0) for count, taken in clamped), start=0))
         watched = {
-            "engine": (executor.linear, engine.i_weights, engine.o_sums),
+            "engine": (linear, engine.i_weights, engine.o_sums),
             "norm_quantize": (quantizes, norm.i, norm.o), "rope": (op[Opcode.ROPE], rope.i, rope.o),
             "residual": (op[Opcode.RESIDUAL], residual.i, residual.o), "glu": (op[Opcode.GLU], glu.i, glu.o),
             "attention": (op[Opcode.ATTEND], attention.i_rows, attention.o), "head": (op[Opcode.HEAD], head.i_weights, head.o),
@@ -361,7 +364,7 @@ class Core(wiring.Component):
         }
         for i, name in enumerate(self.UNITS):
             running, source, sink = watched[name]
-            m.d.comb += [self.events[i].busy.eq(running), self.events[i].starved.eq(running & source.ready & ~source.valid),
+            m.d.sync += [self.events[i].busy.eq(running), self.events[i].starved.eq(running & source.ready & ~source.valid),
                          self.events[i].stalled.eq(running & sink.valid & ~sink.ready)]
         moving = [self.i_data, self.i_weights, self.i_program, self.o_record_data, norm.o, vectors.i, engine.o_sums,
                   attention.o_exponent, head.o, self.o_token, operations.o]

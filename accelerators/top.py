@@ -188,7 +188,10 @@ class Accelerator(wiring.Component):
                              for name in ("valid", "tag", "elements")]
 
         if self.trace:
-            m.d.comb += [self.trace_tag.eq(core.tag), self.trace_linear_tag.eq(core.observe_sums.tag)]
+            # Beside the events, which are two registers late.
+            for tag, now in ((self.trace_tag, core.tag), (self.trace_linear_tag, core.observe_sums.tag)):
+                before = Signal.like(tag)
+                m.d.sync += [before.eq(now), tag.eq(before)]
             for event in UNIT_EVENTS:
                 m.d.comb += getattr(self, f"trace_{event}").eq(Cat(unit[event] for unit in core.events))
 

@@ -68,9 +68,9 @@ class Scores(wiring.Component):
         command = Signal(command_layout(config))
         active, bank, beat = Signal(), Signal(), Signal(range(max_beats(config)))
         rows_done = Signal(range(config.max_context))
-        advance, accepted = Signal(), Signal()
+        advance, accepted, last_row = Signal(), Signal(), Signal()
         ends_row = beat == command.beats - 1
-        ends = accepted & ends_row & (rows_done == command.rows - 1)
+        ends = accepted & ends_row & last_row
         m.d.comb += [
             self.i_keys.ready.eq(advance & active),
             accepted.eq(self.i_keys.valid & self.i_keys.ready),
@@ -79,11 +79,11 @@ class Scores(wiring.Component):
         with m.If(accepted):
             m.d.sync += beat.eq(beat + 1)
             with m.If(ends_row):
-                m.d.sync += [beat.eq(0), rows_done.eq(rows_done + 1)]
+                m.d.sync += [beat.eq(0), rows_done.eq(rows_done + 1), last_row.eq(rows_done + 2 == command.rows)]
         with m.If(ends):
             m.d.sync += [active.eq(0), rows_done.eq(0)]
         with m.If(take):
-            m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1)]
+            m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1), last_row.eq(loaded.rows == 1)]
 
         # Products, one register per level of the trees, sums over the beats of a row.
         pipeline = Pipeline(m, advance)
@@ -109,15 +109,13 @@ class Scores(wiring.Component):
         waiting = Signal.like(dots)
         remaining = Signal(range(config.query_lanes + 1))
         m.d.comb += [
-            self.o.valid.eq(remaining != 0),
             self.o.p.dot.eq(waiting[0]),
-            self.o.p.last.eq(remaining == 1),
             advance.eq(~complete | ~self.o.valid | (self.o.ready & self.o.p.last)),
         ]
         with m.If(complete & advance):
-            m.d.sync += [waiting.eq(dots), remaining.eq(lanes)]
+            m.d.sync += [waiting.eq(dots), remaining.eq(lanes), self.o.valid.eq(lanes != 0), self.o.p.last.eq(lanes == 1)]
         with m.Elif(self.o.valid & self.o.ready):
-            m.d.sync += remaining.eq(remaining - 1)
+            m.d.sync += [remaining.eq(remaining - 1), self.o.valid.eq(remaining != 1), self.o.p.last.eq(remaining == 2)]
             m.d.sync += [waiting[k].eq(waiting[k + 1]) for k in range(config.query_lanes - 1)]
         return m
 

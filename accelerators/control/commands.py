@@ -1,6 +1,6 @@
 """Commands that the executor issues to the units, and the registers and states with which it does so."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 
 from ..config import AcceleratorConfig
@@ -52,7 +52,7 @@ class Issue:
     operation, op : View
         The operation under way, its instruction.
     token, head, sub, tile, tile_end : Signal
-        Loops over the tokens of the chunk, heads, heads of a group, tiles of tokens.
+        Loops over the tokens of the chunk, heads, heads of a group, tiles of tokens. ``next_tile`` moves on from a tile.
     slot : Signal
         Vector-memory slot of ``token``.
     offset, group_offset, first_head, lane_head, second : Signal
@@ -80,8 +80,6 @@ class Issue:
         m.d.comb += [
             *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),
             self.slot.eq(self.token + Mux(self.operation.chunk, lanes, 0)),
-            self.tile_end.eq(Mux(self.tile + self.op.tiles < self.operation.tokens, self.tile + self.op.tiles,
-                                 self.operation.tokens)),
         ]
         self._product()
 
@@ -102,6 +100,11 @@ class Issue:
         """Assignments of the loop registers at the start of an operation."""
         return [register.eq(0) for register in (self.token, self.head, self.sub, self.tile, self.group_offset, self.offset,
                                                 self.first_head, self.lane_head, self.second)]
+
+    def next_tile(self, begin: Value) -> list:
+        """Assignments that make the tile the one from token ``begin`` on: 0 or ``tile_end``."""
+        end = begin + self.op.tiles
+        return [self.tile.eq(begin), self.tile_end.eq(Mux(end < self.operation.tokens, end, self.operation.tokens))]
 
     def send(self, name: str, after: str, launches: tuple[str, ...] = (), **fields):
         """Offer a command; when it is taken, count what it launches and go on. Returns that condition."""

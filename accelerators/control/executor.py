@@ -1,6 +1,6 @@
 """Executor: runs queued operations one after another by issuing commands to the units; touches no data itself."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -86,11 +86,15 @@ class Executor(wiring.Component):
         issue = Issue(m, self, self.config, launched)
         operation, op, token = issue.operation, issue.op, issue.token
 
-        # Outstanding items; the operation ends when all have happened.
+        # Outstanding items; the operation ends when all have happened. But for the data gate they are counted a register late.
         outstanding = []
         for name in self.EVENTS:
-            count = self.data_packets if name == "packet_taken" else Signal(ITEM_BITS, name=f"outstanding_{name}")
-            m.d.sync += count.eq(count + launched[name] - getattr(self, name))
+            count, begins = self.data_packets, launched[name]
+            if name != "packet_taken":
+                count, begins = Signal(ITEM_BITS, name=f"outstanding_{name}"), Signal(name=f"begun_{name}")
+                m.d.sync += begins.eq(launched[name])
+                outstanding.append(begins)
+            m.d.sync += count.eq(count + begins - getattr(self, name))
             outstanding.append(count)
         drained = Signal()
         m.d.comb += drained.eq(~Cat(outstanding).any())
@@ -119,7 +123,7 @@ class Executor(wiring.Component):
                 m.d.comb += waiting.eq(pending.bit_select(operation.chunk, 1))
                 with m.If(~waiting):
                     m.d.comb += self.operation_start.eq(1)
-                    m.d.sync += scale_slot.eq(issue.slot)
+                    m.d.sync += [scale_slot.eq(issue.slot), *issue.next_tile(Const(0))]
                     with m.Switch(op.opcode):
                         for opcode in Opcode:
                             if opcode is not Opcode.END:

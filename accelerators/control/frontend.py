@@ -74,8 +74,8 @@ class FrontEnd(wiring.Component):
     position, generated : Out(20)
 
     Latency: 3 cycles from ``start`` to the first command. Interval: 1 + 512 / bus_bits cycles per instruction and the memory's
-    latency (1 or more), while the data reads of the previous one are issued; 3 cycles per row of EMBED and ROPE, and the
-    interval of ``ContiguousCache`` (10 or more) per query tile and KV head of ATTEND.
+    latency (1 or more), while the data reads of the previous one are issued; 3 cycles per row of EMBED and ROPE, and one
+    more than the interval of ``ContiguousCache`` (11 or more) per query tile and KV head of ATTEND.
     """
 
     latency = None
@@ -170,7 +170,7 @@ class FrontEnd(wiring.Component):
 
         # Cache rows of attention.
         capacity = Signal(range(config.max_context + 1))
-        m.d.comb += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
+        m.d.sync += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
         m.submodules.cache = cache = ContiguousCache(config)
         head = Signal(8)
         first = Signal(range(lanes + 1))
@@ -178,11 +178,11 @@ class FrontEnd(wiring.Component):
         m.d.comb += [
             cache.capacity.eq(capacity), cache.record_beats.eq(self.kv_record_beats),
             cache.head_stride.eq(self.kv_head_stride),
-            tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count)),
             cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
             cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end),
         ]
 
+        m.d.sync += tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count))
         push_append = Signal()
         reads = self._data_reads(m, push_append)
 
@@ -309,6 +309,8 @@ class FrontEnd(wiring.Component):
                     m.next = "ROW"
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
+            with m.State("TILE"):
+                m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.comb += cache.i_request.valid.eq(1)
                 with m.If(cache.i_request.ready):
@@ -317,7 +319,7 @@ class FrontEnd(wiring.Component):
                 m.d.comb += [reads.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(reads.ready), reads.p.fenced.eq(1),
                              reads.p.address.eq(cache.o_read.p.address), reads.p.beats.eq(cache.o_read.p.beats)]
                 with m.If(reads.valid & reads.ready):
-                    m.next = "ROWS"
+                    m.next = "TILE"
                     with m.If(tile_end == count):
                         m.d.sync += [first.eq(0), head.eq(head + 1)]
                         with m.If(head + 1 == op.count):

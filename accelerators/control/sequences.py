@@ -1,7 +1,7 @@
 """The commands of every operation, as states of the executor's machine. The state that an operation begins with has the
 name of its opcode; all end in DRAIN, but LINEAR, which lets the next operation begin."""
 
-from amaranth.hdl import Array, Mux, Signal
+from amaranth.hdl import Array, Const, Mux, Signal
 
 from ..numerics import SCALAR
 from .commands import Issue
@@ -137,9 +137,12 @@ def _append(x: Issue) -> None:
 def _attend(x: Issue) -> None:
     """Per KV head and tile of tokens, one lane per (token, query head)."""
     m, op, operation, token = x.m, x.op, x.operation, x.token
+    count = range(x.config.query_lanes + 1)
+    tile_tokens, group = Signal(count), Signal(count)
+    m.d.comb += [tile_tokens.eq(x.tile_end - x.tile), group.eq(op.group)]
     with m.State("ATTEND"):
         m.d.sync += [token.eq(x.tile), x.offset.eq(x.group_offset), x.lane_head.eq(x.first_head), x.sub.eq(0)]
-        x.send("o_attention", "ATTEND_SCALE", ("packet_taken",), lanes=(x.tile_end - x.tile) * op.group[:8],
+        x.send("o_attention", "ATTEND_SCALE", ("packet_taken",), lanes=tile_tokens * group,
                rows=operation.position + x.tile_end, beats=op.beats, words=op.words)
     x.multiply("ATTEND_SCALE", x.scales[x.slot], op.scalar_a, "ATTEND_LANE")
     with m.State("ATTEND_LANE"):
@@ -152,10 +155,10 @@ def _attend(x: Issue) -> None:
                 m.d.sync += [x.sub.eq(0), token.eq(token + 1), x.offset.eq(x.group_offset), x.lane_head.eq(x.first_head)]
                 m.next = "ATTEND_SCALE"
                 with m.If(token + 1 == x.tile_end):
-                    m.d.sync += x.tile.eq(x.tile_end)
+                    m.d.sync += x.next_tile(x.tile_end)
                     m.next = "ATTEND"
                     with m.If(x.tile_end == operation.tokens):
-                        m.d.sync += [x.tile.eq(0), x.head.eq(x.head + 1), x.group_offset.eq(x.offset + op.words),
+                        m.d.sync += [*x.next_tile(Const(0)), x.head.eq(x.head + 1), x.group_offset.eq(x.offset + op.words),
                                      x.first_head.eq(x.lane_head + 1)]
                         with m.If(x.head + 1 == op.count):
                             m.next = "DRAIN"

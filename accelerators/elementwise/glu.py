@@ -22,7 +22,7 @@ BITS = 17
 ONE = 1 << BITS
 SEGMENT_BITS, REST_BITS = 9, 11
 DROPPED = 20
-ACTIVATION_DEPTH = 11
+ACTIVATION_DEPTH = 12
 DEPTH = ACTIVATION_DEPTH + 4
 
 
@@ -59,7 +59,7 @@ class Glu(wiring.Component):
         ``2**(sum_bits - 1)`` (upper bits are ignored) and have at most ``gate_bits`` or ``up_bits`` bits.
     o : Out(stream of {x: V x signed(32), last})
 
-    Latency: 16 cycles from ``up`` to its result. Interval: 1 cycle per word. The logistic function
+    Latency: 17 cycles from ``up`` to its result. Interval: 1 cycle per word. The logistic function
     is within 2.4e-5 of the exact one.
     """
 
@@ -117,7 +117,9 @@ class Glu(wiring.Component):
             size, negative = register(size, 7), register(negative, 7)
             is_silu = register(silu, 7)
             relu = Mux(negative, 0, size)
-            t, _ = unsigned_product(pipeline, size, Mux(is_silu, sigma, relu))  # 11
+            activation = register(Mux(is_silu, sigma, relu))  # 11
+            size, negative = register(size), register(negative)
+            t, _ = unsigned_product(pipeline, size, activation)  # 12
             size, sign = register(size), register(negative)
 
             waiting = Signal.like(t[:2 * BITS], name=f"t_{k}")

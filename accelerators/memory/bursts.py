@@ -51,13 +51,13 @@ class BurstSplitter(wiring.Component):
         Registered. ``length`` is beats less one. The first address of an unaligned command is given as it
         came, later ones are aligned.
 
-    Latency: 2 cycles. Interval: 1 cycle per burst.
+    Latency: 2 cycles. Interval: 1 cycle per burst and 1 per command.
 
     A command of no beats gives one item with ``empty``. Addresses wrap at 2**32.
     """
 
     latency = 2
-    interval = 1
+    interval = 2
 
     def __init__(self, bus_bits: int, burst_beats: int):
         check_bursts(bus_bits, burst_beats)
@@ -84,7 +84,7 @@ class BurstSplitter(wiring.Component):
             final.eq(beyond[-1]),
             free.eq(self.o.ready | ~self.o.valid),
             advance.eq(busy & free),
-            self.i.ready.eq(~busy | (advance & final)),
+            self.i.ready.eq(~busy),
         ]
         with m.If(free):
             m.d.sync += [
@@ -100,6 +100,7 @@ class BurstSplitter(wiring.Component):
                 address.eq(Cat(Const(0, block), address[block:] + 1)),
                 beats_left.eq(beyond),
                 room.eq(self.burst_beats - 1),
+                busy.eq(~final),
             ]
         with m.If(self.i.ready):
             m.d.sync += [

@@ -236,5 +236,5 @@ class FrontEndBench(UnitBench):
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         found = {"start": 3, "instruction": 2 + 512 // self.config.bus_bits,
-                 "tile": max(8, self.config.max_context.bit_length()) + 2}
+                 "tile": max(8, self.config.max_context.bit_length()) + 3}
         return found if self.config.token_lanes == 1 else found | {"row": 3}

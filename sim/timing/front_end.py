@@ -163,7 +163,7 @@ class FrontEnd:
             for head in range(op.count):
                 for first in range(0, operation.tokens, op.tiles):
                     rows = operation.position + min(first + op.tiles, operation.tokens)
-                    yield kernel.now + self.row_address
+                    yield kernel.now + self.row_address + (1 if head or first else 0)
                     yield from self._read(op.address + head * self.layout.kv_head_stride, rows * self.layout.kv_record_beats,
                                           "cache", self.appends_pushed)
 

@@ -102,7 +102,7 @@ class Reader:
             due = accepted + BurstSplitter.latency
             for number, length in enumerate(lengths):
                 if number == len(lengths) - 1:
-                    yield accepted + 1
+                    yield max(accepted + 2, self.kernel.now + 1)
                     self.command = None
                     self.freed.fire()
                 yield due

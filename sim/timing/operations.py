@@ -170,7 +170,7 @@ class Operations:
     def _first_result(self, keys_end: float, lanes: int, mix_beats: int, rows: int) -> float:
         """From the last beat of the last key: as the latency of ``Attention``, for these lanes and rows."""
         tree = (self.config.kv_lanes - 1).bit_length()
-        return keys_end + tree + max(39 + lanes + mix_beats, 54 + self._zero_steps(rows))
+        return keys_end + tree + max(41 + lanes + mix_beats, 55 + self._zero_steps(rows))
 
     def pairs(self, operation: Operation, start: float) -> Waits[float]:
         """RESIDUAL and GLU: words of two vectors in turn, token after token."""
