@@ -21,7 +21,7 @@ from .report import Book, Measurement, bench_folder
 from .timing_cases import TOPIC
 from .yosys import TARGETS
 
-__all__ = ["CycleModel", "Estimate", "Point", "estimate", "model_named"]
+__all__ = ["CycleModel", "Estimate", "Point", "estimate", "model_named", "prompt_figures"]
 
 STORIES = Path(__file__).parent.parent / "models" / "stories"
 EXACT_GROUPS = 6
@@ -164,6 +164,21 @@ def estimate(config: AcceleratorConfig, model: ModelShape, *, context: int, prom
                     _points(cycles, decode, context, prompt), config.bus_bytes * memory.efficiency,
                     {phase: float(config.tile_activations * config.table_rows * tokens)
                      for phase, tokens in (("prefill", config.token_lanes), ("decode", 1))})
+
+
+def prompt_figures(config: AcceleratorConfig, model: str, prompt: int, clock_mhz: float) -> list[Measurement]:
+    """What a long prompt costs and which part of it is attention: ``prefill-PROMPT/...``, from the cycle model, ideal memory."""
+    run = CycleModel(plan(shape_named(model), config), Memory()).run(prompt, 1)
+    cycles, attended, matrices = run.tokens[0], run.busy[Opcode.ATTEND], run.busy[Opcode.LINEAR]
+    command, note, head = "llmrtl bench --only timing", _error(), f"prefill-{prompt}"
+    return [
+        Measurement(f"{head}/cycles_prefill", round(cycles), "cycles", "projected", command, note),
+        Measurement(f"{head}/attention_cycles", round(attended), "cycles", "projected", command, note),
+        Measurement(f"{head}/attention_share", attended / cycles, "%", "derived", command, "cycles of attention / cycles"),
+        Measurement(f"{head}/matrix_share", matrices / cycles, "%", "derived", command, "cycles of ternary matrices / cycles"),
+        Measurement(f"{head}/prompt_tokens_per_second", prompt * clock_mhz * 1e6 / cycles, "1/s", "derived", command,
+                    f"{prompt} tokens * {clock_mhz:g} MHz / cycles"),
+    ]
 
 
 def _figures(planned: Plan, prefill: float, decode: Run, context: int, prompt: int, clock_mhz: float, memory: Memory,

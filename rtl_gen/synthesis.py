@@ -17,11 +17,12 @@ from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
 from .emit import Emitted, write_if_changed
+from .estimate import prompt_figures
 from .generate import emitted_accelerator
 from .nextpnr import DEVICE, Placement, in_harness, place_and_route
 from .registry import UNITS, build, emit_unit, unit
 from .report import BENCH_PARTS, DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
-from .runs import CLOCK_MHZ, run_models
+from .runs import CLOCK_MHZ, LARGE_CHECKPOINT, run_models
 from .timing_cases import TOPIC as TIMING
 from .timing_cases import run_comparisons
 from .yosys import TARGETS, Synthesis, synthesize
@@ -31,6 +32,9 @@ __all__ = ["bench", "synth"]
 ACCELERATOR = "accelerator"
 SEEDS = (1,)
 """Seeds with which the accelerator is placed: a run takes a quarter of an hour. Units are placed once."""
+
+PROMPTS, PROMPT_LENGTHS = "prompts", (128, 1024)
+"""Topic of ``build/bench``, and lengths: what prompts cost the 0.73B model."""
 
 _SMALL = ("lut", "ff", "bram", "uram", "dsp", "lutram")
 _PLACED = ("LUT", "FF", "BRAM", "DSP")
@@ -230,7 +234,7 @@ def synth(options: Namespace) -> int:
     return 0
 
 
-_TOPICS = ("units", "accelerator", "kv260_area", "runs", "accuracy", "kv260", TIMING)
+_TOPICS = ("units", "accelerator", "kv260_area", "runs", "accuracy", "kv260", TIMING, PROMPTS)
 
 
 def bench(options: Namespace) -> int:
@@ -254,6 +258,10 @@ def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, runs: b
         console.print(text, markup=False, soft_wrap=True)
 
     errors = errors + (run_models(book, config, say) if runs else []) + (run_comparisons(book, say) if timing else [])
+    if timing:
+        for prompt in PROMPT_LENGTHS:
+            book.add(PROMPTS, prompt_figures(preset("kv260"), LARGE_CHECKPOINT.name, prompt, CLOCK_MHZ))
+        book.save(PROMPTS)
     for topic in _TOPICS:
         if topic not in book.topics:
             book.load(topic)

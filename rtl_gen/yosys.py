@@ -75,7 +75,7 @@ class Synthesis:
         LUTs: ECP5 LUT4 with those of carries and distributed RAM, as nextpnr packs them; UltraScale+ LUT6, logic
         estimated by Yosys plus distributed RAM and shift registers; iCE40 LUT4.
     ff : int
-        Flip-flops.
+        Flip-flops, without the registers that an ECP5's block RAMs have (``block_ram.py``).
     bram : float
         Block RAMs: ECP5 EBR of 18 kbit, UltraScale+ of 36 kbit (a RAMB18 is half a one), iCE40 EBR of 4 kbit.
     uram : int

@@ -50,7 +50,7 @@ def test_area_of_gearbox(target):
     assert sum(area.cells.values()) >= area.ff + area.lut // 2
 
 
-@pytest.mark.parametrize(("target", "bram", "dsp"), [("ecp5", 1, 2), ("xcup", 1, 2), ("ice40", 5, 2)])
+@pytest.mark.parametrize(("target", "bram", "dsp"), [("ecp5", 1, 2), ("xcup", 0.5, 2), ("ice40", 5, 2)])
 def test_memories_and_multipliers(products, target, bram, dsp):
     area = synthesize(products, target)
     assert (area.bram, area.dsp) == (bram, dsp)
