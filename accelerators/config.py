@@ -179,8 +179,10 @@ class AcceleratorConfig(_Json):
         Wider operand, signed, of the device's multipliers; the other one has 18 bits.
     query_lanes : int
         (token, head) pairs that share one K/V stream; at least the model's heads per KV head.
-    kv_bits, head_bits, head_activation_bits : 8 or 16
-        Stored K/V elements, LM head weights, activations into the LM head.
+    kv_bits, head_activation_bits : 8 or 16
+        Stored K/V elements, activations into the LM head.
+    head_bits : 4, 8 or 16
+        LM head weights.
     embedding_bits : 16 or 32
         Stored embedding elements.
     logit_frac_bits : int
@@ -256,11 +258,10 @@ class AcceleratorConfig(_Json):
         if self.vector_lanes % self.buffer_tokens or self.tile_activations % self.buffer_tokens:
             raise ValueError(f"buffer_tokens must divide vector_lanes {self.vector_lanes} and group_size * tables "
                              f"{self.tile_activations}, not {self.buffer_tokens}")
-        if self.multiplier_bits not in (18, 27):
-            raise ValueError(f"multiplier_bits must be 18 or 27, not {self.multiplier_bits!r}")
+        check_int("multiplier_bits", self.multiplier_bits, 18, 27, multiple_of=9)
         check_int("query_lanes", self.query_lanes, 1, 64)
-        for name in ("kv_bits", "head_bits", "head_activation_bits"):
-            check_int(name, getattr(self, name), 8, 16, power_of_two=True)
+        for name, least in (("kv_bits", 8), ("head_bits", 4), ("head_activation_bits", 8)):
+            check_int(name, getattr(self, name), least, 16, power_of_two=True)
         check_int("embedding_bits", self.embedding_bits, 16, 32, power_of_two=True)
         check_int("logit_frac_bits", self.logit_frac_bits, 8, 16)
         check_int("probability_bits", self.probability_bits, 12, 20)

@@ -1,4 +1,4 @@
-"""LM head: rows of 8- or 16-bit weights times one activation vector, one bus beat per cycle."""
+"""LM head: rows of 4-, 8- or 16-bit weights times one activation vector, one bus beat per cycle."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring

@@ -21,7 +21,7 @@ def sums_layout(config: AcceleratorConfig) -> data.StructLayout:
 class Accumulators(wiring.Component):
     """Accumulation over K tiles (TeLLMe, section 3.2), a row group of all token lanes per cycle.
 
-    The pipeline is: read, register, add, write. The first tile of a block writes without reading (memory
+    The pipeline is: register, read, register, add, write. The first tile of a block writes without what was read (memory
     needs no clearing), the last tile emits instead of writing.
 
     Parameters
@@ -37,10 +37,10 @@ class Accumulators(wiring.Component):
         must have been written at least 4 cycles (``timing.HAZARD``) before: else it reads the value before that.
     o : Out(stream, always ready): ``{sums: (token_lanes * table_rows) x signed(sum_bits), last}``
 
-    Attributes: ``latency`` 3 cycles, ``interval`` 1. Sums are exact: ``sum_bits`` holds ``max_vector`` products.
+    Attributes: ``latency`` 4 cycles, ``interval`` 1. Sums are exact: ``sum_bits`` holds ``max_vector`` products.
     """
 
-    latency = HAZARD - 1
+    latency = HAZARD
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
@@ -66,32 +66,32 @@ class Accumulators(wiring.Component):
             shape=data.ArrayLayout(signed(config.sum_bits), lanes), depth=self.depth, init=[])
         read, write = memory.read_port(), memory.write_port()
 
-        stages = [self.i.p]
-        valid = [self.i.valid]
-        for stage in range(2):
-            stages.append(Signal.like(self.i.p, name=f"stage_{stage}"))
+        items, valid = [self.i.p], [self.i.valid]
+        for stage in range(HAZARD - 1):
+            items.append(Signal.like(self.i.p, name=f"item_{stage}"))
             valid.append(Signal(name=f"valid_{stage}"))
-            m.d.sync += [stages[-1].eq(stages[-2]), valid[-1].eq(valid[-2])]
-        adding = stages[-1]
-        write_row, write_valid = Signal(range(self.depth)), Signal()
+            m.d.sync += [items[-1].eq(items[-2]), valid[-1].eq(valid[-2])]
+        reading, adding = items[1], items[-1]
+        write_apart, write_valid = Signal.like(reading.row), Signal()
         sums = Signal(data.ArrayLayout(signed(config.sum_bits), lanes))
         m.d.comb += [
-            # Never both at one row in a legal stream. Saying so spares the bypass that Yosys would add.
-            read.en.eq(~(write.en & (write.addr == read.addr))),
-            read.addr.eq(self.i.p.row),
+            # Never both at one row in a legal stream. Saying so spares the bypass that Yosys would add. The row that is written
+            # is kept as a difference from the row that is read, because that is quicker to compare.
+            read.en.eq(~(write.en & (write_apart == 0))),
+            read.addr.eq(reading.row),
             write.en.eq(write_valid),
-            write.addr.eq(write_row),
+            write.addr.eq(reading.row ^ write_apart),
             write.data.eq(sums),
             self.o.p.sums.eq(sums),
         ]
         m.d.sync += [
-            write_row.eq(adding.row),
+            write_apart.eq(self.i.p.row ^ adding.row),
             write_valid.eq(valid[-1] & ~adding.emit),
             self.o.valid.eq(valid[-1] & adding.emit),
             self.o.p.last.eq(adding.last),
         ]
         for lane in range(lanes):
-            # What block memory can do itself: no reset, nothing between memory and register.
+            # A register without reset, with nothing between it and the memory, can be the block memory's own.
             previous = Signal(signed(config.sum_bits), name=f"previous_{lane}", reset_less=True)
             kept = previous & (~adding.first).replicate(config.sum_bits).as_signed()
             carry = adding.carry[lane % config.table_rows]

@@ -55,7 +55,7 @@ class TernaryEngine(wiring.Component):
     Attributes
     ----------
     latency : int
-        From a word of the last K tile to its sums: ``ceil(log2 tables) + 7`` cycles.
+        From a word of the last K tile to its sums: ``ceil(log2 tables) + 8`` cycles.
     interval : int
         1: a lane word per cycle, also from K tile to K tile, from block to block and from matrix to matrix. The only
         bubbles (``timing.py`` has the exact model, and the bench measures it):

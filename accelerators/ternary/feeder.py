@@ -173,7 +173,7 @@ class ActivationFeeder(wiring.Component):
         # Read: memory, register, selection of one activation. The first activation of a word begins the reads of all lanes.
         m.d.comb += advance.eq(~self.o.valid | self.o.ready)
         share = config.buffer_tokens
-        place, fetched_place = Signal(range(share)), Signal(range(share))
+        place, fetched_place = self._number(share, "place"), self._number(share, "fetched_place")
         begins, fetching, fetched = Signal(), Signal(), Signal()
         valid, element_out = Signal(share), Signal.like(element)
         elements = [element, *(Signal.like(element, name=f"element_{k}") for k in range(share)), element_out]
@@ -200,7 +200,7 @@ class ActivationFeeder(wiring.Component):
         m.submodules[f"buffer_{lanes[0]}"] = buffer = Memory(
             shape=8 * config.vector_lanes, depth=((regions - 1) << len(word)) + self.words, init=[])
         write, read = buffer.write_port(), buffer.read_port()
-        write_region, read_region = (Signal(range(regions), name=f"{port}_region_{lanes[0]}") for port in ("write", "read"))
+        write_region, read_region = (self._number(regions, f"{port}_region_{lanes[0]}") for port in ("write", "read"))
         m.d.comb += [
             # A buffer is written or fed, never both. Saying so spares the bypass that block memory would need. What
             # is read without an issue is not used.
@@ -238,6 +238,10 @@ class ActivationFeeder(wiring.Component):
         bank = Signal(name=name)
         m.d.sync += bank.eq(bank ^ step)
         return bank
+
+    def _number(self, count, name):
+        """Signal for one of ``count``: a bit (of 0) if there is only one, because Verilog has no signals of no bits."""
+        return Signal(range(max(count, 2)), name=name)
 
     def _count(self, m, word, words):
         """Next word of a buffer; behind the last one comes the first."""

@@ -1,6 +1,6 @@
 """Builds the half tables of the ternary engine: all sums of a group of activations, one entry per cycle."""
 
-from amaranth.hdl import Array, Cat, Module, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -73,45 +73,49 @@ class TableBuilder(wiring.Component):
         # Load: the newest activation enters at the top, so a short last slice ends up in the top builders.
         waiting = Signal(data.ArrayLayout(data.ArrayLayout(signed(8), group * builders), config.token_lanes))
         loaded, take, enters = Signal(), Signal(), Signal()
-        complete = Signal()
         element, load_slice = Signal(range(group * builders)), Signal(range(timing.slices))
-        short = group * (config.tables - builders * (timing.slices - 1)) - 1
+        last_element, complete = Signal(init=group * builders == 1), Signal()
+        before_last = Signal(range(-1, group * builders))
         m.d.comb += [
             self.i.ready.eq(~loaded),
             enters.eq(self.i.valid & self.i.ready),
-            complete.eq(enters & (element == group * builders - 1)),
+            complete.eq(enters & last_element),
+            before_last.eq(Mux(load_slice == timing.slices - 1, group * (config.tables - builders * (timing.slices - 1)),
+                               group * builders) - 2),
         ]
-        with m.If(load_slice == timing.slices - 1):
-            m.d.comb += complete.eq(enters & (element == short))
         with m.If(enters):
-            m.d.sync += element.eq(element + 1)
-            for token in range(config.token_lanes):
-                m.d.sync += waiting[token].as_value().eq(Cat(waiting[token].as_value()[8:], self.i.p.x[token]))
+            m.d.sync += [element.eq(element + 1), last_element.eq(element == before_last)]
         with m.If(complete):
-            m.d.sync += [element.eq(0), load_slice.eq(load_slice + 1)]
+            m.d.sync += [element.eq(0), last_element.eq(last_element.init), load_slice.eq(load_slice + 1)]
             with m.If(load_slice == timing.slices - 1):
                 m.d.sync += load_slice.eq(0)
         m.d.sync += loaded.eq(complete | (loaded & ~take))
+        # Shifted in a cycle later, still before the groups are passed on: so the enable comes from a register.
+        newest, shifts = Signal.like(self.i.p.x), Signal()
+        m.d.sync += [newest.eq(self.i.p.x), shifts.eq(enters)]
+        with m.If(shifts):
+            for token in range(config.token_lanes):
+                m.d.sync += waiting[token].as_value().eq(Cat(waiting[token].as_value()[8:], newest[token]))
 
         # Steps: what to add for an entry is decoded one step ahead, into registers.
         groups = Signal.like(waiting)
         running, entry, slice_ = Signal(), Signal(range(config.table_entries)), Signal(range(timing.slices))
-        chosen, subtract, at_last = Signal(range(group)), Signal(), Signal()
+        chosen, subtract, at_first, at_last = Signal(range(group)), Signal(), Signal(init=1), Signal()
         advance = Signal()
         m.d.comb += [
             advance.eq(~self.o.valid | self.o.ready),
             take.eq(loaded & advance & (~running | at_last)),
         ]
         with m.If(advance & running):
-            m.d.sync += [entry.eq(entry + 1), at_last.eq(entry == last_entry - 1)]
+            m.d.sync += [entry.eq(entry + 1), at_first.eq(at_last), at_last.eq(entry == last_entry - 1)]
             with m.Switch(entry):
                 for before, (which, sign) in enumerate(steps(group)):
                     with m.Case(before):
                         m.d.sync += [chosen.eq(which), subtract.eq(sign < 0)]
-            with m.If(at_last):
-                m.d.sync += [running.eq(0), entry.eq(0), slice_.eq(slice_ + 1)]
-                with m.If(slice_ == timing.slices - 1):
-                    m.d.sync += slice_.eq(0)
+        with m.If(advance & at_last):
+            m.d.sync += [running.eq(0), entry.eq(0), slice_.eq(slice_ + 1)]
+            with m.If(slice_ == timing.slices - 1):
+                m.d.sync += slice_.eq(0)
         # The groups are not needed for entry 0, so they may come a cycle late, and their enable from a register.
         taken = Signal()
         m.d.sync += taken.eq(take)
@@ -120,9 +124,10 @@ class TableBuilder(wiring.Component):
         with m.If(taken):
             m.d.sync += groups.eq(waiting)
 
-        # Sums: entry 0 is the zero sum, by the registers' reset. The carry into the lowest bit completes a negation.
-        starts = Signal()
-        m.d.comb += starts.eq(advance & (entry == 0))
+        # Sums: entry 0 is the zero sum, by the registers' reset, which is for nothing else. The carry into the lowest bit
+        # completes a negation.
+        starts, sums = Signal(), Signal.like(self.o.p.sums, reset_less=True)
+        m.d.comb += [starts.eq(advance & at_first), self.o.p.sums.eq(sums)]
         with m.If(advance):
             m.d.sync += [
                 self.o.valid.eq(running), self.o.p.entry.eq(entry), self.o.p.slice.eq(slice_),
@@ -132,7 +137,7 @@ class TableBuilder(wiring.Component):
             for builder in range(builders):
                 operands = Array(groups[token][builder * group + i] for i in range(group))
                 operand = Signal(signed(8), name=f"operand_{token}_{builder}")
-                previous = self.o.p.sums[token][builder]
+                previous = sums[token][builder]
                 total = Cat(subtract, previous).as_signed() + Cat(subtract, operand).as_signed()
                 m.d.comb += operand.eq(operands[chosen] ^ subtract.replicate(8).as_signed())
                 with m.If(advance):

@@ -64,7 +64,7 @@ class TernaryTiming:
     @property
     def latency(self) -> int:
         """From a lane word of the last K tile until its sums are offered: lookup lanes, accumulators, queue."""
-        return self.lookup + (HAZARD - 1) + 2
+        return self.lookup + HAZARD + 2
 
     @property
     def result_slots(self) -> int:

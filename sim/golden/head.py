@@ -22,7 +22,7 @@ class QuantizedHead:
 
     Members
     -------
-    weights : int8 or int16 array [vocab, hidden]
+    weights : int8 (also of 4-bit numbers) or int16 array [vocab, hidden]
     row_scales : uint16 array [vocab]
     shift : int
         Low bits dropped from every product with a row scale (``config.head_shift``).
@@ -55,7 +55,7 @@ def quantize_head(weights: np.ndarray, config: AcceleratorConfig) -> tuple[Quant
     common = float(largest.max()) / top / ((1 << SCALE_BITS) - 1) or 1.0
     # A relative 2**-40 below the ceiling keeps the largest row at 65535 in spite of rounding.
     row_scales = np.ceil(largest / top / common * (1 - 2.0 ** -40))
-    quantized = np.empty(weights.shape, dtype=np.int8 if config.head_bits == 8 else np.int16)
+    quantized = np.empty(weights.shape, dtype=np.int16 if config.head_bits == 16 else np.int8)
     for start in range(0, len(weights), 4096):
         rows = slice(start, start + 4096)
         step = np.maximum(row_scales[rows], 1) * common
@@ -75,13 +75,16 @@ def head_bytes(vocab: int, hidden: int, config: AcceleratorConfig) -> int:
     return (blocks + vocab * row_beats(hidden, config)) * config.bus_bytes
 
 
+def _element(config: AcceleratorConfig) -> np.dtype:
+    """Of an array of weights."""
+    return np.dtype("<i2" if config.head_bits == 16 else "<i1")
+
+
 def pack_rows(head: QuantizedHead, config: AcceleratorConfig) -> np.ndarray:
     """Memory image (uint8) of integer rows and their scales, as ``HeadMatvec.i_weights`` reads it."""
     vocab, hidden = head.weights.shape
     block = config.bus_bits // SCALE_BITS
-    beats = row_beats(hidden, config)
-    element = np.dtype("<i1" if config.head_bits == 8 else "<i2")
-    rows = np.zeros((vocab, beats * config.bus_bytes // element.itemsize), dtype=element)
+    rows = np.zeros((vocab, row_beats(hidden, config) * config.bus_bits // config.head_bits), dtype=_element(config))
     rows[:, :hidden] = head.weights
     image = np.zeros(head_bytes(vocab, hidden, config), dtype=np.uint8)
     offset = 0
@@ -89,7 +92,8 @@ def pack_rows(head: QuantizedHead, config: AcceleratorConfig) -> np.ndarray:
         scales = np.zeros(block, dtype="<u2")
         part = head.row_scales[start:start + block]
         scales[:len(part)] = part
-        body = rows[start:start + block].reshape(-1).view(np.uint8)
+        body = rows[start:start + block].reshape(-1)
+        body = (body[::2] & 15 | body[1::2] << 4 if config.head_bits == 4 else body).view(np.uint8)
         image[offset:offset + config.bus_bytes] = scales.view(np.uint8)
         offset += config.bus_bytes
         image[offset:offset + body.size] = body
@@ -104,15 +108,16 @@ def unpack_head(image: np.ndarray, vocab: int, hidden: int, config: AcceleratorC
         raise ValueError(f"LM head image must have {size} bytes, not {image.size}")
     block = config.bus_bits // SCALE_BITS
     stride = row_beats(hidden, config) * config.bus_bytes
-    element = np.dtype("<i1" if config.head_bits == 8 else "<i2")
-    weights = np.empty((vocab, hidden), dtype=element)
+    weights = np.empty((vocab, hidden), dtype=_element(config))
     row_scales = np.empty(vocab, dtype=np.uint16)
     offset = 0
     for start in range(0, vocab, block):
         count = min(block, vocab - start)
         row_scales[start:start + count] = image[offset:offset + 2 * count].view("<u2")
         offset += config.bus_bytes
-        body = np.ascontiguousarray(image[offset:offset + count * stride]).view(element)
+        body = np.ascontiguousarray(image[offset:offset + count * stride]).view(weights.dtype)
+        if config.head_bits == 4:  # the lower half first
+            body = np.stack((body << 4 >> 4, body >> 4), axis=1)
         weights[start:start + count] = body.reshape(count, -1)[:, :hidden]
         offset += count * stride
     return QuantizedHead(weights, row_scales, config.head_shift)

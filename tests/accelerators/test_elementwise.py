@@ -24,7 +24,9 @@ LANES = TINY.vector_lanes
     ("residual_add", "elementwise:ResidualAddBench", {"max_vector": 1 << 17}),
     ("glu", "elementwise:GluBench", {"max_vector": 1 << 17}),
     ("glu", "elementwise:GluBench", {"max_vector": 48}),
-    ("norm_quantize", "norm_quantize:NormQuantizeBench", {"vector_lanes": 8, "bus_bits": 128, "tables": 32}),
+    ("norm_quantize", "norm_quantize:NormQuantizeBench", {"vector_lanes": 8, "bus_bits": 128, "tables": 32, "multiplier_bits": 27}),
+    ("residual_add", "elementwise:ResidualAddBench", {"max_vector": 1 << 17, "multiplier_bits": 27}),
+    ("head", "head:HeadMatvecBench", {"head_bits": 4}),
 ], ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)))
 def test_other_parameters(tmp_path, unit, bench, change):
     config = replace(TINY, name="other", **change)

@@ -132,7 +132,7 @@ def test_matvec():
 
 def test_cycles_of_a_matrix():
     timing = TernaryTiming(preset("edge"))
-    assert (timing.builders, timing.slices, timing.build, timing.latency) == (4, 4, 56, 11)
+    assert (timing.builders, timing.slices, timing.build, timing.latency) == (4, 4, 56, 12)
     assert timing.matrix(row_groups=256, tiles=4, block_row_groups=1024) == 4 * 256
     assert timing.matrix(row_groups=10, tiles=4, block_row_groups=8) == 7 * 56 + 2
 
