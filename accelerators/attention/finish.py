@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
-from ..streams import Queue, connect
+from ..streams import Queue, StreamBuffer, connect
 from .formats import EXPONENT, accumulator_bits, mixed_layout, result_layout, row_sum_bits, total_layout
 
 __all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
@@ -44,12 +44,12 @@ class Finish(wiring.Component):
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane, given before the lane's first word.
 
-    Latency: 4 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
+    Latency: 5 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
     ``i_total`` and one or more for leading zeros of the sum (4 or 1 of them per cycle). Interval: 1 cycle
     per word; a lane takes at least as long as its reciprocal.
     """
 
-    latency = 4
+    latency = 5
     interval = None
 
     def __init__(self, config: AcceleratorConfig):
@@ -81,15 +81,17 @@ class Finish(wiring.Component):
         register = pipeline.register
         m.submodules.exponents = exponents = Queue(EXPONENT, max(config.query_lanes, 3))
         connect(m, exponents.o, wiring.flipped(self.o_exponent))
+        m.submodules.results = results = StreamBuffer(self.o.p.shape())
+        connect(m, results.o, wiring.flipped(self.o))
         accepted = self.i.valid & self.i.ready
         m.d.comb += [
             taken.eq(divided & ~ready & exponents.i.ready),
             exponents.i.valid.eq(divided & ~ready),
             exponents.i.p.exponent.eq(exponent),
-            advance.eq(self.o.ready | ~self.o.valid),
+            advance.eq(results.i.ready),
             self.i.ready.eq(advance & ready),
-            self.o.valid.eq(register(accepted, 4, reset=True)),
-            self.o.p.last.eq(register(self.i.p.last, 4)),
+            results.i.valid.eq(register(accepted, 4, reset=True)),
+            results.i.p.last.eq(register(self.i.p.last, 4)),
         ]
         with m.If(taken):
             m.d.sync += [factor.eq(reciprocal), ready.eq(1)]
@@ -97,7 +99,7 @@ class Finish(wiring.Component):
             m.d.sync += ready.eq(0)
         half = 1 << self.after >> 1
         multiplier = register(factor)
-        for sums, x in zip(self.i.p.sums, self.o.p.x, strict=True):
+        for sums, x in zip(self.i.p.sums, results.i.p.x, strict=True):
             product = pipeline.multiply(register(sums[self.before:].as_signed()), multiplier)
             m.d.comb += x.eq(register(((product + half) >> self.after)[:32].as_signed()))
         return m

@@ -97,8 +97,9 @@ class BurstReader(wiring.Component):
 
         burst = splitter.o
         word = (self.bus_bits // 8).bit_length() - 1
-        asks, leaves = axi.arvalid & axi.arready, self.o.valid & self.o.ready
-        # Beats asked for that have not left the queue. Only falls between two bursts, so arvalid is stable.
+        asks, answered, leaves = axi.arvalid & axi.arready, Signal(), Signal()
+        m.d.sync += leaves.eq(self.o.valid & self.o.ready)
+        # Beats asked for that have not left the queue (a cycle ago). Only falls between two bursts, so arvalid is stable.
         reserved = Signal(range(self.buffer_beats + 1))
         room = Signal(init=1)
         reserved_next = Signal.like(reserved)
@@ -113,16 +114,20 @@ class BurstReader(wiring.Component):
 
         m.submodules.pending = pending = fifo.SyncFIFO(
             width=1 + ADDRESS_BITS - word, depth=self.outstanding)
+        free, waiting = Signal(init=1), Signal(range(self.outstanding + 1))  # room in ``pending``
+        with m.If(asks & ~answered):
+            m.d.sync += [waiting.eq(waiting + 1), free.eq(waiting != self.outstanding - 1)]
+        with m.Elif(answered & ~asks):
+            m.d.sync += [waiting.eq(waiting - 1), free.eq(1)]
         m.d.comb += [
             axi.araddr.eq(Cat(Const(0, word), burst.p.address[word:])),
             axi.arlen.eq(burst.p.length),
-            axi.arvalid.eq(burst.valid & ~burst.p.empty & room & pending.w_rdy),
-            burst.ready.eq(burst.p.empty | (axi.arready & room & pending.w_rdy)),
+            axi.arvalid.eq(burst.valid & ~burst.p.empty & room & free),
+            burst.ready.eq(burst.p.empty | (axi.arready & room & free)),
             pending.w_data.eq(Cat(burst.p.last, burst.p.address[word:])),
             pending.w_en.eq(asks),
         ]
 
-        answered = Signal()
         m.d.comb += [
             axi.rready.eq(1),
             answered.eq(axi.rvalid & axi.rlast),

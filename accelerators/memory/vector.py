@@ -174,11 +174,14 @@ class VectorMemory(wiring.Component):
         m.d.sync += [element.eq(self.i.p.x), element_address.eq(write.o.p.address)]
 
         # The banks, each with one write port for both kinds of words.
-        ports = []
+        m.submodules.read = read = _Address(config, until_end=False)
+        wiring.connect(m, wiring.flipped(self.i_read), read.i_command)
+        ports, written = [], []
         for chunk in range(config.chunks):
             address = Signal(16, name=f"write_address_{chunk}")
             m.d.comb += address.eq(Mux(results.into[chunk], results.address, element_address))
             ports.append([])
+            written.append(Mux(results.into[chunk], results.address == read.o.p.address, element_address == read.o.p.address))
             for bank in range(layout.banks):
                 m.submodules[f"bank_{chunk}_{bank}"] = words = memory.Memory(
                     shape=data.ArrayLayout(signed(32), config.vector_lanes), depth=layout.depth(bank), init=[])
@@ -196,13 +199,11 @@ class VectorMemory(wiring.Component):
                 ports[chunk].append((read_port, write_port))
 
         # Reads: address, memory output, selection of the bank, then of the chunk; all stages move together.
-        m.submodules.read = read = _Address(config, until_end=False)
-        wiring.connect(m, wiring.flipped(self.i_read), read.i_command)
         advance, colliding = Signal(), []
-        for chunk in ports:
+        for chunk, same_word in zip(ports, written, strict=True):
             colliding.append([])
             for read_port, write_port in chunk:
-                collides = write_port.en & (write_port.addr == read_port.addr)
+                collides = write_port.en & same_word
                 # Saying that no word is read while it is written spares the bypass that Yosys would add.
                 m.d.comb += [read_port.addr.eq(read.o.p.address), read_port.en.eq(advance & ~collides)]
                 colliding[-1].append(collides)

@@ -64,16 +64,17 @@ class Queue(wiring.Component):
         m.submodules.storage = storage = Memory(shape=len(i), depth=self.depth, init=[])
         write, read = storage.write_port(), storage.read_port()
         enters, leaves = self.i.valid & self.i.ready, self.o.valid & self.o.ready
+        room = Signal(init=1)
         m.d.comb += [
-            self.i.ready.eq(self.level != self.depth),
+            self.i.ready.eq(room),
             write.data.eq(i),
             write.en.eq(enters),
         ]
         self._advance(m, write.addr, enters)
         with m.If(enters & ~leaves):
-            m.d.sync += self.level.eq(self.level + 1)
+            m.d.sync += [self.level.eq(self.level + 1), room.eq(self.level != self.depth - 1)]
         with m.Elif(leaves & ~enters):
-            m.d.sync += self.level.eq(self.level - 1)
+            m.d.sync += [self.level.eq(self.level - 1), room.eq(1)]
 
         # The rows are never all in use, because the output registers take an item each: equal is empty.
         # (Comparing addresses also shows Yosys that no row is read while it is written: it would otherwise

@@ -111,7 +111,7 @@ class Reader:
                 needed = self.asked_beats - self.depth + self.longest
                 while self.left_beats < needed:
                     yield self.left
-                yield self._when_left(needed) + 1
+                yield self._when_left(needed) + 2
                 first = self.port.ask(self.kernel.now, length)
                 ends.append(first + (length - 1) * self.port.spacing)
                 self.asked_beats += length

@@ -99,7 +99,7 @@ class Operations:
         if op.flags & Flag.GAIN:
             words = config.bus_bits // (16 * config.vector_lanes)
             loaded = yield from self.data.take(op.beats, start + 2, words)
-            first = max(first, max(loaded, start + 3 + op.beats * words) + ReplayBuffer.latency)
+            first = max(first, max(loaded, start + 3 + op.beats * words) + ReplayBuffer.latency + 1)
         tokens = 1 if op.flags & Flag.TO_HEAD else operation.tokens
         scale = 0.0
         for _ in range(tokens):
@@ -170,7 +170,7 @@ class Operations:
     def _first_result(self, keys_end: float, lanes: int, mix_beats: int, rows: int) -> float:
         """From the last beat of the last key: as the latency of ``Attention``, for these lanes and rows."""
         tree = (self.config.kv_lanes - 1).bit_length()
-        return keys_end + tree + max(41 + lanes + mix_beats, 55 + self._zero_steps(rows))
+        return keys_end + tree + max(42 + lanes + mix_beats, 56 + self._zero_steps(rows))
 
     def pairs(self, operation: Operation, start: float) -> Waits[float]:
         """RESIDUAL and GLU: words of two vectors in turn, token after token."""
