@@ -201,29 +201,32 @@ class Core(wiring.Component):
 
         # Matrices go to the LM head whenever they come, to the engine as many as it was told of: one with too few beats
         # starves it, so that the watchdog names it, instead of going on with the next one's.
-        ahead = frontend.o_weights
+        ahead, matrix_ended = frontend.o_weights, Signal()
         m.d.comb += [
             self.o_weights.p.address.eq(ahead.p.address), self.o_weights.p.beats.eq(ahead.p.beats),
             self.o_weights.valid.eq(ahead.valid & matrices.i.ready), ahead.ready.eq(self.o_weights.ready & matrices.i.ready),
             matrices.i.p.head.eq(ahead.p.head), matrices.i.valid.eq(ahead.valid & self.o_weights.ready),
-            matrices.o.ready.eq(self.i_weights.valid & self.i_weights.ready & self.i_weights.p.last),
+            matrices.o.ready.eq(matrix_ended),
         ]
         announced = Signal(range(OPERATIONS))
         to_engine, to_rows = Signal(), Signal()
-        m.d.sync += announced.eq(announced + (executor.o_engine.valid & executor.o_engine.ready)
-                                 - (to_engine & matrices.o.ready))
-        m.d.comb += [to_engine.eq(matrices.o.valid & ~matrices.o.p.head & announced.any()),
-                     to_rows.eq(matrices.o.valid & matrices.o.p.head)]
+        m.d.sync += [
+            matrix_ended.eq(self.i_weights.valid & self.i_weights.ready & self.i_weights.p.last),
+            announced.eq(announced + (executor.o_engine.valid & executor.o_engine.ready) - (matrix_ended & ~matrices.o.p.head)),
+        ]
+        m.d.comb += [to_engine.eq(matrices.o.valid & ~matrices.o.p.head & announced.any() & ~matrix_ended),
+                     to_rows.eq(matrices.o.valid & matrices.o.p.head & ~matrix_ended)]
         steer(m, self.i_weights, [(lane_words.i, to_engine)])
         steer_data(m, self.i_weights, head.i_weights, to_rows)
 
         # Other memory data: open to the operation that runs, for as many packets as it announced.
-        gate = Signal()
-        m.d.comb += gate.eq(executor.data_packets.any())
+        gate, packet_ended = Signal(), Signal()
+        m.d.sync += packet_ended.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last)
+        m.d.comb += gate.eq(executor.data_packets.any() & ~packet_ended)
         short = op[Opcode.EMBED] | op[Opcode.NORM]
         steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE])])
         steer_data(m, self.i_data, attention.i_rows, gate & op[Opcode.ATTEND])
-        m.d.comb += executor.packet_taken.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last)
+        m.d.comb += executor.packet_taken.eq(packet_ended)
         m.d.comb += [
             embedding.i.valid.eq(short_words.o.valid & op[Opcode.EMBED]), embedding.i.p.data.eq(short_words.o.p.data),
             embedding.i.p.last.eq(short_words.o.p.last),

@@ -139,8 +139,8 @@ class Accelerator(wiring.Component):
                 (core.o_record, writer.i_command, writer.o_done.valid & writer.o_done.ready)):
             m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
                          source.ready.eq(sink.ready & ~halted)]
-            under_way = Signal(8)
-            m.d.sync += under_way.eq(under_way + (sink.valid & sink.ready) - ended)
+            under_way, ended_before = Signal(8), Signal()
+            m.d.sync += [ended_before.eq(ended), under_way.eq(under_way + (sink.valid & sink.ready) - ended_before)]
             waiting.append(under_way)
         for source, sink in ((program.o, core.i_program), (reader.o, core.i_data), (weights.o, core.i_weights)):
             m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),

@@ -6,19 +6,21 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, check_int
+from .buffer import StreamBuffer
+from .connect import connect
 from .words import word_layout
 
 __all__ = ["Queue"]
 
 SHALLOW = 32
-"""Deepest queue that stays in lookup-table memory; deeper ones get a register behind the block memory."""
+"""Deepest queue that stays in lookup-table memory; deeper ones get a buffer behind the block memory."""
 
 
 class Queue(wiring.Component):
     """Queue of ``depth`` items.
 
     ``i.ready``, ``o.valid`` and ``level`` depend on registers only. Up to 32 items the output comes from
-    the register of a synchronous memory read; deeper queues fit block memory and have one more register,
+    the register of a synchronous memory read; deeper queues fit block memory and have a buffer more,
     because block memory is slow to give its data.
 
     Parameters
@@ -87,9 +89,9 @@ class Queue(wiring.Component):
         if self.depth <= SHALLOW:
             m.d.comb += [o.eq(read.data), self.o.valid.eq(fetched), taken.eq(self.o.ready)]
         else:
-            m.d.comb += taken.eq(self.o.ready | ~self.o.valid)
-            with m.If(taken):
-                m.d.sync += [o.eq(read.data), self.o.valid.eq(fetched)]
+            m.submodules.output = output = StreamBuffer(self.o.p.shape())
+            connect(m, output.o, wiring.flipped(self.o))
+            m.d.comb += [Value.cast(output.i.p).eq(read.data), output.i.valid.eq(fetched), taken.eq(output.i.ready)]
         return m
 
     def _advance(self, m, row, step):
