@@ -20,7 +20,7 @@ __all__ = ["BENCH_PARTS", "DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measure
 
 KINDS = ("measured", "derived", "projected")
 RESULTS = Path("docs/RESULTS.md")
-BENCH_PARTS = ("units", "accelerator", "area", "runs", "timing")
+BENCH_PARTS = ("units", "accelerator", "engine", "area", "runs", "timing")
 """Of ``llmrtl bench``: units and accelerator on edge, area on kv260, checkpoints in simulation, cycle model against RTL."""
 
 DATA_DEPENDENT = "depends on the data"

@@ -7,7 +7,7 @@ command goes on where it stopped.
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from amaranth.lib import wiring
 from rich.console import Console
@@ -33,6 +33,7 @@ ACCELERATOR = "accelerator"
 SEEDS = (1,)
 """Seeds with which the accelerator is placed: a run takes a quarter of an hour. Units are placed once."""
 
+ENGINE_SEEDS = (1, 2)
 PROMPTS, PROMPT_LENGTHS = "prompts", (128, 1024)
 """Topic of ``build/bench``, and lengths: what prompts cost the 0.73B model."""
 
@@ -155,6 +156,25 @@ def _measure_all(book: Book, config: AcceleratorConfig, names: Sequence[str] | N
     return errors
 
 
+ENGINES = tuple(replace(preset("edge"), name=f"p{tokens}", bus_bits=128, tables=26, token_lanes=tokens) for tokens in (1, 2, 4))
+"""A 128-bit weight stream into 26 tables, with several numbers of token lanes."""
+
+
+def _measure_engines(book: Book) -> list[str]:
+    """Clock of the ternary engine for a 128-bit port; returns errors."""
+    errors, command, topic, name = [], "llmrtl bench --only engine", "engine", "ternary_engine"
+    for config in ENGINES:
+        try:
+            placement = place_and_route(build(name, config), f"{name}_128_{config.name}", ENGINE_SEEDS)
+        except Exception as error:
+            errors.append(f"{name} with {config.token_lanes} token lanes: {type(error).__name__}: {error}")
+            continue
+        figures = clock_figures(config.name, config, placement)
+        book.add(topic, [replace(figure, command=command) for figure in figures])
+    book.save(topic)
+    return errors
+
+
 KV260_AREA = ("ternary_engine", "ternary_lanes", "ternary_direct", "attention", "vector_memory", "norm_quantize", "head", ACCELERATOR)
 
 
@@ -234,7 +254,7 @@ def synth(options: Namespace) -> int:
     return 0
 
 
-_TOPICS = ("units", "accelerator", "kv260_area", "runs", "accuracy", "kv260", TIMING, PROMPTS)
+_TOPICS = ("units", "accelerator", "engine", "kv260_area", "runs", "accuracy", "kv260", TIMING, PROMPTS)
 
 
 def bench(options: Namespace) -> int:
@@ -248,6 +268,8 @@ def bench(options: Namespace) -> int:
         errors += _measure_all(book, config, list(UNITS))
     if "accelerator" in parts:
         errors += _measure_all(book, config, [ACCELERATOR])
+    if "engine" in parts:
+        errors += _measure_engines(book)
     if "area" in parts:
         errors += _measure_kv260(book)
     return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts)
