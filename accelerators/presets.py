@@ -18,7 +18,7 @@ PRESETS = {
             max_context=128, max_vocab=1024, prefetch_beats=128, top_k=8,
         ),
         AcceleratorConfig(
-            name="edge", bus_bits=64, vector_lanes=4, token_lanes=4, tables=16, table_rows=1,
+            name="edge", bus_bits=64, vector_lanes=2, token_lanes=4, tables=16, table_rows=1,
             query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,
             max_context=512, max_vocab=4096, prefetch_beats=512, top_k=16,
         ),
