@@ -126,7 +126,8 @@ def _output() -> str | None:
     path = build_root() / "run" / "summary.json"
     if not path.is_file() or not _is_make_run(json.loads(path.read_text())):
         return None
-    return f"```\n{console_file(path).read_text().rstrip()}\n```\n"
+    lines = [line.rstrip() for line in console_file(path).read_text().rstrip().splitlines()]
+    return "\n".join(("```", *lines, "```", ""))
 
 
 if __name__ == "__main__":
