@@ -11,9 +11,9 @@ from llmrtl.sim.bench.runner import run_unit
 TINY, EDGE = preset("tiny"), preset("edge")
 
 ONE = replace(TINY, name="one_lane", token_lanes=1, query_lanes=1, max_heads=1, kv_bits=16, vector_memory=2000)
-ODD = replace(EDGE, name="odd", token_lanes=3, query_lanes=6, table_rows=2, max_context=300)
-ROWS = replace(EDGE, name="all_rows", table_rows=4, token_lanes=2)
-WIDE = replace(EDGE, name="wide_bus", bus_bits=512, tables=104, token_lanes=5)
+ODD = replace(EDGE, name="odd", vector_lanes=4, token_lanes=3, query_lanes=6, table_rows=2, max_context=300)
+ROWS = replace(EDGE, name="all_rows", vector_lanes=4, table_rows=4, token_lanes=2)
+WIDE = replace(EDGE, name="wide_bus", vector_lanes=4, bus_bits=512, tables=104, token_lanes=5)
 PAIR = replace(TINY, name="two_chunks", chunks=2, token_lanes=3, vector_memory=2040)
 
 CASES = [("vector_memory", ONE), ("vector_memory", ODD), ("vector_memory", ROWS), ("vector_memory", PAIR),
