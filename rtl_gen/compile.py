@@ -21,7 +21,7 @@ from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opc
 from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing
-from .image import Image, MemoryMap, Section
+from .image import Image, MemoryMap, Section, image_files
 from .tensors import Contents, PackedTensors, TensorSizes
 
 __all__ = ["CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
@@ -156,7 +156,7 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
     capacity = _capacity(checkpoint.model, config, context)
     if not 0 <= fraction_bits <= 24:
         raise CompileError(f"fraction_bits must be in 0..24, not {fraction_bits}")
-    with TemporaryFile() if stem is None else replacing(Path(stem).with_suffix(".bin")) as file:
+    with TemporaryFile() if stem is None else replacing(image_files(stem)[0]) as file:
         layout = _FileLayout(config.bus_bytes, file)
         planned = _plan(checkpoint.model, config, PackedTensors(checkpoint, config, fraction_bits), layout, fraction_bits, capacity,
                         progress)

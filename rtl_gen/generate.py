@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint
 from .compile import compile_model
 from .emit import Emitted, emit
 from .files import write_atomically
-from .image import Image, ImageError
+from .image import Image, ImageError, image_files
 from .yowasp import build_root
 
 __all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "locate_mismatch", "summarize",
@@ -35,14 +35,14 @@ def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fractio
     key = hashlib.sha256(json.dumps([checkpoint.sha256, config.to_json(), fraction_bits, context, _compiler_hash()]).encode())
     stem = build_root() / "images" / f"{checkpoint.path.name}-{config.name}-{key.hexdigest()[:12]}"
     try:
-        return Image.load(stem), stem.with_suffix(".bin")
+        return Image.load(stem), image_files(stem)[0]
     except ImageError:
         pass
     if fraction_bits is None:
         progress("calibration")
         fraction_bits = calibrate(checkpoint)
     image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, progress=progress, stem=stem)
-    return image, stem.with_suffix(".bin")
+    return image, image_files(stem)[0]
 
 
 def _compiler_hash() -> str:

@@ -15,13 +15,21 @@ import numpy as np
 from ..accelerators.config import AcceleratorConfig, ModelShape
 from .files import file_sha256, write_atomically
 
-__all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section"]
+__all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section", "image_files"]
 
 FORMAT_VERSION = 1
 
 
 class ImageError(ValueError):
     """An image file that is damaged, truncated or of another version; the message names the file and the rule."""
+
+
+def image_files(stem: Path) -> tuple[Path, Path]:
+    """``stem.bin`` and ``stem.json``. A stem may have dots; if it is one of the two files, that image is meant."""
+    stem = Path(stem)
+    if stem.suffix in (".bin", ".json"):
+        stem = stem.with_suffix("")
+    return stem.with_name(stem.name + ".bin"), stem.with_name(stem.name + ".json")
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Image(MemoryMap):
 
     def save(self, stem: Path) -> None:
         """Write ``stem.bin``, then ``stem.json``; neither is ever seen in part."""
-        write_atomically(Path(stem).with_suffix(".bin"), self.data.data)
+        write_atomically(image_files(stem)[0], self.data.data)
         self.save_manifest(stem)
 
     def save_manifest(self, stem: Path) -> None:
@@ -89,7 +97,7 @@ class Image(MemoryMap):
         manifest |= {"config": asdict(self.config), "model": asdict(self.model),
                      "sections": [asdict(section) for section in self.sections],
                      "format_version": FORMAT_VERSION, "bytes": int(self.data.size)}
-        write_atomically(Path(stem).with_suffix(".json"), (json.dumps(manifest, indent=1) + "\n").encode())
+        write_atomically(image_files(stem)[1], (json.dumps(manifest, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, stem: Path, *, fresh: bool = False) -> "Image":
@@ -97,7 +105,7 @@ class Image(MemoryMap):
 
         A file that was verified before and has not been touched since is not read again, unless ``fresh``.
         """
-        manifest_path, data_path = Path(stem).with_suffix(".json"), Path(stem).with_suffix(".bin")
+        data_path, manifest_path = image_files(stem)
         try:
             manifest = json.loads(manifest_path.read_text())
             data = np.memmap(data_path, dtype=np.uint8, mode="r")

@@ -95,6 +95,9 @@ def test_fraction_bits(peak, bits):
 
 def test_save_and_load(image, tmp_path):
     image.save(tmp_path / "image")
+    image.save(tmp_path / "image-1.5b-0")  # a stem with dots
+    assert sorted(path.name for path in tmp_path.glob("image-*")) == ["image-1.5b-0.bin", "image-1.5b-0.json"]
+    assert Image.load(tmp_path / "image-1.5b-0").sha256 == Image.load(tmp_path / "image-1.5b-0.json").sha256 == image.sha256
     loaded = Image.load(tmp_path / "image")
     assert np.array_equal(loaded.data, image.data)
     assert (loaded.config, loaded.model, loaded.sections) == (image.config, image.model, image.sections)
