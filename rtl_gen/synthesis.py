@@ -156,7 +156,8 @@ def _measure_all(book: Book, config: AcceleratorConfig, names: Sequence[str] | N
     return errors
 
 
-ENGINES = tuple(replace(preset("edge"), name=f"p{tokens}", bus_bits=128, tables=26, token_lanes=tokens) for tokens in (1, 2, 4))
+ENGINES = tuple(replace(preset("edge"), name=f"p{tokens}", bus_bits=128, vector_lanes=4, tables=26, token_lanes=tokens)
+                for tokens in (1, 2, 4))
 """A 128-bit weight stream into 26 tables, with several numbers of token lanes."""
 
 
