@@ -101,6 +101,7 @@ class Core(wiring.Component):
     saturations : Out(range(vector_lanes + 1))
         Elements clamped in this cycle.
     events : Out, one {busy, starved, stalled} per unit of ``UNIT_NAMES``
+        Two registers behind the operation under way; ``busy`` lasts until the last of them.
     progress : Out(1)
         Something moved in this cycle; the watchdog counts the cycles without.
     observe, observe_sums : Out(observe_layout)
