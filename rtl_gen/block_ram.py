@@ -12,10 +12,11 @@ which does not depend on the port's. So a design gives a register behind a memor
 masks and selections belong behind it.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from .flip_flops import Wiring, enable, hide, registers_behind
 
 __all__ = ["OUTPUT_REGISTERS", "use_output_registers"]
 
@@ -42,67 +43,31 @@ def _read_ports(memory: dict[str, Any]) -> Iterator[_ReadPort]:
         return
     for port in [_ReadPort("AB", "B")] if pair else [_ReadPort("A", "A"), _ReadPort("B", "B")]:
         if all(parameters[f"REGMODE_{side}"] == "NOREG" and parameters[f"CLK{side}MUX"] == f"CLK{side}"
-               and pins[f"RST{side}"] == ["0"] for side in port.sides):
+               and pins[f"RST{side}"] == ["0"] and parameters["GSR"] == "DISABLED" for side in port.sides):
             yield port
-
-
-def _enable(register: dict[str, Any]) -> Any:
-    """Net of the clock enable, ``"1"`` without one, ``None`` if the EBR has no such enable."""
-    mux = register["parameters"]["CEMUX"].strip()
-    if mux == "1":
-        return "1"
-    return register["connections"]["CE"][0] if mux == "CE" else None
-
-
-def _movable(register: dict[str, Any], memory: dict[str, Any], clock: str) -> bool:
-    """Whether the EBR's register could do what this one does, apart from the enable."""
-    parameters, pins = register["parameters"], register["connections"]
-    return (register["type"] == "TRELLIS_FF" and parameters["CLKMUX"] == "CLK" and pins["CLK"] == memory["connections"][f"CLK{clock}"]
-            and pins.get("LSR", ["0"]) == ["0"] and parameters.get("LSRMUX", "LSR") == "LSR" and parameters["REGSET"] == "RESET"
-            and parameters["GSR"] == memory["parameters"]["GSR"] and "keep" not in register["attributes"])
 
 
 def use_output_registers(module: dict[str, Any]) -> int:
     """Move registers into the block RAMs of a module of a JSON netlist, port by port; returns how many flip-flops that saves."""
     cells = module["cells"]
-    readers: dict[Any, list[tuple[str, str]]] = defaultdict(list)
-    for name, cell in cells.items():
-        for pin, bits in cell["connections"].items():
-            if cell["port_directions"][pin] == "input":
-                for bit in bits:
-                    readers[bit].append((name, pin))
-    for name, port in module["ports"].items():
-        for bit in port["bits"]:
-            readers[bit].append(("", name))
+    wires = Wiring(module)
     hidden = set()
     for memory in [cell for cell in cells.values() if cell["type"] == "DP16KD"]:
         for port in _read_ports(memory):
-            moved = _registers(port, memory, cells, readers)
+            pins = (f"DO{side}{bit}" for side in port.sides for bit in range(_DATA_PINS))
+            moved = registers_behind(pins, memory, cells, wires)
+            if any(cells[name]["connections"]["CLK"] != memory["connections"][f"CLK{port.clock}"] for name in moved.values()):
+                continue
             for pin, name in moved.items():
                 hidden.add(memory["connections"][pin][0])
                 memory["connections"][pin] = cells[name]["connections"]["Q"]
             if moved:
-                enable = _enable(cells[next(iter(moved.values()))])
+                net = enable(cells[next(iter(moved.values()))])
                 for side in port.sides:
                     memory["parameters"][f"REGMODE_{side}"] = "OUTREG"
-                    memory["connections"][f"OCE{side}"] = [enable]
+                    memory["connections"][f"OCE{side}"] = [net]
             for name in moved.values():
                 del cells[name]
-    for net in module["netnames"].values():
-        # There is no wire for what lies between memory and register.
-        net["bits"] = ["x" if bit in hidden else bit for bit in net["bits"]]
+    hide(module, hidden)
     return len(hidden)
 
-
-def _registers(port: _ReadPort, memory: dict[str, Any], cells: dict[str, Any],
-               readers: dict[Any, list[tuple[str, str]]]) -> dict[str, str]:
-    """Register behind each used data pin of ``port``; empty unless all can be moved."""
-    found: dict[str, str] = {}
-    for pin in (f"DO{side}{bit}" for side in port.sides for bit in range(_DATA_PINS)):
-        for bit in memory["connections"].get(pin, []):
-            for name, reader in readers[bit]:
-                if pin in found or reader != "DI" or not name or not _movable(cells[name], memory, port.clock):
-                    return {}
-                found[pin] = name
-    enables = {_enable(cells[name]) for name in found.values()}
-    return found if len(enables) == 1 and None not in enables else {}

@@ -32,7 +32,7 @@ from .ports import flat_ports
 from .yosys import Synthesis, synthesize
 from .yowasp import ToolError, build_root
 
-__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "in_harness", "nextpnr_version", "place_and_route"]
+__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "check_enables", "in_harness", "nextpnr_version", "place_and_route"]
 
 DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail",
@@ -230,15 +230,26 @@ def _run(netlist: Synthesis, seed: int) -> dict[str, Any]:
         (scratch / "netlist.json").write_text(netlist.netlist())
         result = subprocess.run(
             [sys.executable, "-c", _LAUNCH, "--quiet", "--log", "log", *options, "--json", "netlist.json",
-             "--report", "report.json"], cwd=scratch, capture_output=True, text=True, check=False)
+             "--report", "report.json", "--write", "placed.json"], cwd=scratch, capture_output=True, text=True, check=False)
         report, log = scratch / "report.json", scratch / "log"
         if result.returncode or not report.exists():
             text = (log.read_text() if log.exists() else "") or result.stdout + result.stderr
             raise ToolError(f"place and route of {netlist.name} for {DEVICE} failed with exit code {result.returncode}:\n"
                             + "\n".join(text.splitlines()[-12:]))
         content = json.loads(report.read_text())
+        check_enables(netlist.name, json.loads((scratch / "placed.json").read_text())["modules"])
     write_if_changed(cached, json.dumps(content))
     return content
+
+
+def check_enables(name: str, modules: dict[str, Any]) -> None:
+    """Refuse what the bitstream could not say: the register of a product (``multiplier.py``) at another enable than number 0."""
+    moved = [cell for module in modules.values() for cell, found in module["cells"].items()
+             if found["type"] == "MULT18X18D" and found["parameters"].get("REG_OUTPUT_CLK", "NONE") != "NONE"
+             and found["parameters"].get("REG_OUTPUT_CE", "CE0") != "CE0"]
+    if moved:
+        raise ToolError(f"place and route of {name} for {DEVICE}: nextpnr renumbered the enable of the product register of "
+                        f"{_readable(moved[0])}, for which the bitstream has no bits")
 
 
 def _clock(report: dict[str, Any]) -> tuple[str, float]:

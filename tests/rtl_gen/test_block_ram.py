@@ -5,24 +5,10 @@ import json
 import pytest
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.block_ram import use_output_registers
-from llmrtl.rtl_gen.emit import Emitted
-from llmrtl.rtl_gen.registry import UNITS, emit_unit
-from llmrtl.rtl_gen.yosys import synthesize
-from llmrtl.rtl_gen.yowasp import run_yosys
+from llmrtl.rtl_gen.registry import UNITS
 from llmrtl.sim.bench.runner import run_bench
 
-CLOCK, ENABLE, OTHER = 2, 3, 4
-
-
-def register(data, q, **changes):
-    """A flip-flop as Yosys makes it; ``changes``: parameters, or connections if they are lists."""
-    cell = {"type": "TRELLIS_FF", "attributes": {},
-            "parameters": {"CEMUX": "1 ", "CLKMUX": "CLK", "GSR": "DISABLED", "LSRMUX": "LSR", "REGSET": "RESET"},
-            "connections": {"CLK": [CLOCK], "DI": [data], "LSR": ["0"], "Q": [q]}}
-    for name, value in changes.items():
-        cell["connections" if isinstance(value, list) else "parameters"][name] = value
-    cell["port_directions"] = {pin: "output" if pin == "Q" else "input" for pin in cell["connections"]}
-    return cell
+from .gates import CLOCK, ENABLE, OTHER, gates, register
 
 
 def memory(a=(), b=(), width=18, **changes):
@@ -127,73 +113,12 @@ def test_memory_without_readers():
     assert modes(netlist["cells"]["ram"]) == ("NOREG", "NOREG")
 
 
-def _bus(name, width):
-    return "{" + ", ".join(f"{name}{bit}" for bit in reversed(range(width))) + "}"
-
-
-def block_ram_model():
-    """Verilog of a DP16KD that is written on side A and read on side B: nine bits at a time, 9, 18 or 36 per word.
-
-    A word that is read while it is written comes out inverted: the device promises nothing.
-    """
-    inputs = [f"{pin}{side}" for side in "AB" for pin in ("CLK", "CE", "OCE", "WE", "RST")]
-    inputs += [f"{bus}{side}{bit}" for side in "AB" for bus, width in (("AD", 14), ("DI", 18), ("CS", 3)) for bit in range(width)]
-    outputs = [f"DO{side}{bit}" for side in "AB" for bit in range(18)]
-    texts = {"GSR": "AUTO", "RESETMODE": "SYNC", "ASYNC_RESET_RELEASE": "SYNC", "WRITEMODE_A": "NORMAL", "WRITEMODE_B": "NORMAL",
-             **{f"{name}_{side}": value for side in "AB" for name, value in (("REGMODE", "NOREG"), ("CSDECODE", "0b000"))},
-             "CLKAMUX": "CLKA", "CLKBMUX": "CLKB"}
-    parameters = [f'parameter {name} = "{value}";' for name, value in texts.items()]
-    parameters += [f"parameter [319:0] INITVAL_{row:02X} = 320'b0;" for row in range(64)]
-    return f"""
-module DP16KD(input {', '.join(inputs)}, output {', '.join(outputs)});
-  {' '.join(parameters)}
-  parameter DATA_WIDTH_A = 18;
-  parameter DATA_WIDTH_B = 18;
-  localparam WRITTEN = DATA_WIDTH_A / 9;
-  localparam READ = DATA_WIDTH_B / 9;
-  reg [8:0] memory [0:2047];
-  wire [13:0] ada = {_bus('ADA', 14)}, adb = {_bus('ADB', 14)};
-  wire [35:0] data = {{{_bus('DIB', 18)}, {_bus('DIA', 18)}}};
-  wire [10:0] written = ada[13:3] & ~(WRITTEN - 1), read = adb[13:3] & ~(READ - 1);
-  wire writes = CEA & WEA;
-  integer k;
-  always @(posedge CLKA)
-    for (k = 0; k < WRITTEN; k = k + 1)
-      if (writes & (WRITTEN == 1 | ada[k])) memory[written + k] <= data[9 * k +: 9];
-  reg [35:0] latch = 0, register = 0;
-  always @(posedge CLKB) begin
-    if (CEB)
-      for (k = 0; k < READ; k = k + 1)
-        latch[9 * k +: 9] <= memory[read + k] ^ {{9{{writes & (((read + k) & ~(WRITTEN - 1)) == written)}}}};
-    if (OCEB) register <= latch;
-  end
-  wire [35:0] seen = READ == 4 ? {{REGMODE_B == "OUTREG" ? register[35:18] : latch[35:18],
-                                 REGMODE_A == "OUTREG" ? register[17:0] : latch[17:0]}}
-                              : {{REGMODE_B == "OUTREG" ? register[17:0] : latch[17:0], 18'b0}};
-  assign {{{_bus('DOB', 18)}, {_bus('DOA', 18)}}} = seen;
-endmodule
-"""
-
-
-def gates(unit, config, folder):
-    """What nextpnr gets of a unit, as Verilog that a simulator can read; and the parameters of its block RAMs."""
-    emitted = emit_unit(unit, config)
-    module = json.loads(synthesize(emitted, "ecp5").netlist())["modules"][unit.name]
-    memories = [cell["parameters"] for cell in module["cells"].values() if cell["type"] == "DP16KD"]
-    for parameters in memories:
-        assert not any("1" in value for name, value in parameters.items() if name.startswith("INITVAL"))
-    (folder / "netlist.json").write_text(json.dumps({"modules": {unit.name: module}}))
-    (folder / "ram.v").write_text(block_ram_model())
-    run_yosys("read_json netlist.json\nread_verilog -overwrite +/ecp5/cells_sim.v\nread_verilog -overwrite ram.v\n"
-              f"hierarchy -top {unit.name}\nproc\nflatten\nmemory_collect\nopt_clean\nwrite_verilog -noattr gates.v\n", folder)
-    return Emitted(unit.name, (folder / "gates.v").read_text(), emitted.sidecar), memories
-
-
 @pytest.mark.parametrize("name", ["ternary_accumulators", "ternary_feeder"])
 def test_units_of_gates_pass_the_menu(name, tmp_path):
     """With registers in their memories: of 36 bits in the accumulators, with an enable in the feeder."""
     unit = UNITS[name]
-    emitted, memories = gates(unit, preset("tiny"), tmp_path)
+    emitted, cells = gates(unit, preset("tiny"), tmp_path)
+    memories = [cell["parameters"] for cell in cells if cell["type"] == "DP16KD"]
     assert memories and all(parameters["REGMODE_B"] == "OUTREG" for parameters in memories)
     report = run_bench(emitted, unit.bench, folder=tmp_path / "run")
     assert report.ok, str(report)

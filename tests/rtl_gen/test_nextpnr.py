@@ -5,7 +5,7 @@ from amaranth.hdl._ir import PortDirection
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen import nextpnr
 from llmrtl.rtl_gen.emit import emit
-from llmrtl.rtl_gen.nextpnr import CriticalPath, Harness, Step, place_and_route
+from llmrtl.rtl_gen.nextpnr import CriticalPath, Harness, Step, check_enables, place_and_route
 from llmrtl.rtl_gen.ports import flat_ports
 from llmrtl.rtl_gen.registry import build, emit_unit
 from llmrtl.rtl_gen.yosys import synthesize
@@ -95,3 +95,16 @@ def test_carry_chain_is_one_level():
     path = CriticalPath("a", "b", 1.4, 1.0, sum(step.level for step in steps), steps)
     assert str(path) == "a -> b: 2.4 ns = 1.4 logic + 1.0 routing, 1 level"
     assert path.table() == "  0.50 ns  a\n  1.90 ns  sum"
+
+
+def test_a_renumbered_enable_of_a_product_is_refused():
+    """The bitstream has bits for the enables of operands only."""
+    def placed(**parameters):
+        return {"top": {"cells": {"unit.core.total_MULT18X18D_0": {"type": "MULT18X18D", "parameters": parameters}}}}
+
+    for parameters in ({}, {"REG_OUTPUT_CLK": "NONE", "REG_OUTPUT_CE": "CE1"}, {"REG_OUTPUT_CLK": "CLK0", "REG_OUTPUT_CE": "CE0"},
+                       {"REG_INPUTA_CLK": "CLK0", "REG_INPUTA_CE": "CE2"}):
+        check_enables("sums", placed(**parameters))
+    with pytest.raises(ToolError, match=r"place and route of sums for LFE5U-85F: nextpnr renumbered the enable of the product register "
+                                        r"of core\.total, for which the bitstream has no bits"):
+        check_enables("sums", placed(REG_OUTPUT_CLK="CLK0", REG_OUTPUT_CE="CE1"))
