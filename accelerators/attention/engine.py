@@ -89,7 +89,7 @@ class Attention(wiring.Component):
         self.interval = max(config.max_record_beats, config.query_lanes, MINIMUM_ROW)
         turns = 2 if config.query_lanes > 1 else 1
         zeros = config.max_context.bit_length() - 3
-        mixed, divided = 42 + config.query_lanes + (turns - 1) * beats, 56 - beats + zeros // 4 + zeros % 4
+        mixed, divided = 44 + config.query_lanes + (turns - 1) * beats, 57 - beats + zeros // 4 + zeros % 4
         self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),

@@ -33,7 +33,7 @@ class LaneTable(wiring.Component):
         Row after row, lane after lane.
     o : Out(stream of score_layout)
 
-    Latency: 1 cycle. Interval: 1 cycle. ``i_dots.ready`` depends on ``o.ready``.
+    Latency: 1 cycle. Interval: 1 cycle, and one idle cycle between operations. ``i_dots.ready`` depends on ``o.ready``.
     """
 
     latency = 1
@@ -86,15 +86,14 @@ class LaneTable(wiring.Component):
         # Join.
         rows, active, bank = Signal.like(pending.rows), Signal(), Signal()
         row, lane = Signal(range(config.max_context)), Signal(lanes)
-        accepted, final = Signal(), Signal()
+        accepted, first, final = Signal(), Signal(), Signal()
         ends = accepted & self.i_dots.p.last & final
         item = self.o.p
         m.d.comb += [
-            final.eq(row == rows - 1),
             accepted.eq(active & self.i_header.valid & self.i_dots.valid & (self.o.ready | ~self.o.valid)),
             self.i_dots.ready.eq(accepted),
             self.i_header.ready.eq(accepted & self.i_dots.p.last),
-            take.eq(loaded & (~active | ends)),
+            take.eq(loaded & ~active),
             read.addr.eq(Cat(lane, bank)),
         ]
         with m.If(self.o.ready):
@@ -105,12 +104,13 @@ class LaneTable(wiring.Component):
                 item.dot.eq(self.i_dots.p.dot), item.last.eq(self.i_dots.p.last),
                 item.query.eq(read.data.query), item.visible.eq(row < read.data.limit),
                 item.key.eq(self.i_header.p.key), item.value.eq(self.i_header.p.value),
-                item.first.eq(row == 0), item.final.eq(final),
+                item.first.eq(first), item.final.eq(final),
             ]
             with m.If(self.i_dots.p.last):
-                m.d.sync += [lane.eq(0), row.eq(row + 1)]
+                m.d.sync += [lane.eq(0), row.eq(row + 1), first.eq(0), final.eq(row + 2 == rows)]
         with m.If(ends):
             m.d.sync += [row.eq(0), active.eq(0)]
         with m.If(take):
-            m.d.sync += [active.eq(1), bank.eq(pending_bank), rows.eq(pending.rows)]
+            m.d.sync += [active.eq(1), bank.eq(pending_bank), rows.eq(pending.rows), first.eq(1),
+                         final.eq(pending.rows == 1)]
         return m

@@ -61,6 +61,7 @@ class Mix(wiring.Component):
     Members
     -------
     i_command : In(stream of command_layout)
+        The first one comes before the last weight of its first row.
     i_weights : In(stream of weight_layout)
         Row after row, lanes 0 .. lanes - 1, ``last`` on the last lane. The first row's shifts do not matter.
     i_values : In(stream of bus_bits)
@@ -71,7 +72,7 @@ class Mix(wiring.Component):
     A row takes ``turns * beats`` cycles, at least 3; ``turns`` is 2 if more than half of the lanes are in
     use, else 1. A turn of which a lane moves by s bits (s < 32) takes ``max(1, s // 4 + s % 4)`` passes of ``beats``
     cycles, at least 3 each. An operation takes 2 cycles more, and ``lanes * beats`` in which sums are read.
-    Latency: 8 + ``turns * beats`` cycles from a last row's last weight to the first sum; the attribute is for all
+    Latency: 9 + ``turns * beats`` cycles from a last row's last weight to the first sum; the attribute is for all
     lanes and one beat.
     """
 
@@ -79,7 +80,7 @@ class Mix(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 8 + (2 if config.query_lanes > 1 else 1)
+        self.latency = 9 + (2 if config.query_lanes > 1 else 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_weights": In(stream.Signature(weight_layout(config))),
@@ -102,23 +103,29 @@ class Mix(wiring.Component):
         issue, row_done, drain_issue, hazard = Signal(), Signal(), Signal(), Signal()
         drain = Signal(data.StructLayout({"beat": beat.shape(), "second": 1, "bank": 1}))
 
-        weights, weights_ready, last_step = self._weights(m, second, row_done)
-        values, values_level = self._values(m, beat, command.beats, row_done)
+        turn_done, last_turn = Signal(), Signal()
+        weights, weights_there, last_step = self._weights(m, second, last_turn, turn_done, row_done)
+        values, values_there = self._values(m, beat, command.beats, row_done)
+        ready = Signal()
+        m.d.sync += ready.eq(weights_there & values_there)
 
         # Sequence of one operation: rows, then over to the drain.
-        last_beat, last_pass = beat == command.beats - 1, step == last_step
-        last_turn = second | (command.lanes <= lanes) if config.query_lanes > 1 else Const(1)
+        beat_number, row_number = Signal.like(beat), Signal.like(rows_done)  # the last ones
+        last_beat, last_pass = beat == beat_number, step == last_step
+        m.d.comb += last_turn.eq(second | (command.lanes <= lanes) if config.query_lanes > 1 else 1)
         draining, drain_start = Signal(), Signal()
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 with m.If(self.i_command.valid):
-                    m.d.sync += [command.eq(self.i_command.p), bank.eq(~bank), rows_done.eq(0)]
+                    m.d.sync += [command.eq(self.i_command.p), bank.eq(~bank), rows_done.eq(0),
+                                 beat_number.eq(self.i_command.p.beats - 1), row_number.eq(self.i_command.p.rows - 1)]
                     m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.comb += [
-                    issue.eq(weights_ready & (values_level > beat) & ~hazard & ~drain_issue),
-                    row_done.eq(issue & last_beat & last_pass & last_turn),
+                    issue.eq(ready & ~hazard & ~drain_issue),
+                    turn_done.eq(issue & last_beat & last_pass),
+                    row_done.eq(turn_done & last_turn),
                 ]
                 with m.If(issue):
                     m.d.sync += beat.eq(beat + 1)
@@ -128,7 +135,7 @@ class Mix(wiring.Component):
                             m.d.sync += [step.eq(0), second.eq(~last_turn)]
                 with m.If(row_done):
                     m.d.sync += rows_done.eq(rows_done + 1)
-                    with m.If(rows_done == command.rows - 1):
+                    with m.If(rows_done == row_number):
                         m.next = "HAND_OVER"
             with m.State("HAND_OVER"):
                 with m.If(~draining):
@@ -174,9 +181,9 @@ class Mix(wiring.Component):
         self._drain(m, command, bank, drain_start, draining, drain_issue, drain, read.data)
         return m
 
-    def _weights(self, m: Module, second: Signal, row_done: Signal):
-        """Row slots: weights of the turn at hand (one cycle later), whether the row's are complete, and the number of the
-        turn's last pass."""
+    def _weights(self, m: Module, second: Signal, last_turn: Signal, turn_done: Signal, row_done: Signal):
+        """Row slots: weights of the turn at hand (one cycle later), whether the row's will be there in the next
+        cycle, and the number of the turn's last pass (a register, read one turn ahead)."""
         lanes = mix_lanes(self.config)
         slots = range(ROW_SLOTS)
         row_in, row_out, ready = Signal(slots), Signal(slots), Signal(range(ROW_SLOTS + 1))
@@ -205,21 +212,23 @@ class Mix(wiring.Component):
 
         # The most passes of the lanes of a half.
         m.submodules.passes = most = memory.Memory(shape=4, depth=2 * ROW_SLOTS, init=[])
-        read, write = most.read_port(domain="comb"), most.write_port()
+        read, ahead, write = most.read_port(domain="comb"), most.read_port(domain="comb"), most.write_port()
         so_far, shift = Signal(4), self.i_weights.p.shift
         needed = Mux(shift[5], 0, extra_passes(shift[:5]))
         m.d.comb += [
             write.addr.eq(Cat(half, row_in)), write.en.eq(accepted),
             write.data.eq(Mux((position != 0) & (so_far > needed), so_far, needed)),
             read.addr.eq(Cat(second, row_out)),
+            ahead.addr.eq(Cat(~last_turn, row_out + last_turn)),  # the turn after this one
         ]
         with m.If(accepted):
             m.d.sync += so_far.eq(write.data)
-        return ports, ready != 0, read.data
+        last_step = Signal(4)
+        m.d.sync += last_step.eq(Mux(turn_done, ahead.data, read.data))
+        return ports, Mux(row_done, ready > 1, ready != 0), last_step
 
     def _values(self, m: Module, beat: Signal, beats, row_done: Signal):
-        """V buffer: the beat at hand (one cycle later), and how many beats there are from the row's first
-        on."""
+        """V buffer: the beat at hand (one cycle later), and whether the whole row will be there in the next cycle."""
         config = self.config
         # Cycles from a row's last K beat to its weights; V beats come in half of them.
         delay = 32 + config.query_lanes + config.kv_lanes.bit_length()
@@ -236,7 +245,7 @@ class Mix(wiring.Component):
         ]
         used = Mux(row_done, beats, 0)
         m.d.sync += [end.eq(end + accepted), base.eq(base + used), level.eq(level + accepted - used)]
-        return read.data, level
+        return read.data, Mux(row_done, level >= beats << 1, level >= beats)
 
     def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal,
                address, read_sums) -> None:
@@ -244,18 +253,19 @@ class Mix(wiring.Component):
         one lane leave."""
         config = self.config
         lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes
-        operation = Signal(command_layout(config))
         lane, position = Signal(range(config.query_lanes + 1)), Signal(range(max(lanes, 2)))
         part, word = Signal(range(max(parts, 2))), Signal(16)
         held = Signal.like(read_sums)
         wait = Signal(range(AHEAD + 1))  # until the sums come that are read
-        free, last_word = self.o.ready | ~self.o.valid, word == operation.words - 1
+        last_number, last_lane = Signal.like(word), Signal.like(lane)
+        free, last_word = self.o.ready | ~self.o.valid, word == last_number
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.FSM(name="drain"):
             with m.State("IDLE"):
                 with m.If(start):
-                    m.d.sync += [operation.eq(command), draining.eq(1), lane.eq(0), position.eq(0),
+                    m.d.sync += [last_number.eq(command.words - 1), last_lane.eq(command.lanes - 1),
+                                 draining.eq(1), lane.eq(0), position.eq(0),
                                  address.beat.eq(0), address.second.eq(0), address.bank.eq(bank)]
                     m.next = "FLUSH"
             with m.State("FLUSH"):  # HAZARD + 1 cycles from the last row to the first read
@@ -279,7 +289,7 @@ class Mix(wiring.Component):
                         with m.If(position == lanes - 1):
                             m.d.sync += [position.eq(0), address.second.eq(1)]
                         m.next = "READ"
-                        with m.If(lane == operation.lanes - 1):
+                        with m.If(lane == last_lane):
                             m.d.sync += draining.eq(0)
                             m.next = "IDLE"
         choice = Signal(self.o.p.sums.shape())

@@ -39,8 +39,8 @@ class Scores(wiring.Component):
         Lanes 0 .. lanes - 1 of each row.
 
     Latency: 4 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
-    beat, but a row takes at least ``lanes`` cycles; the attribute is the most between two beats of the largest head
-    with all lanes in use. The pipeline moves as a whole: ``i_keys.ready`` depends on ``o.ready``.
+    beat, and one idle cycle between operations, but a row takes at least ``lanes`` cycles; the attribute is the most between two
+    beats of the largest head with all lanes in use. The pipeline moves as a whole: ``i_keys.ready`` depends on ``o.ready``.
     """
 
     def __init__(self, config: AcceleratorConfig):
@@ -69,12 +69,13 @@ class Scores(wiring.Component):
         active, bank, beat = Signal(), Signal(), Signal(range(max_beats(config)))
         rows_done = Signal(range(config.max_context))
         advance, accepted, last_row = Signal(), Signal(), Signal()
-        ends_row = beat == command.beats - 1
+        last_beat = Signal.like(beat)
+        ends_row = beat == last_beat
         ends = accepted & ends_row & last_row
         m.d.comb += [
             self.i_keys.ready.eq(advance & active),
             accepted.eq(self.i_keys.valid & self.i_keys.ready),
-            take.eq(loaded_valid & (~active | ends)),
+            take.eq(loaded_valid & ~active),
         ]
         with m.If(accepted):
             m.d.sync += beat.eq(beat + 1)
@@ -83,7 +84,8 @@ class Scores(wiring.Component):
         with m.If(ends):
             m.d.sync += [active.eq(0), rows_done.eq(0)]
         with m.If(take):
-            m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1), last_row.eq(loaded.rows == 1)]
+            m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1), last_row.eq(loaded.rows == 1),
+                         last_beat.eq(loaded.beats - 1)]
 
         # Products, one register per level of the trees, sums over the beats of a row.
         pipeline = Pipeline(m, advance)

@@ -14,7 +14,7 @@ __all__ = ["Softmax"]
 CLEAR = 32
 """Rescaling shift that clears."""
 
-LATENCY = 16 + POW2_LATENCY
+LATENCY = 17 + POW2_LATENCY
 
 
 def clipped(value: Value, limit: int) -> Value:
@@ -50,7 +50,7 @@ class Softmax(wiring.Component):
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
         ``sum`` is at least ``2**(B-1)``.
 
-    Latency: 21 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the
+    Latency: 22 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the
     ``ready`` of both outputs.
     """
 
@@ -106,10 +106,12 @@ class Softmax(wiring.Component):
         below = register(register(clipped(below, CLEAR)), POW2_LATENCY - 1)
         valid = register(valid, POW2_LATENCY, reset=True)
         item, peak = register(item, POW2_LATENCY), register(peak, POW2_LATENCY)
-        p = Mux(item.visible, p, 0)
+        p, mantissa = register(Mux(item.visible, p, 0)), register(Mux(peak.scaled, item.value.mantissa, 0))
+        shift, moved, below = register(shift), register(moved), register(below)
+        valid, item, peak = register(valid, reset=True), register(item), register(peak)
 
         # Weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges; 5 stages
-        product = pipeline.multiply(p, Mux(peak.scaled, item.value.mantissa, 0))
+        product = pipeline.multiply(p, mantissa)
         below = register(below, 2)
         half_steps = register(Mux(below[5], 0, product[15:] >> below[:5]))
         weight = register((half_steps + 1)[1:bits + 2])

@@ -12,7 +12,7 @@ from ..streams import StreamBuffer, connect
 
 __all__ = ["Align"]
 
-DEPTH = 3
+DEPTH = 4
 
 
 class Align(wiring.Component):
@@ -32,7 +32,7 @@ class Align(wiring.Component):
         A shift of 32 or more gives 0.
     o : Out(stream of {x: V x signed(32), last})
 
-    Latency: 4 cycles. Interval: 1 cycle.
+    Latency: 5 cycles. Interval: 1 cycle.
     """
 
     latency = DEPTH + 1
@@ -55,10 +55,11 @@ class Align(wiring.Component):
         m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
         connect(m, buffer.o, wiring.flipped(self.o))
         pipeline = Pipeline(m, buffer.i.ready)
+        shift = pipeline.register(self.i.p.shift)
         m.d.comb += [
             self.i.ready.eq(buffer.i.ready),
             buffer.i.valid.eq(pipeline.register(self.i.valid, DEPTH, reset=True)),
             buffer.i.p.last.eq(pipeline.register(self.i.p.last, DEPTH)),
-            *(buffer.i.p.x[k].eq(round_shift(pipeline, x, self.i.p.shift)) for k, x in enumerate(self.i.p.x)),
+            *(buffer.i.p.x[k].eq(round_shift(pipeline, pipeline.register(x), shift)) for k, x in enumerate(self.i.p.x)),
         ]
         return m

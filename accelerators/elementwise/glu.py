@@ -142,9 +142,8 @@ class Glu(wiring.Component):
         register = pipeline.register
         product, _ = unsigned_product(pipeline, size, factor)
         # z: 16 fraction bits, below 16.
-        shift = register(shift)
-        large = register(register((shift < 0) & (product != 0)))
-        right = Mux(shift[6:].any(), 63, shift[:6])
+        left, right = register(shift < 0), register(Mux(shift[6:].any(), 63, shift[:6]))
+        large = register(register(left & (product != 0)))
         coarse = register(product >> Cat(Const(0, 3), right[3:]))
         fine = register(coarse >> register(right[:3]))
         z = Mux(large | fine[SEGMENT_BITS + REST_BITS:].any(), -1, fine)[:SEGMENT_BITS + REST_BITS]

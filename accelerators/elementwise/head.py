@@ -183,9 +183,9 @@ class HeadMatvec(wiring.Component):
         """Products, tree, sum of a row, row scale: ``(value, valid)``, ``latency - 2`` cycles later."""
         config, lanes = self.config, self.lanes
         # Two registers: block memory is slow to give its data, and a multiplier takes most of a cycle.
-        arrived, weights = (Signal(data.ArrayLayout(signed(config.head_bits), lanes), name=name)
+        arrived, weights = (Signal(data.ArrayLayout(signed(config.head_bits), lanes), name=name, reset_less=True)
                             for name in ("arrived", "weights"))
-        operands = Signal.like(activations)
+        operands = Signal.like(activations, reset_less=True)
         m.d.sync += [arrived.eq(self.i_weights.p), weights.eq(arrived), operands.eq(activations)]
 
         def delayed(value, cycles: int, name: str):
@@ -197,13 +197,13 @@ class HeadMatvec(wiring.Component):
 
         level = []
         for lane in range(lanes):
-            product = Signal(signed(config.head_bits + config.head_activation_bits), name=f"product_{lane}")
+            product = Signal(signed(config.head_bits + config.head_activation_bits), name=f"product_{lane}", reset_less=True)
             m.d.sync += product.eq(weights[lane] * operands[lane])
             level.append(product)
         while len(level) > 1:
             sums = []
             for a, b in zip(level[::2], level[1::2], strict=True):
-                sum_ = Signal(signed(len(a) + 1), name=f"tree_{len(level) // 2}_{len(sums)}")
+                sum_ = Signal(signed(len(a) + 1), name=f"tree_{len(level) // 2}_{len(sums)}", reset_less=True)
                 m.d.sync += sum_.eq(a + b)
                 sums.append(sum_)
             level = sums
@@ -223,7 +223,7 @@ class HeadMatvec(wiring.Component):
             high = low + LIMB_BITS
             top = high + 1 >= len(total)  # keeps the sign; a remainder of one bit joins it
             limb = (total[low:] if top else Cat(total[low:high], Const(0, 1))).as_signed()
-            product = Signal(signed(len(limb) + SCALE_BITS), name=f"scaled_{low}")
+            product = Signal(signed(len(limb) + SCALE_BITS), name=f"scaled_{low}", reset_less=True)
             m.d.sync += product.eq(limb * row_scale)
             limbs.append(product << low)
             if top:

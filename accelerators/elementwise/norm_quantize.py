@@ -9,7 +9,7 @@ from ..config import AcceleratorConfig
 from ..numerics import Divider, Normalizer
 from ..numerics.pipelined import left_justify, magnitude, maximum, round_shift, unsigned_product
 from ..pipeline import Pipeline
-from ..streams import Fork, StreamBuffer, connect
+from ..streams import StreamBuffer, connect
 from .step_scale import StepScale, quantize_command, scale_layout, square_sum_bits
 
 __all__ = ["NormQuantize"]
@@ -75,7 +75,7 @@ class NormQuantize(wiring.Component):
                                bits_per_cycle=2)
         levels = (lanes - 1).bit_length()
         turn = AT_PRODUCT + levels + 1 + Normalizer.latency + self.divider.latency + 1
-        self.interval = {"word": 1, "turn": turn, "division": self.divider.interval}
+        self.interval = {"word": 1, "turn": turn, "division": self.divider.interval + 1}
         self.latency = turn + DEPTH + 1
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
@@ -197,19 +197,18 @@ class NormQuantize(wiring.Component):
         # Normalized peaks and their commands, each to the divider and to the scale.
         command = self.i_command.p
         decided, launched = Signal(), Signal()
-        m.submodules.fork = fork = Fork(step_scale.i.p.shape(), 2)
-        connect(m, fork.o[0], step_scale.i)
+        free = Signal()  # divider and scale unit were free a cycle ago; only a launch makes them busy
+        m.d.sync += free.eq(step_scale.i.ready & divider.i.ready & ~launched)
         m.d.comb += [
-            fork.i.valid.eq(normalizer.o.valid & decided),
-            fork.i.p.command.eq(command),
-            fork.i.p.command.norm.eq(command.norm & ~command.once),
-            fork.i.p.peak.mantissa.eq(normalizer.o.p.value[-SIGNIFICANT_BITS:]),
-            fork.i.p.peak.exponent.eq(normalizer.o.p.length - SIGNIFICANT_BITS),
-            divider.i.valid.eq(fork.o[1].valid),
-            fork.o[1].ready.eq(divider.i.ready),
-            divider.i.p.denominator.eq(fork.i.p.peak.mantissa),
+            launched.eq(normalizer.o.valid & decided & free),
+            step_scale.i.valid.eq(launched),
+            step_scale.i.p.command.eq(command),
+            step_scale.i.p.command.norm.eq(command.norm & ~command.once),
+            step_scale.i.p.peak.mantissa.eq(normalizer.o.p.value[-SIGNIFICANT_BITS:]),
+            step_scale.i.p.peak.exponent.eq(normalizer.o.p.length - SIGNIFICANT_BITS),
+            divider.i.valid.eq(launched),
+            divider.i.p.denominator.eq(normalizer.o.p.value[-SIGNIFICANT_BITS:]),
             divider.i.p.numerator.eq(Mux(command.wide, LEVELS[1] << RECIPROCAL_SHIFT[1], LEVELS[0] << RECIPROCAL_SHIFT[0])),
-            launched.eq(fork.i.valid & fork.i.ready),
             normalizer.o.ready.eq(launched),
             self.i_command.ready.eq(launched),
         ]
@@ -220,7 +219,7 @@ class NormQuantize(wiring.Component):
         with m.If(launched):
             m.d.sync += [
                 divided.eq(1), next_once.eq(command.once), next_justify.eq(PRODUCT_BITS - normalizer.o.p.length),
-                next_wide.eq(command.wide), next_norm.eq(fork.i.p.command.norm),
+                next_wide.eq(command.wide), next_norm.eq(step_scale.i.p.command.norm),
             ]
         with m.If(load):
             m.d.sync += [

@@ -52,8 +52,8 @@ class ReplayBuffer(wiring.Component):
         m = Module()
         m.submodules.table = table = memory.Memory(shape=self.shape, depth=self.depth, init=[])
         write, read = table.write_port(), table.read_port()
-        words, times = Signal.like(self.i_command.p.words), Signal(16)
-        index = Signal(range(self.depth + 1))
+        times, index, last = Signal(16), Signal(range(self.depth)), Signal(range(self.depth))
+        stored = Signal()  # all words that are kept are there; further ones are dropped
         fetched, advance = Signal(), Signal()
         m.d.comb += [
             advance.eq(~fetched | self.o.ready),
@@ -67,21 +67,20 @@ class ReplayBuffer(wiring.Component):
             with m.State("COMMAND"):
                 m.d.comb += self.i_command.ready.eq(1)
                 with m.If(self.i_command.valid):
-                    m.d.sync += [words.eq(self.i_command.p.words), times.eq(self.i_command.p.times), index.eq(0)]
+                    m.d.sync += [last.eq(self.i_command.p.words - 1), times.eq(self.i_command.p.times), index.eq(0), stored.eq(0)]
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += self.i.ready.eq(1)
                 with m.If(self.i.valid):
-                    m.d.comb += write.en.eq(index < words)
-                    with m.If(index < words):
-                        m.d.sync += index.eq(index + 1)
+                    m.d.comb += write.en.eq(~stored)
+                    m.d.sync += [index.eq(index + 1), stored.eq(stored | (index == last))]
                     with m.If(self.i.p.last):
                         m.d.sync += index.eq(0)
                         m.next = "REPLAY"
             with m.State("REPLAY"):
                 with m.If(advance):
                     m.d.sync += [fetched.eq(1), index.eq(index + 1)]
-                    with m.If(index + 1 == words):
+                    with m.If(index == last):
                         m.d.sync += [index.eq(0), times.eq(times - 1)]
                         with m.If(times == 1):
                             m.next = "COMMAND"

@@ -5,6 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
+from ..streams import StreamBuffer
 from .layout import VectorLayout
 from .results import ResultCollector, magnitude_layout, result_access_layout, sums_word
 
@@ -14,6 +15,11 @@ __all__ = ["VectorMemory", "access_layout", "vector_word"]
 def vector_word(lanes: int) -> data.StructLayout:
     """One word of a vector stream: ``lanes`` signed 32-bit elements and ``last``."""
     return data.StructLayout({"x": data.ArrayLayout(signed(32), lanes), "last": 1})
+
+
+COMPARED_BITS = 4
+"""Lowest bits of the addresses of a read and a write that are compared. The enables of many block RAMs depend on them, so they are
+few; equal bits of different addresses only cost a wait."""
 
 
 def access_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -117,20 +123,20 @@ class VectorMemory(wiring.Component):
     sums_done : Out(1)
         Pulse in the last cycle of ``sums_busy``: a read that is accepted now sees the whole result.
 
-    Attributes: ``latency``, from a read command to its first word: 3 cycles, 4 with two chunks. ``interval``: one word per
+    Attributes: ``latency``, from a read command to its first word: 4 cycles. ``interval``: one word per
     cycle and one cycle more per access. ``done``: cycles from the last row group of a result to ``sums_done``; the next
     result can be announced one cycle later.
 
     A read that is accepted together with a word on ``i``, or later, sees that word. Writes on ``i`` wait while a result for
-    their chunk is announced. Otherwise reads, writes and results do not slow each other, but for a read of the very word
-    that is being written, which waits a cycle: so the memory needs no bypass.
+    their chunk is announced. Otherwise reads, writes and results do not slow each other, but for a read of a word whose address
+    has the lowest bits of the one that is being written in its bank, which waits a cycle, rarely more: so the memory needs no bypass.
     """
 
+    latency = 4
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 2 + config.chunks
         self.done = VectorLayout(config).done
         lanes = config.vector_lanes
         super().__init__({
@@ -181,7 +187,8 @@ class VectorMemory(wiring.Component):
             address = Signal(16, name=f"write_address_{chunk}")
             m.d.comb += address.eq(Mux(results.into[chunk], results.address, element_address))
             ports.append([])
-            written.append(Mux(results.into[chunk], results.address == read.o.p.address, element_address == read.o.p.address))
+            low = slice(COMPARED_BITS)
+            written.append(Mux(results.into[chunk], results.address[low], element_address[low]) == read.o.p.address[low])
             for bank in range(layout.banks):
                 m.submodules[f"bank_{chunk}_{bank}"] = words = memory.Memory(
                     shape=data.ArrayLayout(signed(32), config.vector_lanes), depth=layout.depth(bank), init=[])
@@ -198,8 +205,10 @@ class VectorMemory(wiring.Component):
                                  *(write_port.data[i].eq(value) for i, value in enumerate(results.words[bank]))]
                 ports[chunk].append((read_port, write_port))
 
-        # Reads: address, memory output, selection of the bank, then of the chunk; all stages move together.
-        advance, colliding = Signal(), []
+        # Reads: address, memory output, selection of the bank, then of the chunk; all stages but the buffer move together.
+        m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
+        wiring.connect(m, buffer.o, wiring.flipped(self.o))
+        advance, colliding = buffer.i.ready, []
         for chunk, same_word in zip(ports, written, strict=True):
             colliding.append([])
             for read_port, write_port in chunk:
@@ -208,24 +217,21 @@ class VectorMemory(wiring.Component):
                 m.d.comb += [read_port.addr.eq(read.o.p.address), read_port.en.eq(advance & ~collides)]
                 colliding[-1].append(collides)
         waits = Array([Array(chunk)[read.o.p.bank] for chunk in colliding])[read.o.p.chunk]
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), read.o.ready.eq(advance & ~waits)]
+        m.d.comb += read.o.ready.eq(advance & ~waits)
         at_memory = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": read.o.p.chunk.shape(),
                                               "bank": read.o.p.bank.shape()}))
         selected = [Array([port.data for port, _ in chunk])[at_memory.bank] for chunk in ports]
+        at_chunk = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": read.o.p.chunk.shape()}))
+        of_chunk = [Signal.like(self.o.p.x, name=f"of_chunk_{chunk}") for chunk in range(config.chunks)]
         with m.If(advance):
             m.d.sync += [
                 at_memory.valid.eq(read.o.valid & ~waits), at_memory.last.eq(read.o.p.last),
                 at_memory.chunk.eq(read.o.p.chunk), at_memory.bank.eq(read.o.p.bank),
             ]
-            if config.chunks == 1:
-                m.d.sync += [self.o.valid.eq(at_memory.valid), self.o.p.last.eq(at_memory.last), self.o.p.x.eq(selected[0])]
-            else:
-                at_chunk = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": 1}))
-                of_chunk = [Signal.like(self.o.p.x, name=f"of_chunk_{chunk}") for chunk in range(config.chunks)]
-                m.d.sync += [
-                    at_chunk.valid.eq(at_memory.valid), at_chunk.last.eq(at_memory.last), at_chunk.chunk.eq(at_memory.chunk),
-                    *(word.eq(bank) for word, bank in zip(of_chunk, selected, strict=True)),
-                    self.o.valid.eq(at_chunk.valid), self.o.p.last.eq(at_chunk.last),
-                    self.o.p.x.eq(Array(of_chunk)[at_chunk.chunk]),
-                ]
+            m.d.sync += [
+                at_chunk.valid.eq(at_memory.valid), at_chunk.last.eq(at_memory.last), at_chunk.chunk.eq(at_memory.chunk),
+                *(word.eq(bank) for word, bank in zip(of_chunk, selected, strict=True)),
+            ]
+        m.d.comb += [buffer.i.valid.eq(at_chunk.valid), buffer.i.p.last.eq(at_chunk.last),
+                     buffer.i.p.x.eq(Array(of_chunk)[at_chunk.chunk])]
         return m

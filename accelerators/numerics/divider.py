@@ -1,6 +1,6 @@
-"""Unsigned integer division, one or more quotient bits per cycle."""
+"""Unsigned integer division, one or two quotient bits per cycle."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,7 +20,7 @@ class Divider(wiring.Component):
     quotient_bits : int
         Result width, 1 to ``numerator_bits``. A quotient that is known to be short takes only as many steps.
     bits_per_cycle : int
-        Steps in one cycle, 1 to 4: as many subtractors one behind the other.
+        1 or 2: quotient bits of a cycle, with one subtractor or three beside each other.
 
     Members
     -------
@@ -37,7 +37,7 @@ class Divider(wiring.Component):
         check_int("numerator_bits", numerator_bits, 1, 128)
         check_int("denominator_bits", denominator_bits, 1, 128)
         check_int("quotient_bits", quotient_bits, 1, numerator_bits)
-        check_int("bits_per_cycle", bits_per_cycle, 1, 4)
+        check_int("bits_per_cycle", bits_per_cycle, 1, 2)
         if numerator_bits > denominator_bits + quotient_bits:
             raise ValueError(f"numerator_bits must be at most denominator_bits + quotient_bits, not "
                              f"{numerator_bits} and {denominator_bits} + {quotient_bits}")
@@ -66,19 +66,23 @@ class Divider(wiring.Component):
         left = Signal(range(self.cycles))
         busy = Signal()
 
-        digits, reduced = [], remainder
-        for step in range(self.bits_per_cycle):
-            partial = Cat(rest[-1 - step], reduced)
-            difference, fits = Signal(len(partial) + 1, name=f"difference_{step}"), Signal(name=f"fits_{step}")
-            m.d.comb += [difference.eq(partial - denominator), fits.eq(~difference[-1])]
-            digits.insert(0, fits)
-            reduced = Mux(fits, difference, partial)[:len(denominator)]
+        partial = Cat(rest[bits - self.bits_per_cycle:], remainder)
+        multiples, digits, reduced = [denominator], Signal(self.bits_per_cycle), Signal.like(remainder)
+        if self.bits_per_cycle == 2:
+            triple = Signal(len(denominator) + 2)
+            multiples += [denominator << 1, triple]
+        m.d.comb += reduced.eq(partial)
+        for digit, multiple in enumerate(multiples, 1):
+            difference = Signal(len(partial) + 1, name=f"difference_{digit}")
+            m.d.comb += difference.eq(partial - multiple)
+            with m.If(~difference[-1]):
+                m.d.comb += [digits.eq(digit), reduced.eq(difference)]
         m.d.comb += [
             self.i.ready.eq(~busy & ~self.o.valid),
             self.o.p.quotient.eq(rest),
         ]
         with m.If(busy):
-            m.d.sync += [rest.eq(Cat(*digits, rest)), left.eq(left - 1), remainder.eq(reduced)]
+            m.d.sync += [rest.eq(Cat(digits, rest)), left.eq(left - 1), remainder.eq(reduced)]
             with m.If(left == 0):
                 m.d.sync += [busy.eq(0), self.o.valid.eq(1)]
         with m.Elif(self.i.valid & self.i.ready):
@@ -89,6 +93,8 @@ class Divider(wiring.Component):
                 left.eq(self.cycles - 1),
                 busy.eq(1),
             ]
+            if self.bits_per_cycle == 2:
+                m.d.sync += triple.eq(self.i.p.denominator + (self.i.p.denominator << 1))
         with m.If(self.o.valid & self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         return m

@@ -46,11 +46,11 @@ class ScalarUnit(wiring.Component):
     i : In(stream of scalar_request)
     o : Out(stream of SCALAR)
 
-    Latency (a dictionary, by lower-case operation name): multiply 8, add 6, reciprocal 17, rsqrt 43 cycles.
+    Latency (a dictionary, by lower-case operation name): multiply 9, add 6, reciprocal 17, rsqrt 43 cycles.
     Interval: one cycle more.
     """
 
-    latency = {"multiply": 8, "add": 6, "reciprocal": 17, "rsqrt": 43}
+    latency = {"multiply": 9, "add": 6, "reciprocal": 17, "rsqrt": 43}
     interval = {name: cycles + 1 for name, cycles in latency.items()}
 
     def __init__(self) -> None:
@@ -74,15 +74,16 @@ class ScalarUnit(wiring.Component):
         # times 2**-1 when the upper one is set.
         raw = Signal(MANTISSA_BITS + 1)
 
-        # Four partial products, lowest first, each one register after its operands.
-        step = Signal(range(5))
-        left, right, partial = Signal(LIMB), Signal(LIMB), Signal(2 * LIMB)
+        # Four partial products, lowest first, each two registers after its ``step``.
+        step = Signal(range(6))
+        left, right, partial = (Signal(bits, reset_less=True, name=name) for name, bits in (
+            ("left", LIMB), ("right", LIMB), ("partial", 2 * LIMB)))
         total = Signal(4 * LIMB)
-        m.d.comb += [
+        m.d.sync += [
             left.eq(a.mantissa.word_select(step[1], LIMB)),
             right.eq(b.mantissa.word_select(step[0], LIMB)),
+            partial.eq(left * right),
         ]
-        m.d.sync += partial.eq(left * right)
 
         # Sum: the operand with the smaller exponent goes right.
         gap, distance = Signal(signed(17)), Signal(5)
@@ -110,11 +111,11 @@ class ScalarUnit(wiring.Component):
             with m.State("MULTIPLY"):
                 m.d.sync += [step.eq(step + 1), exponent.eq(a.exponent + b.exponent + (MANTISSA_BITS - 1))]
                 with m.Switch(step):
-                    with m.Case(1):
+                    with m.Case(2):
                         m.d.sync += total.eq(partial)
-                    with m.Case(2, 3):
+                    with m.Case(3, 4):
                         m.d.sync += total.eq(total + (partial << LIMB))
-                    with m.Case(4):
+                    with m.Case(5):
                         m.d.sync += total.eq(total + (partial << 2 * LIMB))
                         m.next = "PRODUCT"
             with m.State("PRODUCT"):

@@ -1,6 +1,6 @@
 """A two-entry buffer that registers both directions of a stream."""
 
-from amaranth.hdl import Module, ShapeLike, Signal, signed
+from amaranth.hdl import Module, Mux, ShapeLike, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -42,14 +42,14 @@ class StreamBuffer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        waiting = Signal.like(self.i.p)
-        full = Signal()
-        m.d.comb += self.i.ready.eq(~full)
+        # ``room`` itself is the register: it enables wide ones, in multipliers and block RAMs too, which cannot invert it.
+        waiting, room = Signal.like(self.i.p), Signal(init=1)
+        m.d.comb += self.i.ready.eq(room)
+        # ``waiting`` follows the input until it holds an item: so ``i.valid``, often late, enables no wide register.
+        with m.If(room):
+            m.d.sync += waiting.eq(self.i.p)
         with m.If(self.o.ready | ~self.o.valid):
-            with m.If(full):
-                m.d.sync += [self.o.p.eq(waiting), full.eq(0)]
-            with m.Else():
-                m.d.sync += [self.o.p.eq(self.i.p), self.o.valid.eq(self.i.valid)]
-        with m.Elif(self.i.valid & ~full):
-            m.d.sync += [waiting.eq(self.i.p), full.eq(1)]
+            m.d.sync += [self.o.p.eq(Mux(room, self.i.p, waiting)), self.o.valid.eq(self.i.valid | ~room), room.eq(1)]
+        with m.Else():
+            m.d.sync += room.eq(room & ~self.i.valid)
         return m

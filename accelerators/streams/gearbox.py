@@ -47,7 +47,7 @@ class Gearbox(wiring.Component):
 
     Latency: ``max(1, ceil(log2(a)))`` cycles from the input word that completes an output word. Interval:
     1 cycle per input word for ``in_bits <= out_bits``, else 1 cycle per output word. ``i.ready`` depends on
-    ``o.ready`` within the cycle.
+    ``o.ready`` within the cycle. The shifter moves as a whole: gaps in it do not close while ``o`` waits.
 
     Bad input: a packet that ends before its first output word is full gives nothing, not even ``last``.
     """
@@ -85,7 +85,7 @@ class Gearbox(wiring.Component):
             after.eq(Mux(fills, start + b, start)),
             exhausts.eq(after >= a),
         ]
-        free = Signal()  # the shifter takes a word
+        free = Signal()  # the shifter moves, as a whole
         m.d.comb += self.i.ready.eq(exhausts & (free | ~fills))
         with m.If(self.i.valid & (free | ~fills)):
             m.d.sync += start.eq(after)
@@ -94,6 +94,7 @@ class Gearbox(wiring.Component):
                     seen.eq(window[self.in_bits:]) if b > 1 else seen.eq(0),
                     start.eq(Mux(self.i.p.last, b - 1, after - a)),
                 ]
+        m.d.comb += free.eq(self.o.ready | ~self.o.valid)
         self._shift(m, window, start, self.i.p.last & exhausts, self.i.valid & fills, free)
         return m
 
@@ -105,11 +106,9 @@ class Gearbox(wiring.Component):
             next_value = self.o.p.data if final else Signal(bits, name=f"value_{level}")
             next_last = self.o.p.last if final else Signal(name=f"last_{level}")
             next_valid = self.o.valid if final else Signal(name=f"valid_{level}")
-            next_free = self.o.ready if final else Signal(name=f"free_{level}")
             digits = Signal(max(level, 1), name=f"digits_{level}")
             shifted = value if self.in_bits == self.unit else Mux(
                 start.bit_select(level, 1), value[self.unit << level:], value)
-            m.d.comb += free.eq(next_free | ~next_valid)
             with m.If(free):
                 m.d.sync += [
                     next_value.eq(shifted),
@@ -117,4 +116,4 @@ class Gearbox(wiring.Component):
                     next_valid.eq(valid),
                     digits.eq(start),
                 ]
-            value, start, last, valid, free = next_value, digits, next_last, next_valid, next_free
+            value, start, last, valid = next_value, digits, next_last, next_valid

@@ -1,0 +1,44 @@
+"""Wiring of streams between units: by condition, by field, through a buffer."""
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+
+from .buffer import StreamBuffer
+
+__all__ = ["buffered", "merge", "pass_fields", "steer", "steer_data"]
+
+
+def steer(m: Module, source, sinks) -> None:
+    """Offer ``source`` to the sink of the pair (sink, condition) whose condition holds; conditions exclude each other."""
+    for sink, condition in sinks:
+        m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.payload)]
+        with m.If(condition):
+            m.d.comb += source.ready.eq(sink.ready)
+
+
+def steer_data(m: Module, source, sink, condition) -> None:
+    """Offer the ``data`` of ``source`` to a sink without ``last`` while ``condition`` holds."""
+    m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.p.data)]
+    with m.If(condition):
+        m.d.comb += source.ready.eq(sink.ready)
+
+
+def merge(m: Module, sources, sink) -> None:
+    """Feed ``sink`` from the source of the pair (source, condition) whose condition holds; conditions exclude each other."""
+    for source, condition in sources:
+        with m.If(condition):
+            m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
+
+
+def buffered(m: Module, source, name: str) -> StreamBuffer:
+    """A buffer behind ``source``, submodule ``name``."""
+    m.submodules[name] = buffer = StreamBuffer(source.p.shape())
+    wiring.connect(m, source, buffer.i)
+    return buffer
+
+
+def pass_fields(m: Module, source, sink, **constants) -> None:
+    """Connect two streams whose payloads have fields of the same names (widths may differ); extra fields are constants."""
+    m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready)]
+    for name, _ in sink.p.shape():
+        m.d.comb += sink.p[name].eq(constants[name] if name in constants else source.p[name])
