@@ -25,6 +25,7 @@ from .memory.replay import ReplayBuffer
 from .memory.vector import VectorMemory
 from .numerics import SCALAR
 from .streams import Gearbox, Queue, StreamBuffer, word_layout
+from .streams.route import buffered, merge, pass_fields, steer, steer_data
 from .ternary.engine import TernaryEngine
 
 __all__ = ["CONTROL", "Core", "observe_layout"]
@@ -54,35 +55,6 @@ def observe_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({"elements": data.ArrayLayout(signed(32), elements), "tag": 16, "valid": 1})
 
 
-def steer(m: Module, source, sinks: dict) -> None:
-    """Offer ``source`` to the sink whose condition (key: sink, value: condition) holds; conditions exclude each other."""
-    for sink, condition in sinks:
-        m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.payload)]
-        with m.If(condition):
-            m.d.comb += source.ready.eq(sink.ready)
-
-
-def steer_data(m: Module, source, sink, condition) -> None:
-    """Offer the ``data`` of ``source`` to a sink without ``last`` while ``condition`` holds."""
-    m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.p.data)]
-    with m.If(condition):
-        m.d.comb += source.ready.eq(sink.ready)
-
-
-def merge(m: Module, sources, sink) -> None:
-    """Feed ``sink`` from the source whose condition holds; conditions exclude each other."""
-    for source, condition in sources:
-        with m.If(condition):
-            m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload), source.ready.eq(sink.ready)]
-
-
-def pass_fields(m: Module, source, sink, **constants) -> None:
-    """Connect two streams whose payloads have fields of the same names (widths may differ); extra fields are constants."""
-    m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready)]
-    for name, _ in sink.p.shape():
-        m.d.comb += sink.p[name].eq(constants[name] if name in constants else source.p[name])
-
-
 class Core(wiring.Component):
     """Everything between the memory and the register block.
 
@@ -103,7 +75,7 @@ class Core(wiring.Component):
     events : Out, one {busy, starved, stalled} per unit of ``UNIT_NAMES``
         Two registers behind the operation under way; ``busy`` lasts until the last of them.
     progress : Out(1)
-        Something moved in this cycle; the watchdog counts the cycles without.
+        Something moved two cycles ago; the watchdog counts the cycles without.
     observe, observe_sums : Out(observe_layout)
         The result of the operation under way, and of the matrix under way, word by word: what the golden model traces. For
         simulation; costs nothing when it is not connected.
@@ -178,8 +150,12 @@ class Core(wiring.Component):
                                              2 * queue_depth)
 
         op, linear = {opcode: Signal(name=f"runs_{opcode.name.lower()}") for opcode in Opcode}, Signal()
-        # A register late: it holds for the last event of an operation, and a word needs longer from a command than that.
-        m.d.sync += [linear.eq(executor.linear), *(signal.eq(executor.opcode == opcode) for opcode, signal in op.items())]
+        # A register late: ``op`` holds for the last event of an operation, and a word needs longer from a command than that.
+        # ``started`` and ``attends`` are pulses.
+        started, attends = Signal(), Signal()
+        m.d.sync += [linear.eq(executor.linear), started.eq(executor.operation_start),
+                     attends.eq(executor.operation_start & (executor.next_opcode == Opcode.ATTEND)),
+                     *(signal.eq(executor.opcode == opcode) for opcode, signal in op.items())]
         to_head = Signal()
         m.d.comb += to_head.eq((executor.flags & Flag.TO_HEAD).any())
 
@@ -190,11 +166,12 @@ class Core(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
         wiring.connect(m, frontend.o_operation, operations.i)
         wiring.connect(m, operations.o, executor.i_operation)
-        running = [Signal(name=f"running_{k}") for k in range(2)]  # until the last of ``events``, which are two registers late
-        m.d.sync += [running[0].eq(self.start | frontend.busy), running[1].eq(running[0])]
+        # An operation ends one cycle after its last item; ``events`` come two cycles after that.
+        running = Signal(3)
+        m.d.sync += running.eq(Cat(self.start | frontend.busy, running))
         m.d.comb += [
             frontend.append_done.eq(executor.append_done),
-            self.busy.eq(Cat(running).any()), self.done.eq(frontend.done), self.tag.eq(executor.tag),
+            self.busy.eq(running.any()), self.done.eq(frontend.done), self.tag.eq(executor.tag),
             self.position.eq(frontend.position), self.generated.eq(frontend.generated),
             executor.inverse_temperature.eq(self.inverse_temperature),
             executor.magnitudes.eq(vectors.magnitude_bits), executor.top_exponents.eq(exponents.top),
@@ -226,18 +203,24 @@ class Core(wiring.Component):
         m.d.comb += gate.eq(executor.data_packets.any() & ~packet_ended)
         short = op[Opcode.EMBED] | op[Opcode.NORM]
         steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE])])
-        steer_data(m, self.i_data, attention.i_rows, gate & op[Opcode.ATTEND])
+        m.submodules.rows_ahead = rows_ahead = StreamBuffer(attention.i_rows.p.shape())
+        wiring.connect(m, rows_ahead.o, attention.i_rows)
+        steer_data(m, self.i_data, rows_ahead.i, gate & op[Opcode.ATTEND])
         m.d.comb += executor.packet_taken.eq(packet_ended)
+        # A gearbox passes the ``ready`` of its sink on to the memory's queues within the cycle: so that comes from a register.
+        short_ahead, table_ahead, lanes_ahead = (
+            buffered(m, words.o, f"{name}_ahead")
+            for name, words in (("short", short_words), ("table", table_words), ("lanes", lane_words)))
         m.d.comb += [
-            embedding.i.valid.eq(short_words.o.valid & op[Opcode.EMBED]), embedding.i.p.data.eq(short_words.o.p.data),
-            embedding.i.p.last.eq(short_words.o.p.last),
-            gains.i.valid.eq(short_words.o.valid & op[Opcode.NORM]), gains.i.p.data.eq(short_words.o.p.data),
-            gains.i.p.last.eq(short_words.o.p.last),
-            short_words.o.ready.eq(Mux(op[Opcode.EMBED], embedding.i.ready, gains.i.ready & op[Opcode.NORM])),
-            table.i.valid.eq(table_words.o.valid), table.i.p.data.eq(table_words.o.p.data),
-            table.i.p.last.eq(table_words.o.p.last), table_words.o.ready.eq(table.i.ready),
-            engine.i_weights.valid.eq(lane_words.o.valid), engine.i_weights.payload.eq(lane_words.o.p.data),
-            lane_words.o.ready.eq(engine.i_weights.ready),
+            embedding.i.valid.eq(short_ahead.o.valid & op[Opcode.EMBED]), embedding.i.p.data.eq(short_ahead.o.p.data),
+            embedding.i.p.last.eq(short_ahead.o.p.last),
+            gains.i.valid.eq(short_ahead.o.valid & op[Opcode.NORM]), gains.i.p.data.eq(short_ahead.o.p.data),
+            gains.i.p.last.eq(short_ahead.o.p.last),
+            short_ahead.o.ready.eq(Mux(op[Opcode.EMBED], embedding.i.ready, gains.i.ready & op[Opcode.NORM])),
+            table.i.valid.eq(table_ahead.o.valid), table.i.p.data.eq(table_ahead.o.p.data),
+            table.i.p.last.eq(table_ahead.o.p.last), table_ahead.o.ready.eq(table.i.ready),
+            engine.i_weights.valid.eq(lanes_ahead.o.valid), engine.i_weights.payload.eq(lanes_ahead.o.p.data),
+            lanes_ahead.o.ready.eq(engine.i_weights.ready),
         ]
 
         # Commands. Units may keep a command until its packet has passed, so each has a queue.
@@ -253,12 +236,12 @@ class Core(wiring.Component):
         for name, sink, others in (("o_sampler", sampler.i_command, {"greedy": self.greedy, "k": self.top_k}),
                                    ("o_request", cache.i_request, {"write": 1, "count": 1})):
             source = getattr(executor, name)
-            m.submodules[f"command_{name[2:]}"] = command = StreamBuffer(source.p.shape())
-            wiring.connect(m, source, command.i)
+            command = buffered(m, source, f"command_{name[2:]}")
             pass_fields(m, command.o, sink, **others)
-        wiring.connect(m, executor.o_read, reads.i)
+        for name, queue in (("o_read", reads), ("o_write", writes)):
+            # Many states of the executor make these.
+            wiring.connect(m, buffered(m, getattr(executor, name), f"command_{name[2:]}").o, queue.i)
         wiring.connect(m, reads.o, vectors.i_read)
-        wiring.connect(m, executor.o_write, writes.i)
         wiring.connect(m, writes.o, vectors.i_write_access)
         lane = executor.o_lane
         m.d.comb += [
@@ -267,26 +250,33 @@ class Core(wiring.Component):
             lane.ready.eq(limits.i.ready & owners.i.ready),
         ]
 
-        # Vectors from memory to the elementwise units.
+        # Vectors from memory to the elementwise units. Units and results may be far away on the device: a buffer in front of each.
         quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
-        steer(m, vectors.o, [(rope.i, op[Opcode.ROPE]), (residual.i, op[Opcode.RESIDUAL]), (glu.i, op[Opcode.GLU])])
-        aligned = Signal()
+        fetched = {}
+        for name, condition in (("rope", op[Opcode.ROPE]), ("residual", op[Opcode.RESIDUAL]), ("glu", op[Opcode.GLU]),
+                                ("align", quantizes)):
+            m.submodules[f"fetched_{name}"] = buffer = StreamBuffer(vectors.o.p.shape())
+            steer(m, vectors.o, [(buffer.i, condition)])
+            fetched[name] = buffer.o
+        for name, unit in (("rope", rope), ("residual", residual), ("glu", glu)):
+            wiring.connect(m, fetched[name], unit.i)
+        m.submodules.results = results = StreamBuffer(vectors.i.p.shape())
+        wiring.connect(m, results.o, vectors.i)
+        aligned, words = Signal(), fetched["align"]
         m.d.comb += [
             aligned.eq(op[Opcode.NORM] & (executor.flags & Flag.ALIGN).any()),
-            align.i.valid.eq(vectors.o.valid & quantizes), align.i.p.x.eq(vectors.o.p.x), align.i.p.last.eq(vectors.o.p.last),
+            align.i.valid.eq(words.valid), align.i.p.x.eq(words.p.x), align.i.p.last.eq(words.p.last),
+            words.ready.eq(align.i.ready),
             align.i.p.shift.eq(Mux(aligned, exponents.shift, 0)),
-            exponents.words.eq(executor.group), exponents.restart.eq(executor.operation_start),
-            exponents.clear.eq(executor.operation_start & (executor.next_opcode == Opcode.ATTEND)),
+            exponents.words.eq(executor.group), exponents.restart.eq(started),
+            exponents.clear.eq(attends),
             exponents.word_taken.eq(align.i.valid & align.i.ready), exponents.vector_end.eq(align.i.p.last),
         ]
-        with m.If(quantizes):
-            m.d.comb += vectors.o.ready.eq(align.i.ready)
         wiring.connect(m, table.o, rope.i_table)
 
         # Norm + quantization: gains or ones beside the vector.
         gained = Signal()
-        m.submodules.gain = gain = StreamBuffer(gains.o.p.shape())
-        wiring.connect(m, gains.o, gain.i)
+        gain = buffered(m, gains.o, "gain")
         m.d.comb += [
             gained.eq(op[Opcode.NORM] & (executor.flags & Flag.GAIN).any()),
             norm.i.valid.eq(align.o.valid & (gain.o.valid | ~gained)), norm.i.p.x.eq(align.o.p.x),
@@ -294,20 +284,21 @@ class Core(wiring.Component):
             gain.o.ready.eq(gained & norm.i.ready & align.o.valid),
             *(norm.i.p.gain[i].eq(Mux(gained, gain.o.p[i], 1)) for i in range(lanes)),
         ]
+        quantized = buffered(m, norm.o, "quantized").o
         token = Signal(range(config.token_lanes + 1))
-        with m.If(executor.operation_start):
+        with m.If(started):
             m.d.sync += token.eq(0)
-        with m.Elif(norm.o.valid & norm.o.ready & norm.o.p.last):
+        with m.Elif(quantized.valid & quantized.ready & quantized.p.last):
             m.d.sync += token.eq(token + 1)
         targets = ((engine.i_activations, op[Opcode.NORM] & ~to_head), (head.i_activations, op[Opcode.NORM] & to_head),
                    (packer.i, op[Opcode.APPEND]), (attention.i_query, op[Opcode.ATTEND]))
         for sink, condition in targets:
-            m.d.comb += [sink.valid.eq(norm.o.valid & condition), sink.p.last.eq(norm.o.p.last),
-                         *(sink.p.q[i].eq(norm.o.p.q[i]) for i in range(lanes))]
+            m.d.comb += [sink.valid.eq(quantized.valid & condition), sink.p.last.eq(quantized.p.last),
+                         *(sink.p.q[i].eq(quantized.p.q[i]) for i in range(lanes))]
             with m.If(condition):
-                m.d.comb += norm.o.ready.eq(sink.ready)
+                m.d.comb += quantized.ready.eq(sink.ready)
         m.d.comb += [engine.i_activations.p.token.eq(token),
-                     executor.vector_quantized.eq(norm.o.valid & norm.o.ready & norm.o.p.last)]
+                     executor.vector_quantized.eq(quantized.valid & quantized.ready & quantized.p.last)]
 
         scale = norm.o_scale
         m.d.comb += [
@@ -327,7 +318,7 @@ class Core(wiring.Component):
 
         # Results back to vector memory.
         merge(m, [(embedding.o, op[Opcode.EMBED]), (rope.o, op[Opcode.ROPE]), (residual.o, op[Opcode.RESIDUAL]),
-                  (glu.o, op[Opcode.GLU]), (attention.o, op[Opcode.ATTEND])], vectors.i)
+                  (glu.o, op[Opcode.GLU]), (attention.o, op[Opcode.ATTEND])], results.i)
         pass_fields(m, engine.o_sums, vectors.i_sums)
         m.d.comb += [
             executor.vector_written.eq(vectors.i.valid & vectors.i.ready & vectors.i.p.last),
@@ -366,7 +357,7 @@ class Core(wiring.Component):
         m.d.comb += self.saturations.eq(sum((Mux(taken, count, 0) for count, taken in clamped), start=0))
         watched = {
             "engine": (linear, engine.i_weights, engine.o_sums),
-            "norm_quantize": (quantizes, norm.i, norm.o), "rope": (op[Opcode.ROPE], rope.i, rope.o),
+            "norm_quantize": (quantizes, norm.i, quantized), "rope": (op[Opcode.ROPE], rope.i, rope.o),
             "residual": (op[Opcode.RESIDUAL], residual.i, residual.o), "glu": (op[Opcode.GLU], glu.i, glu.o),
             "attention": (op[Opcode.ATTEND], attention.i_rows, attention.o), "head": (op[Opcode.HEAD], head.i_weights, head.o),
             "sampler": (op[Opcode.HEAD], sampler.i, sampler.o), "embedding": (op[Opcode.EMBED], embedding.i, embedding.o),
@@ -376,7 +367,7 @@ class Core(wiring.Component):
             running, source, sink = watched[name]
             m.d.sync += [self.events[i].busy.eq(running), self.events[i].starved.eq(running & source.ready & ~source.valid),
                          self.events[i].stalled.eq(running & sink.valid & ~sink.ready)]
-        moving = [self.i_data, self.i_weights, self.i_program, self.o_record_data, norm.o, vectors.i, engine.o_sums,
+        moving = [self.i_data, self.i_weights, self.i_program, self.o_record_data, quantized, vectors.i, engine.o_sums,
                   attention.o_exponent, head.o, self.o_token, operations.o]
         word = self.observe.elements
         m.d.comb += [
@@ -386,8 +377,8 @@ class Core(wiring.Component):
             self.observe.tag.eq(executor.tag),
         ]
         with m.If(op[Opcode.NORM] | op[Opcode.APPEND]):
-            m.d.comb += [self.observe.valid.eq(norm.o.valid & norm.o.ready),
-                         *(word[i].eq(norm.o.p.q[i]) for i in range(lanes))]
+            m.d.comb += [self.observe.valid.eq(quantized.valid & quantized.ready),
+                         *(word[i].eq(quantized.p.q[i]) for i in range(lanes))]
         with m.Elif(op[Opcode.HEAD]):
             value = head.o.p.value.as_unsigned()
             m.d.comb += [self.observe.valid.eq(head.o.valid & head.o.ready), word[0].eq(value[:32].as_signed()),
@@ -395,5 +386,6 @@ class Core(wiring.Component):
         with m.Else():
             m.d.comb += [self.observe.valid.eq(vectors.i.valid & vectors.i.ready),
                          *(word[i].eq(vectors.i.p.x[i]) for i in range(lanes))]
-        m.d.sync += self.progress.eq(Cat(port.valid & port.ready for port in moving).any() | self.start)
+        moved = Signal(len(moving) + 1)
+        m.d.sync += [moved.eq(Cat(self.start, *(port.valid & port.ready for port in moving))), self.progress.eq(moved.any())]
         return m

@@ -1,6 +1,6 @@
 """The accelerator: core, memory ports, register block and token output, with standard AXI port names."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Mux, ResetInserter, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Mux, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,13 +9,14 @@ from .config import AcceleratorConfig
 from .control.errors import ErrorCause
 from .control.registers import RegisterBlock
 from .control.regmap import UNIT_EVENTS, WINDOW_BITS
-from .core import CONTROL, Core, observe_layout, pass_fields
+from .core import CONTROL, Core, observe_layout
 from .memory.arbiter import ReadArbiter
 from .memory.bursts import default_burst_beats
 from .memory.reader import BurstReader
 from .memory.stripe import PortStripe
 from .memory.writer import BurstWriter
 from .streams import StreamBuffer, connect
+from .streams.route import pass_fields
 
 __all__ = ["Accelerator"]
 
@@ -41,7 +42,8 @@ class Accelerator(wiring.Component):
     Members
     -------
     aclk, aresetn : In(1)
-        Clock and synchronous active-low reset of everything.
+        Clock and synchronous active-low reset of everything, for two cycles or more. ``STATUS.busy`` is 1, and a start refused, in the
+        first 5 cycles after it.
     m_axi_gmem_* : AXI4 master, ``bus_bits`` wide, 32-bit addresses, IDs for the readers
         Program, weights, tables, K/V cache. INCR bursts that never cross 4 KiB. With ``memory_ports`` above 1 there are
         m_axi_gmem0_*, m_axi_gmem1_* and so on instead, ``port_bits`` wide and without IDs: every memory word lies in
@@ -96,9 +98,12 @@ class Accelerator(wiring.Component):
         m.domains.sync = ClockDomain()
         m.d.comb += [ClockSignal().eq(self.aclk), ResetSignal().eq(~self.aresetn)]
 
-        core_reset = Signal()
+        # The core has a reset of its own, from a register: it goes to thousands of flip-flops.
+        core_reset = Signal(init=1)
+        m.domains.core = ClockDomain(local=True)
+        m.d.comb += [ClockSignal("core").eq(self.aclk), ResetSignal("core").eq(core_reset)]
         core = Core(config)
-        m.submodules.core = ResetInserter(core_reset)(core)
+        m.submodules.core = DomainRenamer("core")(core)
         m.submodules.registers = registers = RegisterBlock(config, Core.UNITS)
         short_burst = min(16, default_burst_beats(config.bus_bits))
         m.submodules.program_reader = program = BurstReader(config.bus_bits, burst_beats=short_burst, outstanding=2,
@@ -130,7 +135,7 @@ class Accelerator(wiring.Component):
         merge_channels(m, port, read=arbiter.m_axi, write=writer.m_axi)
 
         # Commands under way; a halted core starts no more.
-        halted = Signal()
+        halted = Signal(init=1)
         waiting = []
         for source, sink, ended in (
                 (core.o_program, program.i_command, program.o.valid & program.o.ready & program.o.p.last),
@@ -154,9 +159,10 @@ class Accelerator(wiring.Component):
             m.d.comb += writer.o_done.ready.eq(1)
 
         # The first error halts the core; when the port is quiet the core is reset and a new run may start.
-        count = Signal(range(RESET_CYCLES + 1))
+        count = Signal(range(RESET_CYCLES + 1), init=RESET_CYCLES)
         quiet = Signal()
-        m.d.comb += [quiet.eq(~Cat(waiting).any()), core_reset.eq(count.any())]
+        m.d.comb += quiet.eq(~Cat(waiting).any())
+        m.d.sync += core_reset.eq(count.any())
         cause, info = Signal(8), Signal(32)
         with m.If(program.error | reader.error | weights.error):
             m.d.comb += [cause.eq(ErrorCause.BUS_READ_ERROR),
@@ -166,20 +172,21 @@ class Accelerator(wiring.Component):
             m.d.comb += [cause.eq(ErrorCause.BUS_WRITE_ERROR), info.eq(writer.error_address)]
         with m.Elif(core.error != 0):
             m.d.comb += [cause.eq(core.error), info.eq(core.error_info)]
-        with m.FSM():
+        with m.FSM(init="RESET"):
             with m.State("RUN"):
                 m.d.comb += [registers.raise_error.eq(cause), registers.raise_info.eq(info)]
                 with m.If((cause != 0) | (registers.error_pending & core.busy)):
+                    m.d.sync += halted.eq(1)
                     m.next = "HALT"
             with m.State("HALT"):
-                m.d.comb += halted.eq(1)
                 with m.If(quiet):
                     m.d.sync += count.eq(RESET_CYCLES)
                     m.next = "RESET"
             with m.State("RESET"):
-                m.d.comb += [halted.eq(1), program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1)]
+                m.d.comb += [program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1)]
                 m.d.sync += count.eq(count - 1)
-                with m.If(count == 1):
+                with m.If(count == 0):
+                    m.d.sync += [count.eq(0), halted.eq(0)]
                     m.next = "RUN"
 
         if self.observe:

@@ -1,15 +1,21 @@
 """Commands that the executor issues to the units, and the registers and states with which it does so."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 
 from ..config import AcceleratorConfig
 from ..memory.vector import access_layout
 from ..numerics import SCALAR
+from ..numerics.pipelined import unsigned_product
+from ..pipeline import Pipeline
 from .isa import Flag
 from .operation import operation_layout
 
-__all__ = ["Issue", "command_layouts"]
+__all__ = ["MULTIPLY", "Issue", "command_layouts"]
+
+PRODUCT_LATENCY = 3
+MULTIPLY = 2 + PRODUCT_LATENCY
+"""Cycles of a product of two scales: operands, product, normalization."""
 
 
 def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
@@ -57,6 +63,10 @@ class Issue:
         Vector-memory slot of ``token``.
     offset, group_offset, first_head, lane_head, second : Signal
         Word offsets and numbers of heads; second of two passes.
+    last_token, last_head, last_sub, last_of_tile, last_tile : Signal
+        The loops are at their end.
+    bits : View
+        ``magnitudes`` of ``slot``. Like the ends of loops a register late: a state lies between a step and its use.
     scales, products : Array of SCALAR, per slot
         Scales of the activations that NORM produced, of the products that GLU produced.
     result, key_scale : SCALAR
@@ -81,15 +91,26 @@ class Issue:
             *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),
             self.slot.eq(self.token + Mux(self.operation.chunk, lanes, 0)),
         ]
+        self.last_token, self.last_head, self.last_sub, self.last_of_tile, self.last_tile = (Signal(name=name) for name in (
+            "last_token", "last_head", "last_sub", "last_of_tile", "last_tile"))
+        self.bits = Signal.like(executor.magnitudes[0])
+        m.d.sync += [
+            self.last_token.eq(self.token + 1 == self.operation.tokens), self.last_head.eq(self.head + 1 == self.op.count),
+            self.last_sub.eq(self.sub + 1 == self.op.group), self.last_of_tile.eq(self.token + 1 == self.tile_end),
+            self.last_tile.eq(self.tile_end == self.operation.tokens),
+            self.bits.eq(executor.magnitudes[self.slot]),
+        ]
         self._product()
 
     def _product(self) -> None:
         """Product of two pseudo-floats, truncated: operands, product, normalization."""
         m = self.m
-        self._left, self._right, product = Signal(SCALAR), Signal(SCALAR), Signal(48)
-        exponent = Signal(signed(18))
-        m.d.sync += [product.eq(self._left.mantissa * self._right.mantissa),
-                     exponent.eq(self._left.exponent + self._right.exponent)]
+        self._left, self._right, exponent = Signal(SCALAR), Signal(SCALAR), Signal(signed(18))
+        product, latency = unsigned_product(Pipeline(m, Const(1)), self._left.mantissa, self._right.mantissa,
+                                            self.config.multiplier_bits)
+        assert latency == PRODUCT_LATENCY
+        self._multiplying = Signal(1 + latency)
+        m.d.sync += [exponent.eq(self._left.exponent + self._right.exponent), self._multiplying.eq(self._multiplying << 1)]
         self._normalized = Signal(SCALAR)
         with m.If(product[47]):
             m.d.comb += [self._normalized.mantissa.eq(product[24:]), self._normalized.exponent.eq(exponent + 24)]
@@ -120,19 +141,18 @@ class Issue:
         m = self.m
         destination = self.result if destination is None else destination
         with m.State(state):
-            m.d.sync += [self._left.eq(a), self._right.eq(b)]
+            m.d.sync += [self._left.eq(a), self._right.eq(b), self._multiplying[0].eq(1)]
             m.next = state + "_MULTIPLY"
         with m.State(state + "_MULTIPLY"):
-            m.next = state + "_NORMALIZE"
-        with m.State(state + "_NORMALIZE"):
             normalized = self._normalized
-            m.d.sync += [destination.mantissa.eq(normalized.mantissa),
-                         destination.exponent.eq(Mux(normalized.mantissa == 0, 0, normalized.exponent + shift))]
-            m.next = after
+            with m.If(self._multiplying[-1]):
+                m.d.sync += [destination.mantissa.eq(normalized.mantissa),
+                             destination.exponent.eq(Mux(normalized.mantissa == 0, 0, normalized.exponent + shift))]
+                m.next = after
 
     def next_token(self, again: str) -> None:
         """Go on with the next token of the chunk, if there is one."""
         self.m.d.sync += self.token.eq(self.token + 1)
         self.m.next = again
-        with self.m.If(self.token + 1 == self.operation.tokens):
+        with self.m.If(self.last_token):
             self.m.next = "DRAIN"

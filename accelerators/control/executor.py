@@ -49,8 +49,8 @@ class Executor(wiring.Component):
     operation_start, append_done : Out(1)
         Pulses; ``next_opcode`` is the operation that starts.
 
-    Latency: 2 cycles from an operation to its first command, and 3 for each product of scales in front of a command. Interval:
-    one command per cycle besides those products; the next operation is taken 2 cycles after the last item was reported.
+    Latency: 2 cycles from an operation to its first command, and 5 for each product of scales in front of a command. Interval:
+    one command per cycle besides those products; the next operation is taken 3 cycles after the last item was reported.
     """
 
     latency = 2
@@ -89,12 +89,13 @@ class Executor(wiring.Component):
         # Outstanding items; the operation ends when all have happened. But for the data gate they are counted a register late.
         outstanding = []
         for name in self.EVENTS:
-            count, begins = self.data_packets, launched[name]
+            count, begins, ends = self.data_packets, launched[name], self.packet_taken
             if name != "packet_taken":
-                count, begins = Signal(ITEM_BITS, name=f"outstanding_{name}"), Signal(name=f"begun_{name}")
-                m.d.sync += begins.eq(launched[name])
+                count = Signal(ITEM_BITS, name=f"outstanding_{name}")
+                begins, ends = Signal(name=f"begun_{name}"), Signal(name=f"ended_{name}")
+                m.d.sync += [begins.eq(launched[name]), ends.eq(getattr(self, name))]
                 outstanding.append(begins)
-            m.d.sync += count.eq(count + begins - getattr(self, name))
+            m.d.sync += count.eq(count + begins - ends)
             outstanding.append(count)
         drained = Signal()
         m.d.comb += drained.eq(~Cat(outstanding).any())

@@ -1,12 +1,14 @@
 """Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
 from ..config import AcceleratorConfig, ceil_div
-from ..streams import Queue
+from ..numerics.pipelined import unsigned_product
+from ..pipeline import Pipeline
+from ..streams import Queue, StreamBuffer
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
@@ -73,8 +75,8 @@ class FrontEnd(wiring.Component):
         token id or the position that the cause speaks of.
     position, generated : Out(20)
 
-    Latency: 3 cycles from ``start`` to the first command. Interval: 1 + 512 / bus_bits cycles per instruction and the memory's
-    latency (1 or more), while the data reads of the previous one are issued; 3 cycles per row of EMBED and ROPE, and one
+    Latency: 4 cycles from ``start`` to the first command. Interval: 1 + 512 / bus_bits cycles per instruction and the memory's
+    latency (1 or more), while the data reads of the previous one are issued; 4 cycles per row of EMBED and ROPE, and one
     more than the interval of ``ContiguousCache`` (11 or more) per query tile and KV head of ATTEND.
     """
 
@@ -186,11 +188,14 @@ class FrontEnd(wiring.Component):
         push_append = Signal()
         reads = self._data_reads(m, push_append)
 
-        # Row addresses: address + index * beats * bus_bytes; index and product are registered.
+        # Row addresses: address + index * beats * bus_bytes; index, products of its limbs, and product are registered.
         row = Signal(range(lanes + 1))
+        token, outside = Signal(32), Signal()
         row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
-        m.d.sync += row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], position + row))
-        m.d.sync += row_offset.eq((row_index * op.beats[:16]) << (config.bus_bytes.bit_length() - 1))
+        m.d.sync += [token.eq(tokens[chunk][row]), row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], position + row))]
+        row_product, latency = unsigned_product(Pipeline(m, Const(1)), row_index, op.beats[:16])
+        assert latency == 2
+        m.d.comb += row_offset.eq(row_product << (config.bus_bytes.bit_length() - 1))
 
         m.d.comb += [
             self.o_operation.p.instruction.eq(op), self.o_operation.p.tokens.eq(count),
@@ -208,6 +213,10 @@ class FrontEnd(wiring.Component):
             self.o_token.p.token.eq(result.token), self.o_token.p.value.eq(result.value), self.o_token.p.last.eq(ended),
         ]
 
+        # A register late: a state lies between a change and its use.
+        needed, full = Signal(TOKEN_BITS + 1), Signal()
+        m.d.sync += [needed.eq(self.position + remaining), full.eq(self.position >= capacity)]
+
         with m.FSM(name="main") as fsm:
             m.d.comb += self.busy.eq(~(fsm.ongoing("IDLE") | fsm.ongoing("ERROR")))
             with m.State("IDLE"):
@@ -218,10 +227,12 @@ class FrontEnd(wiring.Component):
             with m.State("CHECK"):
                 with m.If((self.prompt_length == 0) | (self.max_new_tokens == 0)):
                     fail(ErrorCause.EMPTY_PROMPT, self.prompt_length)
-                with m.Elif(self.position + remaining > capacity):
-                    fail(ErrorCause.PROMPT_TOO_LONG, self.position + remaining)
                 with m.Else():
-                    m.next = "CHUNK"
+                    m.next = "CHECK_LENGTH"
+            with m.State("CHECK_LENGTH"):
+                m.next = "CHUNK"
+                with m.If(needed > capacity):
+                    fail(ErrorCause.PROMPT_TOO_LONG, needed)
             with m.State("CHUNK"):
                 m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
                              finals[loading].eq(remaining <= lanes), row.eq(0)]
@@ -229,7 +240,7 @@ class FrontEnd(wiring.Component):
                 with m.If(remaining == 0):
                     m.d.sync += [counts[0].eq(1), tokens[0][0].eq(result.token)]
                     m.next = "OPERATIONS"
-                    with m.If(self.position >= capacity):
+                    with m.If(full):
                         fail(ErrorCause.CONTEXT_FULL, self.position)
             with m.State("PROMPT_COMMAND"):
                 m.d.comb += prompt_command.eq(1)
@@ -298,10 +309,13 @@ class FrontEnd(wiring.Component):
                     m.next = "DECODE"
             with m.State("ROW"):
                 m.next = "ROW_PRODUCT"
-                with m.If((op.opcode == Opcode.EMBED) & (tokens[chunk][row] >= op.rows)):
-                    fail(ErrorCause.TOKEN_OUT_OF_RANGE, tokens[chunk][row])
             with m.State("ROW_PRODUCT"):
+                m.d.sync += outside.eq((op.opcode == Opcode.EMBED) & (token >= op.rows))
+                m.next = "ROW_SUM"
+            with m.State("ROW_SUM"):
                 m.next = "ROW_COMMAND"
+                with m.If(outside):
+                    fail(ErrorCause.TOKEN_OUT_OF_RANGE, token)
             with m.State("ROW_COMMAND"):
                 m.d.comb += [reads.valid.eq(1), reads.p.address.eq(op.address + row_offset), reads.p.beats.eq(op.beats)]
                 with m.If(reads.ready):
@@ -351,15 +365,17 @@ class FrontEnd(wiring.Component):
         config = self.config
         tiles = ceil_div(config.token_lanes, config.query_lanes)
         layout = data.StructLayout({"address": 32, "beats": 24, "fenced": 1, "due": APPEND_BITS})
+        m.submodules.read = offered = StreamBuffer(layout)  # many states of the main machine make these
         m.submodules.reads = queue = Queue(layout, max(16, config.max_heads * tiles))
+        wiring.connect(m, offered.o, queue.i)
         pushed, appended, behind = Signal(APPEND_BITS), Signal(APPEND_BITS), Signal(APPEND_BITS)
         opened = Signal()
         m.d.sync += [pushed.eq(pushed + push_append), appended.eq(appended + self.append_done)]
         m.d.comb += [
-            queue.i.p.due.eq(pushed),
+            offered.i.p.due.eq(pushed),
             behind.eq(appended - queue.o.p.due),  # modulo 2**APPEND_BITS: negative while some are missing
             opened.eq(~queue.o.p.fenced | ~behind[-1]),
             self.o_data.valid.eq(queue.o.valid & opened), queue.o.ready.eq(self.o_data.ready & opened),
             self.o_data.p.address.eq(queue.o.p.address), self.o_data.p.beats.eq(queue.o.p.beats),
         ]
-        return queue.i
+        return offered.i

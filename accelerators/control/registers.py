@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,6 +25,8 @@ from .regmap import (
 __all__ = ["RegisterBlock"]
 
 WORD = 32
+GROUP_BITS = 3
+"""A read chooses one of 8 registers of every group, then the group."""
 _INSIDE = {"error_pending", "error_cause", "error_info", "saturations"}  # read-only, but kept here
 
 
@@ -70,13 +72,13 @@ class RegisterBlock(wiring.Component):
     read_beats, write_beats, read_stall, read_idle : In(1); events : In(array of {busy, starved, stalled})
         Counted in cycles in which ``busy`` is high.
 
-    Latency: a read takes 2 cycles from the address to ``rvalid``, a write 2 from the later of address and
-    data to ``bvalid``; the low half of a performance counter up to ``2 + Counters.count``. Interval: 3
-    cycles per read, 2 per write, both at the same time.
+    Latency (a dictionary): a read takes 3 cycles from the address to ``rvalid``, a write 3 from the later of address and
+    data to ``bvalid``; the low half of a performance counter up to ``3 + Counters.count``. Interval: 4 cycles
+    for a read, 3 for a write, both at the same time.
     """
 
-    latency = 2
-    interval = None
+    latency = {"read": 3, "write": 3}
+    interval = {"read": 4, "write": 3}
 
     def __init__(self, config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES):
         self.map, self.units = register_map(config, units), tuple(units)
@@ -165,25 +167,29 @@ class RegisterBlock(wiring.Component):
             m.d.sync += [word.eq(bus.wdata), strobe.eq(bus.wstrb), has_word.eq(1)]
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
-        with m.If(has_address & has_word & ~bus.bvalid):
+        # One cycle decides, the next one writes.
+        decided = Signal()
+        m.d.sync += [decided.eq(has_address & has_word & ~bus.bvalid & ~decided), refused.eq(1)]
+        with m.If(decided):
             m.d.sync += [
                 bus.bvalid.eq(1),
                 bus.bresp.eq(Mux(refused, Response.SLVERR, Response.OKAY)),
                 has_address.eq(0),
                 has_word.eq(0),
             ]
-            with m.Switch(address):
-                for register in self.map:
-                    if not register.writable:
-                        continue
-                    with m.Case(register.offset // 4):
-                        m.d.comb += refused.eq((word & bits & ~register.mask).any())
-                        if register.name == "CONTROL":
-                            with m.If(word[0] & strobe[0] & (self.busy | self.start | self.error_pending)):
-                                m.d.comb += refused.eq(1)
-                        with m.If(~refused):
-                            for field in register.fields:
-                                self._write_field(m, field, values[field.name], word, strobe)
+        writable = [register for register in self.map if register.writable]
+        with m.Switch(address):
+            for register in writable:
+                with m.Case(register.offset // 4):
+                    m.d.sync += refused.eq((word & bits & ~register.mask).any())
+                    if register.name == "CONTROL":
+                        with m.If(word[0] & strobe[0] & (self.busy | self.start | self.error_pending)):
+                            m.d.sync += refused.eq(1)
+        with m.If(decided & ~refused), m.Switch(address):
+            for register in writable:
+                with m.Case(register.offset // 4):
+                    for field in register.fields:
+                        self._write_field(m, field, values[field.name], word, strobe)
 
     def _write_field(self, m: Module, field: Field, value, word, strobe) -> None:
         if field.name == "seed":
@@ -229,6 +235,8 @@ class RegisterBlock(wiring.Component):
         words = COUNTER_BASE.bit_length() - 3  # bits of a word number below the counters
         number, is_high = address[1:words], address[0]
         present = Signal()
+        index, value = Signal.like(counters.index), Signal.like(counters.value)
+        m.d.sync += [index.eq(counters.index), value.eq(counters.value)]
         known = sum(1 << number for number in self.map.counters.values())
         m.d.comb += present.eq(Const(known, 1 << len(number)).bit_select(number, 1))
 
@@ -240,6 +248,24 @@ class RegisterBlock(wiring.Component):
                 width = field.low + field.width
             return Cat(word)
 
+        # One cycle chooses within every group, the next one among the groups: what is read comes from far away on the device.
+        groups = Array([Signal(data.StructLayout({"low": WORD, "high": WORD, "known": 1, "wide": 1}), name=f"group_{k}")
+                        for k in range(1 << words - GROUP_BITS)])
+        group = groups[address[GROUP_BITS:words]]
+        for k, chosen in enumerate(groups):
+            m.d.sync += chosen.eq(0)
+            with m.Switch(address[:GROUP_BITS]):
+                for register in self.map:
+                    place = register.offset // 4
+                    if register.counter is not None or place >> GROUP_BITS != k:
+                        continue
+                    with m.Case(place % (1 << GROUP_BITS)):
+                        m.d.sync += [chosen.known.eq(1), chosen.wide.eq(register.half == 0)]
+                        if register.half == 0:
+                            m.d.sync += Cat(chosen.low, chosen.high).eq(values[register.fields[0].name])
+                        else:
+                            m.d.sync += chosen.low.eq(high_half if register.half else word_of(register))
+
         with m.FSM():
             with m.State("ADDRESS"):
                 m.d.comb += bus.arready.eq(1)
@@ -247,25 +273,20 @@ class RegisterBlock(wiring.Component):
                 with m.If(bus.arvalid):
                     m.next = "READ"
             with m.State("READ"):
-                m.d.sync += [bus.rdata.eq(0), bus.rresp.eq(Response.SLVERR)]
+                m.next = "CHOOSE"
+            with m.State("CHOOSE"):
+                m.d.sync += [bus.rresp.eq(Mux(group.known & (address[words:] == 0), Response.OKAY, Response.SLVERR)),
+                             bus.rdata.eq(Mux(address[words:] == 0, group.low, 0))]
                 m.next = "DATA"
-                with m.If(address[words:] == 0), m.Switch(address[:words]):
-                    for register in self.map:
-                        if register.counter is not None:
-                            continue
-                        with m.Case(register.offset // 4):
-                            m.d.sync += bus.rresp.eq(Response.OKAY)
-                            if register.half == 0:
-                                m.d.sync += Cat(bus.rdata, high_half).eq(values[register.fields[0].name])
-                            else:
-                                m.d.sync += bus.rdata.eq(high_half if register.half else word_of(register))
+                with m.If((address[words:] == 0) & group.wide):
+                    m.d.sync += high_half.eq(group.high)
                 with m.If((address[words:] == 1) & present):
                     m.d.sync += [bus.rresp.eq(Response.OKAY), bus.rdata.eq(high_half)]
                     with m.If(~is_high):
                         m.next = "COUNTER"
             with m.State("COUNTER"):
-                m.d.sync += Cat(bus.rdata, high_half).eq(counters.value)
-                with m.If(counters.index == number):
+                m.d.sync += Cat(bus.rdata, high_half).eq(value)
+                with m.If(index == number):
                     m.next = "DATA"
             with m.State("DATA"):
                 m.d.comb += bus.rvalid.eq(1)

@@ -4,6 +4,7 @@ name of its opcode; all end in DRAIN, but LINEAR, which lets the next operation 
 from amaranth.hdl import Array, Const, Mux, Signal
 
 from ..numerics import SCALAR
+from ..numerics.pipelined import adder_tree
 from .commands import Issue
 from .isa import Flag, Opcode
 
@@ -11,18 +12,18 @@ __all__ = ["add_sequences", "vector_scale"]
 
 
 def vector_scale(x: Issue) -> Signal:
-    """Real value of one unit of the vector that goes into norm + quantize."""
+    """Real value of one unit of the vector that goes into norm + quantize, a register late: a read lies between a step and its use."""
     m, op = x.m, x.op
     scale = Signal(SCALAR)
-    m.d.comb += scale.eq(x.result)
+    m.d.sync += scale.eq(x.result)
     with m.If(op.opcode == Opcode.NORM):
-        m.d.comb += scale.eq(op.scalar_a)
+        m.d.sync += scale.eq(op.scalar_a)
         with m.If(x.flag[Flag.ALIGN]):
-            m.d.comb += scale.exponent.eq(op.scalar_a.exponent + Array(x.executor.top_exponents)[x.token])
+            m.d.sync += scale.exponent.eq(op.scalar_a.exponent + Array(x.executor.top_exponents)[x.token])
         with m.If(x.flag[Flag.PRODUCT]):
-            m.d.comb += scale.eq(x.products[x.token])
+            m.d.sync += scale.eq(x.products[x.token])
     with m.Elif((op.opcode == Opcode.APPEND) & ~x.second):
-        m.d.comb += scale.eq(x.key_scale)
+        m.d.sync += scale.eq(x.key_scale)
     return scale
 
 
@@ -88,7 +89,7 @@ def _quantize(x: Issue, scale: Signal) -> None:
                 with m.If(x.second):
                     m.d.sync += [x.head.eq(x.head + 1), x.offset.eq(x.offset + op.words)]
                     m.next = "APPEND_REQUEST"
-                    with m.If(x.head + 1 == op.count):
+                    with m.If(x.last_head):
                         m.d.sync += [x.head.eq(0), x.offset.eq(0)]
                         x.next_token("APPEND")
     with m.State("READ_AGAIN"):
@@ -118,7 +119,7 @@ def _rope(x: Issue) -> None:
     with m.State("ROPE_WRITE"):
         with m.If(x.send("o_write", "ROPE_READ", ("vector_written",), **rotary)):
             m.d.sync += [x.offset.eq(x.offset + op.words), x.head.eq(x.head + 1)]
-            with m.If(x.head + 1 == op.count):
+            with m.If(x.last_head):
                 m.d.sync += [x.offset.eq(0), x.head.eq(0)]
                 x.next_token("ROPE")
 
@@ -138,11 +139,12 @@ def _attend(x: Issue) -> None:
     """Per KV head and tile of tokens, one lane per (token, query head)."""
     m, op, operation, token = x.m, x.op, x.operation, x.token
     count = range(x.config.query_lanes + 1)
-    tile_tokens, group = Signal(count), Signal(count)
-    m.d.comb += [tile_tokens.eq(x.tile_end - x.tile), group.eq(op.group)]
+    tile_tokens, group, lanes = Signal(count), Signal(count), Signal(count)
+    m.d.comb += [tile_tokens.eq(x.tile_end - x.tile), group.eq(op.group),
+                 lanes.eq(adder_tree([Mux(bit, tile_tokens << k, 0) for k, bit in enumerate(group)]))]  # too small for a multiplier
     with m.State("ATTEND"):
         m.d.sync += [token.eq(x.tile), x.offset.eq(x.group_offset), x.lane_head.eq(x.first_head), x.sub.eq(0)]
-        x.send("o_attention", "ATTEND_SCALE", ("packet_taken",), lanes=tile_tokens * group,
+        x.send("o_attention", "ATTEND_SCALE", ("packet_taken",), lanes=lanes,
                rows=operation.position + x.tile_end, beats=op.beats, words=op.words)
     x.multiply("ATTEND_SCALE", x.scales[x.slot], op.scalar_a, "ATTEND_LANE")
     with m.State("ATTEND_LANE"):
@@ -151,16 +153,16 @@ def _attend(x: Issue) -> None:
         with m.If(x.send("o_write", "ATTEND_LANE", ("vector_written",), token=x.slot, base=op.destination + x.offset,
                          words=op.words)):
             m.d.sync += [x.sub.eq(x.sub + 1), x.offset.eq(x.offset + op.words), x.lane_head.eq(x.lane_head + 1)]
-            with m.If(x.sub + 1 == op.group):
+            with m.If(x.last_sub):
                 m.d.sync += [x.sub.eq(0), token.eq(token + 1), x.offset.eq(x.group_offset), x.lane_head.eq(x.first_head)]
                 m.next = "ATTEND_SCALE"
-                with m.If(token + 1 == x.tile_end):
+                with m.If(x.last_of_tile):
                     m.d.sync += x.next_tile(x.tile_end)
                     m.next = "ATTEND"
-                    with m.If(x.tile_end == operation.tokens):
+                    with m.If(x.last_tile):
                         m.d.sync += [*x.next_tile(Const(0)), x.head.eq(x.head + 1), x.group_offset.eq(x.offset + op.words),
                                      x.first_head.eq(x.lane_head + 1)]
-                        with m.If(x.head + 1 == op.count):
+                        with m.If(x.last_head):
                             m.next = "DRAIN"
 
 
@@ -181,7 +183,7 @@ def _residual(x: Issue) -> None:
 def _glu(x: Issue) -> None:
     """The product's scale is s * s [* s] * scalar_b, shifted by what the unit normalizes away."""
     m, op, flag = x.m, x.op, x.flag
-    scale, bits = x.scales[x.slot], Array(x.executor.magnitudes)[x.slot]
+    scale, bits = x.scales[x.slot], x.bits
     x.multiply("GLU", scale, op.scalar_a, "GLU_COMMAND")
     with m.State("GLU_COMMAND"):
         x.send("o_glu", "GLU_READ", silu=flag[Flag.SILU], gate_bits=bits.first, up_bits=bits.second, scale=x.result)

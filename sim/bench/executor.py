@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...accelerators.control.commands import MULTIPLY
 from ...accelerators.control.isa import Flag, Instruction, Opcode
 from ..golden.executor import Command, Executor, Inputs, scalar_fields
 from ..golden.numerics import Scalar
@@ -236,4 +237,4 @@ class ExecutorBench(UnitBench):
                 "turnaround": residual - max(cycle for cycle in trace.delivered["units"] if cycle < residual)}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return {"latency": attributes["latency"], "scaled": attributes["latency"] + 3, "turnaround": 2}
+        return {"latency": attributes["latency"], "scaled": attributes["latency"] + MULTIPLY, "turnaround": 3}

@@ -235,6 +235,6 @@ class FrontEndBench(UnitBench):
         return found if lanes == 1 else found | {"row": data[1] - data[0]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        found = {"start": 3, "instruction": 2 + 512 // self.config.bus_bits,
+        found = {"start": 4, "instruction": 2 + 512 // self.config.bus_bits,
                  "tile": max(8, self.config.max_context.bit_length()) + 3}
-        return found if self.config.token_lanes == 1 else found | {"row": 3}
+        return found if self.config.token_lanes == 1 else found | {"row": 4}

@@ -8,6 +8,7 @@ from ...accelerators.config import AcceleratorConfig, ceil_div
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
 from ...accelerators.core import OPERATIONS
 from ...accelerators.memory.bursts import BurstSplitter, default_burst_beats
+from ...accelerators.streams import StreamBuffer
 from .kernel import Kernel, Mailbox, Process, Signal, Waits
 from .memory import Port, Reader, split
 from .promises import promised, queue_latency
@@ -149,7 +150,7 @@ class FrontEnd:
             self.appends_pushed += 1
         elif op.opcode in (Opcode.EMBED, Opcode.ROPE):
             for row in range(operation.tokens):
-                yield kernel.now + 2
+                yield kernel.now + 3
                 # Which rows are embedded does not matter: they lie anywhere.
                 index = operation.position + row if op.opcode is Opcode.ROPE else row
                 yield from self._read(op.address + index * op.beats * self.config.bus_bytes, op.beats, "data")
@@ -169,6 +170,6 @@ class FrontEnd:
 
     def _read(self, address: int, beats: int, kind: str, appends: int = 0) -> Process:
         yield from self.reads.room()
-        self.reads.add(Read(self.kernel.now + queue_latency(self.reads.depth), address, beats, appends))
+        self.reads.add(Read(self.kernel.now + StreamBuffer.latency + queue_latency(self.reads.depth), address, beats, appends))
         self.result.beats[kind] += beats
         yield self.kernel.now + 1

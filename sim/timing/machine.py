@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.control.commands import MULTIPLY
 from ...accelerators.control.isa import Flag, Instruction, Opcode
 from ...accelerators.elementwise.head import HeadMatvec
 from ...accelerators.elementwise.sampler import Sampler
@@ -13,14 +14,14 @@ from ...accelerators.ternary.timing import TernaryTiming
 from .front_end import FrontEnd
 from .kernel import Kernel, Mailbox, Process, Signal, Waits
 from .memory import Memory, Port, Reader
-from .operations import COMMAND_QUEUE, MULTIPLY, Operations
+from .operations import COMMAND_QUEUE, Operations
 from .promises import promised
 from .records import Layout, Operation, Run, Span
 
 __all__ = ["Machine"]
 
-TURN = 3
-"""From the last event of an operation until the next one begins: counter, DRAIN, IDLE."""
+TURN = 4
+"""From the last event of an operation until the next one begins: register, counter, DRAIN, IDLE."""
 
 
 class Machine:

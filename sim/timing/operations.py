@@ -13,6 +13,7 @@ from ...accelerators.attention.formats import max_beats
 from ...accelerators.attention.mix import AHEAD
 from ...accelerators.cache.contiguous import ContiguousCache
 from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.control.commands import MULTIPLY
 from ...accelerators.control.isa import Flag, Opcode
 from ...accelerators.elementwise.align import Align
 from ...accelerators.elementwise.embedding import Embedding
@@ -24,18 +25,16 @@ from ...accelerators.elementwise.step_scale import StepScale
 from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.memory.vector import VectorMemory
 from ...accelerators.memory.writer import BurstWriter
+from ...accelerators.streams import StreamBuffer
 from .kernel import Waits
 from .memory import Memory, Reader
 from .promises import promised, queue_latency
 from .records import Operation
 
-__all__ = ["COMMAND_QUEUE", "MULTIPLY", "Operations"]
+__all__ = ["COMMAND_QUEUE", "Operations"]
 
 COMMAND_QUEUE = queue_latency(4)
 """From the executor to a unit: all commands pass a short queue."""
-
-MULTIPLY = 3
-"""States of the executor for a product of scales."""
 
 STRIPED_WRITE = 3
 """What a write takes longer through ``PortStripe``."""
@@ -63,14 +62,16 @@ class Operations:
     def __init__(self, config: AcceleratorConfig, memory: Memory, data: Reader, record_beats: int) -> None:
         self.config, self.data, self.record_beats = config, data, record_beats
         norm = promised(NormQuantize(config))
-        self.norm, self.turn, self.quantized = norm, norm.interval["turn"], norm.latency
+        self.norm, self.turn, self.quantized = norm, norm.interval["turn"], norm.latency + StreamBuffer.latency
         self.division = norm.interval["division"]
         self.scale = promised(StepScale(config)).latency
         self.squares = 7 + (config.vector_lanes - 1).bit_length()
         """From the last word of a second pass until the scale unit has the sum of its squares, and gives the scale on."""
         # From a read command of the executor to the first word at a unit, and at the norm.
-        self.read = COMMAND_QUEUE + promised(VectorMemory(config)).latency
+        self.read = COMMAND_QUEUE + promised(VectorMemory(config)).latency + 2 * StreamBuffer.latency
         self.aligned = self.read + Align.latency
+        self.written = StreamBuffer.latency
+        """From a unit's result to vector memory."""
         packer_queue = max(3, 4 * max_beats(config))
         self.record_written = 2 + queue_latency(packer_queue) + BurstWriter.latency + memory.latency - 1
         if config.memory_ports > 1:
@@ -90,7 +91,7 @@ class Operations:
         """Rows pass through at the rate of their 16-bit words."""
         words = self.config.bus_bits // (16 * self.config.vector_lanes)
         end = yield from self.data.take(operation.tokens * operation.instruction.beats, start + 2, words)
-        return end + Embedding.latency
+        return end + StreamBuffer.latency + Embedding.latency + self.written
 
     def normalize(self, operation: Operation, start: float) -> Waits[tuple[float, float]]:
         """Cycle of the last quantized word, and of the last event."""
@@ -99,7 +100,7 @@ class Operations:
         if op.flags & Flag.GAIN:
             words = config.bus_bits // (16 * config.vector_lanes)
             loaded = yield from self.data.take(op.beats, start + 2, words)
-            first = max(first, max(loaded, start + 3 + op.beats * words) + ReplayBuffer.latency + 1)
+            first = max(first, max(loaded, start + 3 + op.beats * words) + StreamBuffer.latency + ReplayBuffer.latency + 1)
         tokens = 1 if op.flags & Flag.TO_HEAD else operation.tokens
         scale = 0.0
         for _ in range(tokens):
@@ -121,11 +122,11 @@ class Operations:
         table_words = op.words // 2
         heads = op.count * (op.words + 1) - 2
         end = yield from self.data.take(op.beats, start + 2, max(1, beat_words))
-        first = max(start + 2 + self.read, max(end, start + 3 + table_words) + ReplayBuffer.latency)
+        first = max(start + 2 + self.read, max(end, start + 3 + table_words) + StreamBuffer.latency + ReplayBuffer.latency)
         for _ in range(operation.tokens - 1):
             end = yield from self.data.take(op.beats, first, max(1, beat_words))
-            first = max(first + heads + table_words + 1, end + ReplayBuffer.latency)
-        return first + heads + self.latency[Opcode.ROPE]
+            first = max(first + heads + table_words + 1, end + StreamBuffer.latency + ReplayBuffer.latency)
+        return first + heads + self.written + self.latency[Opcode.ROPE]
 
     def append(self, operation: Operation, start: float) -> Waits[float]:
         """Vectors are quantized one after another; the last record is in memory when its response is there."""
@@ -149,18 +150,18 @@ class Operations:
                 tokens = min(op.tiles, operation.tokens - first_token)
                 lanes, rows = tokens * op.group, operation.position + first_token + tokens
                 queries = max(queries, taken) + lanes * per_lane
-                taken = max(queries + 2, keys_end + 1)
+                taken = max(queries + 2, keys_end + 2)
                 turns = 2 if lanes > ceil_div(config.query_lanes, 2) else 1
                 row = max(self.record_beats, lanes, 3, turns * op.beats)
                 pace = row / self.record_beats
                 end = yield from self.data.take(rows * self.record_beats, max(free, taken - header), pace)
-                keys_end = end - row + self.record_beats - op.beats - 1
+                keys_end = end - row + self.record_beats - op.beats - 1 + StreamBuffer.latency
                 free = end + 1
                 division = RECIPROCAL_BITS + 3 + self._zero_steps(rows)
                 results = max(self._first_result(keys_end, lanes, turns * op.beats, rows), last + division - op.words + 1)
                 drain = op.beats * (AHEAD + 2) + op.words
                 last = results + (lanes - 1) * max(division, drain) + op.words - 1
-        return last
+        return last + self.written
 
     def _zero_steps(self, rows: int) -> int:
         """Steps in which leading zeros of a sum of probabilities are shifted out: four or one at a time."""
@@ -170,7 +171,7 @@ class Operations:
     def _first_result(self, keys_end: float, lanes: int, mix_beats: int, rows: int) -> float:
         """From the last beat of the last key: as the latency of ``Attention``, for these lanes and rows."""
         tree = (self.config.kv_lanes - 1).bit_length()
-        return keys_end + tree + max(42 + lanes + mix_beats, 56 + self._zero_steps(rows))
+        return keys_end + tree + max(44 + lanes + mix_beats, 57 + self._zero_steps(rows))
 
     def pairs(self, operation: Operation, start: float) -> Waits[float]:
         """RESIDUAL and GLU: words of two vectors in turn, token after token."""
@@ -179,5 +180,5 @@ class Operations:
         if op.opcode is Opcode.GLU:
             issue = (3 if op.flags & Flag.SILU else 4) * MULTIPLY + 5
         interval = max(2 * op.words + 1, issue)
-        return start + 2 + MULTIPLY + self.read + operation.tokens * interval - 2 + self.latency[op.opcode]
+        return start + 2 + MULTIPLY + self.read + operation.tokens * interval - 2 + self.written + self.latency[op.opcode]
         yield  # a generator, as all others
