@@ -70,4 +70,3 @@ def use_output_registers(module: dict[str, Any]) -> int:
                 del cells[name]
     hide(module, hidden)
     return len(hidden)
-
