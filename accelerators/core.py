@@ -24,8 +24,8 @@ from .elementwise.sampler import Sampler
 from .memory.replay import ReplayBuffer
 from .memory.vector import VectorMemory
 from .numerics import SCALAR
-from .streams import Gearbox, Queue, StreamBuffer, word_layout
-from .streams.route import buffered, merge, pass_fields, steer, steer_data
+from .streams import Gearbox, Queue, Relay, word_layout
+from .streams.route import buffer_before, buffered, merge, pass_fields, steer, steer_data
 from .ternary.engine import TernaryEngine
 
 __all__ = ["CONTROL", "Core", "observe_layout"]
@@ -203,9 +203,7 @@ class Core(wiring.Component):
         m.d.comb += gate.eq(executor.data_packets.any() & ~packet_ended)
         short = op[Opcode.EMBED] | op[Opcode.NORM]
         steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE])])
-        m.submodules.rows_ahead = rows_ahead = StreamBuffer(attention.i_rows.p.shape())
-        wiring.connect(m, rows_ahead.o, attention.i_rows)
-        steer_data(m, self.i_data, rows_ahead.i, gate & op[Opcode.ATTEND])
+        steer_data(m, self.i_data, buffer_before(m, attention.i_rows, "rows_ahead"), gate & op[Opcode.ATTEND])
         m.d.comb += executor.packet_taken.eq(packet_ended)
         # A gearbox passes the ``ready`` of its sink on to the memory's queues within the cycle: so that comes from a register.
         short_ahead, table_ahead, lanes_ahead = (
@@ -250,18 +248,16 @@ class Core(wiring.Component):
             lane.ready.eq(limits.i.ready & owners.i.ready),
         ]
 
-        # Vectors from memory to the elementwise units. Units and results may be far away on the device: a buffer in front of each.
+        # Vectors from memory to the elementwise units, which may be far away on the device.
         quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
         fetched = {}
         for name, condition in (("rope", op[Opcode.ROPE]), ("residual", op[Opcode.RESIDUAL]), ("glu", op[Opcode.GLU]),
                                 ("align", quantizes)):
-            m.submodules[f"fetched_{name}"] = buffer = StreamBuffer(vectors.o.p.shape())
-            steer(m, vectors.o, [(buffer.i, condition)])
-            fetched[name] = buffer.o
+            m.submodules[f"fetched_{name}"] = relay = Relay(vectors.o.p.shape())
+            steer(m, vectors.o, [(relay.i, condition)])
+            fetched[name] = relay.o
         for name, unit in (("rope", rope), ("residual", residual), ("glu", glu)):
             wiring.connect(m, fetched[name], unit.i)
-        m.submodules.results = results = StreamBuffer(vectors.i.p.shape())
-        wiring.connect(m, results.o, vectors.i)
         aligned, words = Signal(), fetched["align"]
         m.d.comb += [
             aligned.eq(op[Opcode.NORM] & (executor.flags & Flag.ALIGN).any()),
@@ -318,7 +314,7 @@ class Core(wiring.Component):
 
         # Results back to vector memory.
         merge(m, [(embedding.o, op[Opcode.EMBED]), (rope.o, op[Opcode.ROPE]), (residual.o, op[Opcode.RESIDUAL]),
-                  (glu.o, op[Opcode.GLU]), (attention.o, op[Opcode.ATTEND])], results.i)
+                  (glu.o, op[Opcode.GLU]), (attention.o, op[Opcode.ATTEND])], buffer_before(m, vectors.i, "results"))
         pass_fields(m, engine.o_sums, vectors.i_sums)
         m.d.comb += [
             executor.vector_written.eq(vectors.i.valid & vectors.i.ready & vectors.i.p.last),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig, check_int
 from .pipeline import Pipeline
+from .streams import ROUND_TRIP, CreditQueue, connect
 
 __all__ = ["POW2_LATENCY", "Pow2Negative", "pow2_knots", "pow2_negative"]
 
@@ -74,10 +75,10 @@ class Pow2Negative(wiring.Component):
     o : Out(stream.Signature({p: probability_bits + 1}))
         1.0 is ``2**probability_bits``; 0 from ``probability_bits + 2`` on.
 
-    Latency: 5 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on ``o.ready``.
+    Latency: 7 cycles. Interval: 1 cycle.
     """
 
-    latency = POW2_LATENCY
+    latency = POW2_LATENCY + CreditQueue.latency
     interval = 1
 
     def __init__(self, frac_bits: int, probability_bits: int, segments: int, width: int):
@@ -101,13 +102,14 @@ class Pow2Negative(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        advance = Signal()
-        pipeline = Pipeline(m, advance)
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), POW2_LATENCY + ROUND_TRIP)
+        connect(m, results.o, wiring.flipped(self.o))
+        pipeline = Pipeline(m)
         m.d.comb += [
-            advance.eq(self.o.ready | ~self.o.valid),
-            self.i.ready.eq(advance),
-            self.o.valid.eq(pipeline.register(self.i.valid, POW2_LATENCY, reset=True)),
-            self.o.p.p.eq(pow2_negative(pipeline, self.i.p.u, frac_bits=self.frac_bits,
-                                        probability_bits=self.probability_bits, segments=self.segments)),
+            self.i.ready.eq(results.credit),
+            results.spend.eq(self.i.valid & self.i.ready),
+            results.i.valid.eq(pipeline.register(results.spend, POW2_LATENCY, reset=True)),
+            results.i.p.p.eq(pow2_negative(pipeline, self.i.p.u, frac_bits=self.frac_bits,
+                                           probability_bits=self.probability_bits, segments=self.segments)),
         ]
         return m

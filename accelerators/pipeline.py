@@ -1,4 +1,4 @@
-"""Registers of a pipeline that moves as a whole, and an adder tree on them."""
+"""Registers of a pipeline that never stops, and an adder tree on them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,13 @@ PART_BITS = 17
 
 
 class Pipeline:
-    """Adds registers that all load when ``advance`` is high: the pipeline moves or stands as a whole.
+    """Adds registers without enable: every stage hands its contents to the next one in every cycle.
 
-    Parameters
-    ----------
-    m : Module
-    advance : Signal
-        High in the cycles in which every stage hands its contents to the next one.
+    What leaves the pipeline has a place in a ``CreditQueue`` before it enters.
     """
 
-    def __init__(self, m: Module, advance: Value):
+    def __init__(self, m: Module):
         self.m = m
-        self.advance = advance
 
     def register(self, value: Any, stages: int = 1, *, reset: bool = False, name: str | None = None) -> Any:
         """``value``, ``stages`` registers later; ``reset`` for flags that must be 0 after reset."""
@@ -31,8 +26,7 @@ class Pipeline:
             shape = value.shape() if isinstance(value, (data.View, Value)) else Value.cast(value).shape()
             later: Any = Signal(shape, reset_less=not reset, name=name or "stage")
             target = Value.cast(later) if isinstance(later, ValueCastable) else later
-            with self.m.If(self.advance):
-                self.m.d.sync += target.eq(Value.cast(value))
+            self.m.d.sync += target.eq(Value.cast(value))
             value = later
         return value
 

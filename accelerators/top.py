@@ -42,7 +42,7 @@ class Accelerator(wiring.Component):
     Members
     -------
     aclk, aresetn : In(1)
-        Clock and synchronous active-low reset of everything, for two cycles or more. ``STATUS.busy`` is 1, and a start refused, in the
+        Clock and synchronous active-low reset of everything, for one cycle or more. ``STATUS.busy`` is 1, and a start refused, in the
         first 5 cycles after it.
     m_axi_gmem_* : AXI4 master, ``bus_bits`` wide, 32-bit addresses, IDs for the readers
         Program, weights, tables, K/V cache. INCR bursts that never cross 4 KiB. With ``memory_ports`` above 1 there are
@@ -184,9 +184,10 @@ class Accelerator(wiring.Component):
                     m.next = "RESET"
             with m.State("RESET"):
                 m.d.comb += [program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1)]
-                m.d.sync += count.eq(count - 1)
-                with m.If(count == 0):
-                    m.d.sync += [count.eq(0), halted.eq(0)]
+                with m.If(count.any()):
+                    m.d.sync += count.eq(count - 1)
+                with m.Else():
+                    m.d.sync += halted.eq(0)
                     m.next = "RUN"
 
         if self.observe:
@@ -210,7 +211,7 @@ class Accelerator(wiring.Component):
             core.greedy.eq(registers.greedy), core.top_k.eq(registers.top_k),
             core.inverse_temperature.eq(registers.inverse_temperature),
             *(getattr(core, name).eq(getattr(registers, name)) for name in CONTROL),
-            registers.busy.eq(core.busy | halted), registers.done.eq(core.done),
+            registers.busy.eq(core.busy | halted), registers.done.eq(core.done & ~core_reset),
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
             registers.progress.eq(core.progress),
             registers.saturated.eq(core.saturations), registers.events.eq(core.events),
@@ -223,8 +224,9 @@ class Accelerator(wiring.Component):
             outside, inside = getattr(self, f"s_axi_csr_{name}"), getattr(registers.s_axi_csr, name)
             m.d.comb += inside.eq(outside) if member.flow is Out else outside.eq(inside)
 
-        # Tokens; those that were generated leave even if an error follows.
-        connect(m, core.o_token, tokens.i)
+        # Tokens; those that were generated leave even if an error follows. A core that is about to be reset says nothing.
+        m.d.comb += [tokens.i.payload.eq(core.o_token.payload), tokens.i.valid.eq(core.o_token.valid & ~core_reset),
+                     core.o_token.ready.eq(tokens.i.ready)]
         with m.If(tokens.i.valid & tokens.i.ready):
             m.d.sync += [registers.last_token.eq(tokens.i.p.token), registers.last_value.eq(tokens.i.p.value)]
         m.d.comb += [

@@ -47,6 +47,7 @@ UNITS: dict[str, Unit] = {
     for entry in (
         Unit("stream_buffer", _A + "streams:StreamBuffer", _B + "streams:StreamBufferBench"),
         Unit("queue", _A + "streams:Queue", _B + "streams:QueueBench"),
+        Unit("relay", _A + "streams:Relay", _B + "streams:RelayBench"),
         Unit("fork", _A + "streams:Fork", _B + "streams:ForkBench"),
         Unit("join", _A + "streams:Join", _B + "streams:JoinBench"),
         Unit("gearbox", _A + "streams:Gearbox", _B + "streams:GearboxBench"),

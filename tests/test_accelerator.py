@@ -214,6 +214,15 @@ def test_reset_in_mid_generation(program, bitnet, cycle):
     assert run.error is None and said(run) == steps(image, [1, 2, 3], 4)
 
 
+def test_reset_while_a_token_leaves(program, bitnet):
+    """The reset is one cycle long: the core's own, a cycle later, lets nothing through."""
+    image, file = bitnet
+    leaves = simulate(program, image, file, [1, 2, 3], 4).tokens[1].cycle
+    for cycle in range(leaves - 5, leaves + 3):
+        run = simulate(program, image, file, [1, 2, 3], 4, reset_at=cycle)
+        assert run.error is None and said(run) == steps(image, [1, 2, 3], 4), f"reset in cycle {cycle}"
+
+
 @pytest.mark.parametrize("name", ["bitnet-auto-h128", "llama-bit-h96", "bitnet-auto-h256-mha"])
 def test_reference_checkpoints(program, tmp_path, name):
     checkpoint = Checkpoint.open(reference_checkpoint(name))

@@ -17,8 +17,6 @@ from .formats import (
     query_layout,
     result_layout,
     score_layout,
-    total_layout,
-    weight_layout,
 )
 from .lanes import LaneTable
 from .mix import HAZARD, Mix
@@ -89,7 +87,7 @@ class Attention(wiring.Component):
         self.interval = max(config.max_record_beats, config.query_lanes, MINIMUM_ROW)
         turns = 2 if config.query_lanes > 1 else 1
         zeros = config.max_context.bit_length() - 3
-        mixed, divided = 44 + config.query_lanes + (turns - 1) * beats, 57 - beats + zeros // 4 + zeros % 4
+        mixed, divided = 48 + config.query_lanes + (turns - 1) * beats, 60 - beats + zeros // 4 + zeros % 4
         self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
@@ -125,18 +123,15 @@ class Attention(wiring.Component):
         m.submodules.keys = keys = StreamBuffer(config.bus_bits)
         m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
-        # The pipeline of ``Softmax`` moves as a whole: its many registers hang on few others.
         m.submodules.logits = logits = StreamBuffer(score_layout(config))
-        m.submodules.weights = weights = StreamBuffer(weight_layout(config))
-        m.submodules.totals = totals = Queue(total_layout(config), max(config.query_lanes, 3))
         for source, sink in (
                 (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
                 (wiring.flipped(self.i_rows), splitter.i), (splitter.o_header, headers.i),
                 (splitter.o_keys, keys.i), (splitter.o_values, mix.i_values),
                 (keys.o, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
                 (headers.o, lanes.i_header), (lanes.o, logits.i), (logits.o, softmax.i),
-                (softmax.o_weight, weights.i), (weights.o, mix.i_weights), (softmax.o_total, totals.i), (mix.o, finish.i),
-                (totals.o, finish.i_total), (finish.o, wiring.flipped(self.o)),
+                (softmax.o_weight, mix.i_weights), (softmax.o_total, finish.i_total), (mix.o, finish.i),
+                (finish.o, wiring.flipped(self.o)),
                 (finish.o_exponent, wiring.flipped(self.o_exponent))):
             connect(m, source, sink)
         return m

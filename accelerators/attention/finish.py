@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
-from ..streams import Queue, StreamBuffer, connect
+from ..streams import ROUND_TRIP, CreditQueue, Queue, connect
 from .formats import EXPONENT, accumulator_bits, mixed_layout, result_layout, row_sum_bits, total_layout
 
 __all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
@@ -19,6 +19,8 @@ FACTOR_BITS = 35
 
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane that saw no V scale: below all in use, so that it never is the largest."""
+
+DEPTH = 4
 
 
 class Finish(wiring.Component):
@@ -44,12 +46,12 @@ class Finish(wiring.Component):
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane, given before the lane's first word.
 
-    Latency: 5 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
+    Latency: 6 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
     ``i_total`` and one or more for leading zeros of the sum (4 or 1 of them per cycle). Interval: 1 cycle
     per word; a lane takes at least as long as its reciprocal.
     """
 
-    latency = 5
+    latency = DEPTH + CreditQueue.latency
     interval = None
 
     def __init__(self, config: AcceleratorConfig):
@@ -76,22 +78,21 @@ class Finish(wiring.Component):
         self._divide(m, reciprocal, exponent, divided, taken)
 
         factor, ready = Signal(RECIPROCAL_BITS), Signal()
-        advance = Signal()
-        pipeline = Pipeline(m, advance)
+        pipeline = Pipeline(m)
         register = pipeline.register
         m.submodules.exponents = exponents = Queue(EXPONENT, max(config.query_lanes, 3))
         connect(m, exponents.o, wiring.flipped(self.o_exponent))
-        m.submodules.results = results = StreamBuffer(self.o.p.shape())
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), DEPTH + ROUND_TRIP)
         connect(m, results.o, wiring.flipped(self.o))
         accepted = self.i.valid & self.i.ready
         m.d.comb += [
             taken.eq(divided & ~ready & exponents.i.ready),
             exponents.i.valid.eq(divided & ~ready),
             exponents.i.p.exponent.eq(exponent),
-            advance.eq(results.i.ready),
-            self.i.ready.eq(advance & ready),
-            results.i.valid.eq(register(accepted, 4, reset=True)),
-            results.i.p.last.eq(register(self.i.p.last, 4)),
+            self.i.ready.eq(results.credit & ready),
+            results.spend.eq(accepted),
+            results.i.valid.eq(register(accepted, DEPTH, reset=True)),
+            results.i.p.last.eq(register(self.i.p.last, DEPTH)),
         ]
         with m.If(taken):
             m.d.sync += [factor.eq(reciprocal), ready.eq(1)]

@@ -1,6 +1,6 @@
 """Value mix: V rows times their weights, summed over the rows."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -61,7 +61,6 @@ class Mix(wiring.Component):
     Members
     -------
     i_command : In(stream of command_layout)
-        The first one comes before the last weight of its first row.
     i_weights : In(stream of weight_layout)
         Row after row, lanes 0 .. lanes - 1, ``last`` on the last lane. The first row's shifts do not matter.
     i_values : In(stream of bus_bits)
@@ -96,7 +95,7 @@ class Mix(wiring.Component):
         m = Module()
         config = self.config
         lanes = mix_lanes(config)
-        command = Signal(command_layout(config))
+        command = Signal(command_layout(config), init={"beats": 1})
         beat, second, bank = Signal(range(max_beats(config))), Signal(), Signal()
         step = Signal(4)  # passes of the turn that are done
         rows_done = Signal(range(config.max_context))
@@ -147,7 +146,7 @@ class Mix(wiring.Component):
         shape = data.ArrayLayout(data.ArrayLayout(signed(width), config.kv_lanes), lanes)
         m.submodules.sums = sums = memory.Memory(shape=shape, depth=4 << len(beat), init=[])
         read, write = sums.read_port(), sums.write_port()
-        pipeline = Pipeline(m, Const(1))
+        pipeline = Pipeline(m)
         register = pipeline.register
         writes, addresses = [issue], [Cat(beat, second, bank)]
         for _ in range(AHEAD + HAZARD):
@@ -230,8 +229,8 @@ class Mix(wiring.Component):
     def _values(self, m: Module, beat: Signal, beats, row_done: Signal):
         """V buffer: the beat at hand (one cycle later), and whether the whole row will be there in the next cycle."""
         config = self.config
-        # Cycles from a row's last K beat to its weights; V beats come in half of them.
-        delay = 32 + config.query_lanes + config.kv_lanes.bit_length()
+        # Cycles from a row's last K beat to its weights, and those in which the sums before are read; V beats come in half of them.
+        delay = 35 + config.query_lanes * (1 + max_beats(config)) + config.kv_lanes.bit_length()
         bits = (3 * max_beats(config) + ceil_div(delay, 2) - 1).bit_length()
         m.submodules.values = values = memory.Memory(
             shape=data.ArrayLayout(signed(config.kv_bits), config.kv_lanes), depth=1 << bits, init=[])

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
+from ..streams import ROUND_TRIP, CreditQueue
 from .formats import command_layout, dot_bits, dot_layout, max_beats, query_layout
 
 __all__ = ["Scores"]
@@ -38,14 +39,15 @@ class Scores(wiring.Component):
     o : Out(stream of dot_layout)
         Lanes 0 .. lanes - 1 of each row.
 
-    Latency: 4 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
+    Latency: 6 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
     beat, and one idle cycle between operations, but a row takes at least ``lanes`` cycles; the attribute is the most between two
-    beats of the largest head with all lanes in use. The pipeline moves as a whole: ``i_keys.ready`` depends on ``o.ready``.
+    beats of the largest head with all lanes in use.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 4 + (config.kv_lanes - 1).bit_length()
+        self._depth = 3 + (config.kv_lanes - 1).bit_length()  # registers from the last beat of a row to its dot products
+        self.latency = self._depth + CreditQueue.latency + 1
         self.interval = max(1, config.query_lanes - max_beats(config) + 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
@@ -65,15 +67,20 @@ class Scores(wiring.Component):
         loaded_valid, loaded_bank, take = Signal(), Signal(), Signal()
         queries = self._load(m, loaded, loaded_valid, loaded_bank, take)
 
+        dots = Signal(data.ArrayLayout(signed(dot_bits(config)), config.query_lanes), reset_less=True)
+        m.submodules.rows = rows = CreditQueue(
+            data.StructLayout({"dots": dots.shape(), "lanes": range(config.query_lanes + 1)}), self._depth + ROUND_TRIP)
+
         command = Signal(command_layout(config))
         active, bank, beat = Signal(), Signal(), Signal(range(max_beats(config)))
         rows_done = Signal(range(config.max_context))
-        advance, accepted, last_row = Signal(), Signal(), Signal()
+        accepted, last_row = Signal(), Signal()
         last_beat = Signal.like(beat)
         ends_row = beat == last_beat
         ends = accepted & ends_row & last_row
         m.d.comb += [
-            self.i_keys.ready.eq(advance & active),
+            self.i_keys.ready.eq(rows.credit & active),
+            rows.spend.eq(accepted & ends_row),
             accepted.eq(self.i_keys.valid & self.i_keys.ready),
             take.eq(loaded_valid & ~active),
         ]
@@ -88,34 +95,33 @@ class Scores(wiring.Component):
                          last_beat.eq(loaded.beats - 1)]
 
         # Products, one register per level of the trees, sums over the beats of a row.
-        pipeline = Pipeline(m, advance)
+        pipeline = Pipeline(m)
         register = pipeline.register
         key_layout = data.ArrayLayout(signed(config.kv_bits), config.kv_lanes)
         key = register(data.View(key_layout, self.i_keys.p))
-        dots = Signal(data.ArrayLayout(signed(dot_bits(config)), config.query_lanes))
         first, valid = register(beat == 0, 2), register(accepted, 2, reset=True)
         ends_row, lanes = register(ends_row, 2), register(command.lanes, 2)
         totals = []
         for port in queries:
-            m.d.comb += [port.addr.eq(Cat(beat, bank)), port.en.eq(advance)]
+            m.d.comb += port.addr.eq(Cat(beat, bank))
             total, depth = pipeline.add([register(q * k) for q, k in zip(port.data, key, strict=True)])
             totals.append(total)
         first, valid = register(first, depth), register(valid, depth, reset=True)
         ends_row, lanes = register(ends_row, depth), register(lanes, depth)
-        complete = register(valid & ends_row, reset=True)
-        lanes = register(lanes)
-        with m.If(advance & valid):
+        with m.If(valid):
             m.d.sync += [dot.eq(Mux(first, 0, dot) + total) for dot, total in zip(dots, totals, strict=True)]
+        m.d.comb += [rows.i.valid.eq(register(valid & ends_row, reset=True)), rows.i.p.dots.eq(dots),
+                     rows.i.p.lanes.eq(register(lanes))]
 
         # One lane after the other.
         waiting = Signal.like(dots)
-        remaining = Signal(range(config.query_lanes + 1))
+        remaining, lanes = Signal(range(config.query_lanes + 1)), rows.o.p.lanes
         m.d.comb += [
             self.o.p.dot.eq(waiting[0]),
-            advance.eq(~complete | ~self.o.valid | (self.o.ready & self.o.p.last)),
+            rows.o.ready.eq(~self.o.valid | (self.o.ready & self.o.p.last)),
         ]
-        with m.If(complete & advance):
-            m.d.sync += [waiting.eq(dots), remaining.eq(lanes), self.o.valid.eq(lanes != 0), self.o.p.last.eq(lanes == 1)]
+        with m.If(rows.o.valid & rows.o.ready):
+            m.d.sync += [waiting.eq(rows.o.p.dots), remaining.eq(lanes), self.o.valid.eq(1), self.o.p.last.eq(lanes == 1)]
         with m.Elif(self.o.valid & self.o.ready):
             m.d.sync += [remaining.eq(remaining - 1), self.o.valid.eq(remaining != 1), self.o.p.last.eq(remaining == 2)]
             m.d.sync += [waiting[k].eq(waiting[k + 1]) for k in range(config.query_lanes - 1)]

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import AcceleratorConfig
 from ..exp import POW2_LATENCY, pow2_negative
 from ..pipeline import Pipeline
+from ..streams import ROUND_TRIP, CreditQueue, connect
 from .formats import WEIGHT_BITS, row_sum_bits, score_layout, total_layout, weight_layout
 
 __all__ = ["Softmax"]
@@ -14,7 +15,7 @@ __all__ = ["Softmax"]
 CLEAR = 32
 """Rescaling shift that clears."""
 
-LATENCY = 17 + POW2_LATENCY
+DEPTH = 17 + POW2_LATENCY
 
 
 def clipped(value: Value, limit: int) -> Value:
@@ -50,11 +51,10 @@ class Softmax(wiring.Component):
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
         ``sum`` is at least ``2**(B-1)``.
 
-    Latency: 22 cycles. Interval: 1 cycle. The pipeline moves as a whole: ``i.ready`` depends on the
-    ``ready`` of both outputs.
+    Latency: 24 cycles. Interval: 1 cycle. Up to ``query_lanes`` (3 at least) totals can wait; then no item is taken.
     """
 
-    latency = LATENCY
+    latency = DEPTH + CreditQueue.latency
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
@@ -73,16 +73,18 @@ class Softmax(wiring.Component):
         m = Module()
         config = self.config
         frac, bits = config.logit_frac_bits, config.probability_bits
-        advance = Signal()
-        pipeline = Pipeline(m, advance)
+        pipeline = Pipeline(m)
         register = pipeline.register
 
         accepted = self.i.valid & self.i.ready
         previous, recent = register(self.i.p.lane), register(accepted, reset=True)
-        outputs = (self.o_weight, self.o_total)
+        m.submodules.weights = weights = CreditQueue(self.o_weight.p.shape(), DEPTH + ROUND_TRIP)
+        m.submodules.totals = totals = CreditQueue(self.o_total.p.shape(), max(config.query_lanes, 3))
+        connect(m, weights.o, wiring.flipped(self.o_weight))
+        connect(m, totals.o, wiring.flipped(self.o_total))
         m.d.comb += [
-            advance.eq(Cat(port.ready | ~port.valid for port in outputs).all()),
-            self.i.ready.eq(advance & ~(recent & (previous == self.i.p.lane))),
+            self.i.ready.eq(weights.credit & totals.credit & ~(recent & (previous == self.i.p.lane))),
+            weights.spend.eq(accepted), totals.spend.eq(accepted & self.i.p.final),
         ]
 
         # Logit and its ceiling: 8 stages. The running maximum: two more, one for its memory.
@@ -118,21 +120,16 @@ class Softmax(wiring.Component):
         drop = max(0, bits - WEIGHT_BITS + 1)
         large = weight[WEIGHT_BITS:].any() if drop else Const(0, 1)
         m.d.comb += [
-            self.o_weight.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight))),
-            self.o_weight.p.coarse.eq(register(large)),
-            self.o_weight.p.shift.eq(register(shift, 5)),
-            self.o_weight.p.last.eq(register(item.last, 5)),
-            self.o_total.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 4)),
-            self.o_total.p.exponent.eq(register(peak.top, 5)),
-            self.o_total.p.defined.eq(register(peak.defined, 5)),
+            weights.i.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight))),
+            weights.i.p.coarse.eq(register(large)),
+            weights.i.p.shift.eq(register(shift, 5)),
+            weights.i.p.last.eq(register(item.last, 5)),
+            totals.i.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 4)),
+            totals.i.p.exponent.eq(register(peak.top, 5)),
+            totals.i.p.defined.eq(register(peak.defined, 5)),
+            weights.i.valid.eq(register(valid, 5, reset=True)),
+            totals.i.valid.eq(register(valid & item.final, 5, reset=True)),
         ]
-        final = register(item.final, 4)
-        valid = register(valid, 4, reset=True)
-        for port, comes in zip(outputs, (valid, valid & final), strict=True):
-            with m.If(advance):
-                m.d.sync += port.valid.eq(comes)
-            with m.Elif(port.ready):
-                m.d.sync += port.valid.eq(0)
         return m
 
     def _logit(self, pipeline: Pipeline) -> Value:
@@ -194,7 +191,7 @@ class Softmax(wiring.Component):
             peak.maximum.eq(Mux(item.first | peak.moves, ceiling, old.maximum)),
             peak.top.eq(Mux(peak.raises | (peak.scaled & ~known), exponent, old.top)),
             write.addr.eq(item.lane),
-            write.en.eq(pipeline.advance & valid),
+            write.en.eq(valid),
             write.data.maximum.eq(peak.maximum),
             write.data.top.eq(peak.top),
             write.data.defined.eq(peak.defined),
@@ -212,6 +209,6 @@ class Softmax(wiring.Component):
             read.addr.eq(item.lane),
             write.addr.eq(pipeline.register(item.lane)),
             write.data.eq(kept + pipeline.register(p)),
-            write.en.eq(pipeline.advance & pipeline.register(valid, reset=True)),
+            write.en.eq(pipeline.register(valid, reset=True)),
         ]
         return write.data

@@ -1,6 +1,6 @@
 """Commands that the executor issues to the units, and the registers and states with which it does so."""
 
-from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 
 from ..config import AcceleratorConfig
@@ -106,7 +106,7 @@ class Issue:
         """Product of two pseudo-floats, truncated: operands, product, normalization."""
         m = self.m
         self._left, self._right, exponent = Signal(SCALAR), Signal(SCALAR), Signal(signed(18))
-        product, latency = unsigned_product(Pipeline(m, Const(1)), self._left.mantissa, self._right.mantissa,
+        product, latency = unsigned_product(Pipeline(m), self._left.mantissa, self._right.mantissa,
                                             self.config.multiplier_bits)
         assert latency == PRODUCT_LATENCY
         self._multiplying = Signal(1 + latency)

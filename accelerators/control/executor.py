@@ -88,15 +88,13 @@ class Executor(wiring.Component):
 
         # Outstanding items; the operation ends when all have happened. But for the data gate they are counted a register late.
         outstanding = []
-        for name in self.EVENTS:
-            count, begins, ends = self.data_packets, launched[name], self.packet_taken
-            if name != "packet_taken":
-                count = Signal(ITEM_BITS, name=f"outstanding_{name}")
-                begins, ends = Signal(name=f"begun_{name}"), Signal(name=f"ended_{name}")
-                m.d.sync += [begins.eq(launched[name]), ends.eq(getattr(self, name))]
-                outstanding.append(begins)
-            m.d.sync += count.eq(count + begins - ends)
-            outstanding.append(count)
+        for name in self.EVENTS[1:]:
+            count, begun, ended = (Signal(bits, name=f"{what}_{name}") for what, bits in
+                                   (("outstanding", ITEM_BITS), ("begun", 1), ("ended", 1)))
+            m.d.sync += [begun.eq(launched[name]), ended.eq(getattr(self, name)), count.eq(count + begun - ended)]
+            outstanding += [begun, count]
+        m.d.sync += self.data_packets.eq(self.data_packets + launched["packet_taken"] - self.packet_taken)
+        outstanding.append(self.data_packets)
         drained = Signal()
         m.d.comb += drained.eq(~Cat(outstanding).any())
         waiting = Signal()

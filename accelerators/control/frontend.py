@@ -1,6 +1,6 @@
 """Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -193,7 +193,7 @@ class FrontEnd(wiring.Component):
         token, outside = Signal(32), Signal()
         row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
         m.d.sync += [token.eq(tokens[chunk][row]), row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], position + row))]
-        row_product, latency = unsigned_product(Pipeline(m, Const(1)), row_index, op.beats[:16])
+        row_product, latency = unsigned_product(Pipeline(m), row_index, op.beats[:16])
         assert latency == 2
         m.d.comb += row_offset.eq(row_product << (config.bus_bytes.bit_length() - 1))
 

@@ -1,7 +1,7 @@
 """The commands of every operation, as states of the executor's machine. The state that an operation begins with has the
 name of its opcode; all end in DRAIN, but LINEAR, which lets the next operation begin."""
 
-from amaranth.hdl import Array, Const, Mux, Signal
+from amaranth.hdl import Array, Const, Mux, Signal, signed
 
 from ..numerics import SCALAR
 from ..numerics.pipelined import adder_tree
@@ -14,16 +14,17 @@ __all__ = ["add_sequences", "vector_scale"]
 def vector_scale(x: Issue) -> Signal:
     """Real value of one unit of the vector that goes into norm + quantize, a register late: a read lies between a step and its use."""
     m, op = x.m, x.op
-    scale = Signal(SCALAR)
-    m.d.sync += scale.eq(x.result)
+    unaligned, top, scale = Signal(SCALAR), Signal(signed(16)), Signal(SCALAR)
+    m.d.sync += [unaligned.eq(x.result), top.eq(0)]
     with m.If(op.opcode == Opcode.NORM):
-        m.d.sync += scale.eq(op.scalar_a)
-        with m.If(x.flag[Flag.ALIGN]):
-            m.d.sync += scale.exponent.eq(op.scalar_a.exponent + Array(x.executor.top_exponents)[x.token])
+        m.d.sync += unaligned.eq(op.scalar_a)
         with m.If(x.flag[Flag.PRODUCT]):
-            m.d.sync += scale.eq(x.products[x.token])
+            m.d.sync += unaligned.eq(x.products[x.token])
+        with m.Elif(x.flag[Flag.ALIGN]):
+            m.d.sync += top.eq(Array(x.executor.top_exponents)[x.token])
     with m.Elif((op.opcode == Opcode.APPEND) & ~x.second):
-        m.d.sync += scale.eq(x.key_scale)
+        m.d.sync += unaligned.eq(x.key_scale)
+    m.d.comb += [scale.mantissa.eq(unaligned.mantissa), scale.exponent.eq(unaligned.exponent + top)]
     return scale
 
 

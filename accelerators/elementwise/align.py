@@ -8,7 +8,7 @@ from ..config import AcceleratorConfig
 from ..memory.vector import vector_word
 from ..numerics.pipelined import round_shift
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer, connect
+from ..streams import ROUND_TRIP, CreditQueue, connect
 
 __all__ = ["Align"]
 
@@ -32,10 +32,10 @@ class Align(wiring.Component):
         A shift of 32 or more gives 0.
     o : Out(stream of {x: V x signed(32), last})
 
-    Latency: 5 cycles. Interval: 1 cycle.
+    Latency: 6 cycles. Interval: 1 cycle.
     """
 
-    latency = DEPTH + 1
+    latency = DEPTH + CreditQueue.latency
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
@@ -52,14 +52,15 @@ class Align(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
-        connect(m, buffer.o, wiring.flipped(self.o))
-        pipeline = Pipeline(m, buffer.i.ready)
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), DEPTH + ROUND_TRIP)
+        connect(m, results.o, wiring.flipped(self.o))
+        pipeline = Pipeline(m)
         shift = pipeline.register(self.i.p.shift)
         m.d.comb += [
-            self.i.ready.eq(buffer.i.ready),
-            buffer.i.valid.eq(pipeline.register(self.i.valid, DEPTH, reset=True)),
-            buffer.i.p.last.eq(pipeline.register(self.i.p.last, DEPTH)),
-            *(buffer.i.p.x[k].eq(round_shift(pipeline, pipeline.register(x), shift)) for k, x in enumerate(self.i.p.x)),
+            self.i.ready.eq(results.credit),
+            results.spend.eq(self.i.valid & self.i.ready),
+            results.i.valid.eq(pipeline.register(results.spend, DEPTH, reset=True)),
+            results.i.p.last.eq(pipeline.register(self.i.p.last, DEPTH)),
+            *(results.i.p.x[k].eq(round_shift(pipeline, pipeline.register(x), shift)) for k, x in enumerate(self.i.p.x)),
         ]
         return m

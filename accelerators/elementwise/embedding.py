@@ -8,7 +8,7 @@ from ..config import AcceleratorConfig
 from ..memory.vector import vector_word
 from ..numerics.pipelined import adder_tree, round_shift, saturate
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer
+from ..streams import ROUND_TRIP, CreditQueue
 from .residual import counted_word
 
 __all__ = ["Embedding"]
@@ -36,10 +36,10 @@ class Embedding(wiring.Component):
     saturated : Out(range(V + 1))
         Clamped elements of the word on ``o``; 0 while there is none.
 
-    Latency: 8 cycles from the word that completes one of ``o``. Interval: 1 cycle per word of ``i``.
+    Latency: 9 cycles from the word that completes one of ``o``. Interval: 1 cycle per word of ``i``.
     """
 
-    latency = DEPTH + 1
+    latency = DEPTH + CreditQueue.latency
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
@@ -60,24 +60,25 @@ class Embedding(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes, bits = self.config.vector_lanes, self.config.embedding_bits
-        m.submodules.buffer = buffer = StreamBuffer(counted_word(lanes))
-        pipeline = Pipeline(m, buffer.i.ready)
+        m.submodules.results = results = CreditQueue(counted_word(lanes), DEPTH + ROUND_TRIP)
+        pipeline = Pipeline(m)
         register = pipeline.register
-        accepted = self.i.valid & self.i_command.valid
+        accepted = self.i.valid & self.i.ready
         m.d.comb += [
-            self.o.valid.eq(buffer.o.valid), self.o.p.eq(buffer.o.p.word), buffer.o.ready.eq(self.o.ready),
-            self.saturated.eq(Mux(buffer.o.valid, buffer.o.p.saturated, 0)),
-            self.i.ready.eq(buffer.i.ready & self.i_command.valid),
-            self.i_command.ready.eq(buffer.i.ready & self.i.valid & self.i.p.last),
+            self.o.valid.eq(results.o.valid), self.o.p.eq(results.o.p.word), results.o.ready.eq(self.o.ready),
+            self.saturated.eq(Mux(results.o.valid, results.o.p.saturated, 0)),
+            self.i.ready.eq(results.credit & self.i_command.valid),
+            self.i_command.ready.eq(results.credit & self.i.valid & self.i.p.last),
         ]
 
         row = self.i.p.data.as_value()
         completes = accepted
         if bits == 32:
             lower, second = Signal(len(row)), Signal()
-            with m.If(accepted & buffer.i.ready):
+            with m.If(accepted):
                 m.d.sync += [second.eq(~second & ~self.i.p.last), lower.eq(row)]
             row, completes = Cat(lower, row), accepted & second
+        m.d.comb += results.spend.eq(completes)
         elements = register(data.View(data.ArrayLayout(signed(bits), lanes), row))
 
         # The command goes along with the words: the next one may differ.
@@ -91,10 +92,10 @@ class Embedding(wiring.Component):
             coarse = register(rounded << Cat(Const(0, 3), left[3:]))
             value, clamped = saturate(register((coarse << fine_left[:3])[:bits + 31].as_signed()), 32)
             flags.append(register(clamped))
-            m.d.comb += buffer.i.p.word.x[k].eq(register(value))
+            m.d.comb += results.i.p.word.x[k].eq(register(value))
         m.d.comb += [
-            buffer.i.valid.eq(register(completes, DEPTH, reset=True)),
-            buffer.i.p.word.last.eq(register(self.i.p.last, DEPTH)),
-            buffer.i.p.saturated.eq(adder_tree(flags)),
+            results.i.valid.eq(register(completes, DEPTH, reset=True)),
+            results.i.p.word.last.eq(register(self.i.p.last, DEPTH)),
+            results.i.p.saturated.eq(adder_tree(flags)),
         ]
         return m

@@ -12,7 +12,7 @@ from ..memory.vector import vector_word
 from ..numerics import SCALAR
 from ..numerics.pipelined import left_justify, magnitude, unsigned_product
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer, connect
+from ..streams import ROUND_TRIP, CreditQueue, connect
 
 __all__ = ["Glu", "sigmoid_table"]
 
@@ -59,11 +59,11 @@ class Glu(wiring.Component):
         ``2**(sum_bits - 1)`` (upper bits are ignored) and have at most ``gate_bits`` or ``up_bits`` bits.
     o : Out(stream of {x: V x signed(32), last})
 
-    Latency: 17 cycles from ``up`` to its result. Interval: 1 cycle per word. The logistic function
+    Latency: 18 cycles from ``up`` to its result. Interval: 1 cycle per word. The logistic function
     is within 2.4e-5 of the exact one.
     """
 
-    latency = DEPTH + 1
+    latency = DEPTH + CreditQueue.latency
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
@@ -82,18 +82,19 @@ class Glu(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
-        connect(m, buffer.o, wiring.flipped(self.o))
-        pipeline = Pipeline(m, buffer.i.ready)
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), (DEPTH + ROUND_TRIP) // 2 + 1)
+        connect(m, results.o, wiring.flipped(self.o))
+        pipeline = Pipeline(m)
         register = pipeline.register
 
         is_up = Signal()
-        accepted = self.i.valid & self.i_command.valid
+        accepted = self.i.valid & self.i.ready
         m.d.comb += [
-            self.i.ready.eq(buffer.i.ready & self.i_command.valid),
-            self.i_command.ready.eq(buffer.i.ready & self.i.valid & self.i.p.last),
+            self.i.ready.eq(results.credit & self.i_command.valid),
+            self.i_command.ready.eq(results.credit & self.i.valid & self.i.p.last),
+            results.spend.eq(accepted & is_up),
         ]
-        with m.If(accepted & buffer.i.ready):
+        with m.If(accepted):
             m.d.sync += is_up.eq(~is_up & ~self.i.p.last)
 
         # The command goes along with the words: the next one may differ.
@@ -122,18 +123,18 @@ class Glu(wiring.Component):
             t, _ = unsigned_product(pipeline, size, activation)  # 12
             size, sign = register(size), register(negative)
 
-            waiting = Signal.like(t[:2 * BITS], name=f"t_{k}")
-            waiting_sign = Signal(name=f"t_sign_{k}")
-            with m.If(pipeline.advance & arrives):
+            waiting = Signal(2 * BITS, name=f"t_{k}", reset_less=True)
+            waiting_sign = Signal(name=f"t_sign_{k}", reset_less=True)
+            with m.If(arrives):
                 m.d.sync += [waiting.eq(t), waiting_sign.eq(sign)]
             product, _ = unsigned_product(pipeline, waiting, size)
             negative = register(waiting_sign ^ sign, 2)
             # Halves go up: for a negative product, the half is one less.
             rounded = register((product + ((1 << (DROPPED - 1)) - negative))[DROPPED:DROPPED + 31])
-            m.d.comb += buffer.i.p.x[k].eq(register(Mux(register(negative), -rounded, rounded)))
+            m.d.comb += results.i.p.x[k].eq(register(Mux(register(negative), -rounded, rounded)))
         m.d.comb += [
-            buffer.i.valid.eq(register(multiplies, 4, reset=True)),
-            buffer.i.p.last.eq(register(self.i.p.last, DEPTH)),
+            results.i.valid.eq(register(multiplies, 4, reset=True)),
+            results.i.p.last.eq(register(self.i.p.last, DEPTH)),
         ]
         return m
 
@@ -154,7 +155,7 @@ class Glu(wiring.Component):
             shape=entry, depth=1 << SEGMENT_BITS,
             init=[{"base": a, "slope": b - a} for a, b in pairwise(knots)])
         read = table.read_port()
-        m.d.comb += [read.addr.eq(z[REST_BITS:]), read.en.eq(pipeline.advance)]
+        m.d.comb += read.addr.eq(z[REST_BITS:])
         rest = register(z[:REST_BITS], 2)
         chord = register(read.data)  # block memory is slow to give its data
         rise = register(chord.slope * rest)

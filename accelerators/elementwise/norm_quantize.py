@@ -9,7 +9,7 @@ from ..config import AcceleratorConfig
 from ..numerics import Divider, Normalizer
 from ..numerics.pipelined import left_justify, magnitude, maximum, round_shift, unsigned_product
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer, connect
+from ..streams import ROUND_TRIP, CreditQueue, connect
 from .step_scale import StepScale, quantize_command, scale_layout, square_sum_bits
 
 __all__ = ["NormQuantize"]
@@ -76,7 +76,7 @@ class NormQuantize(wiring.Component):
         levels = (lanes - 1).bit_length()
         turn = AT_PRODUCT + levels + 1 + Normalizer.latency + self.divider.latency + 1
         self.interval = {"word": 1, "turn": turn, "division": self.divider.interval + 1}
-        self.latency = turn + DEPTH + 1
+        self.latency = turn + DEPTH + CreditQueue.latency
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
                 "x": data.ArrayLayout(signed(32), lanes), "gain": data.ArrayLayout(signed(16), lanes),
@@ -93,21 +93,21 @@ class NormQuantize(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), DEPTH + ROUND_TRIP)
         m.submodules.normalizer = normalizer = Normalizer(PRODUCT_BITS)
         m.submodules.divider = divider = self.divider
         m.submodules.step_scale = step_scale = StepScale(self.config)
-        connect(m, buffer.o, wiring.flipped(self.o))
+        connect(m, results.o, wiring.flipped(self.o))
         connect(m, step_scale.o, wiring.flipped(self.o_scale))
-        pipeline = Pipeline(m, buffer.i.ready)
+        pipeline = Pipeline(m)
         register = pipeline.register
 
         # Words of either pass enter here; slot_word counts the words of a first pass that are stored.
         taking, second_pass = Signal(), Signal()
         slot, slot_word = Signal(), Signal(range(self.slot_words + 1))
-        m.d.comb += self.i.ready.eq(buffer.i.ready & taking)
-        accepted = self.i.valid & taking
-        ends = accepted & buffer.i.ready & self.i.p.last
+        m.d.comb += self.i.ready.eq(results.credit & taking)
+        accepted = self.i.valid & self.i.ready
+        ends = accepted & self.i.p.last
         measures, quantizes = accepted & ~second_pass, accepted & second_pass
 
         # Products of magnitudes.
@@ -125,16 +125,16 @@ class NormQuantize(wiring.Component):
         either = largest_x[0]
         for each in largest_x[1:]:
             either = either | each
-        with m.If(pipeline.advance & measured_word):
+        with m.If(measured_word):
             m.d.sync += bits_of_x.eq(Mux(starts, either, bits_of_x | either))
         word_peak, peak_latency = maximum(pipeline, products)
         at_peak = AT_PRODUCT + peak_latency
         peak = Signal(PRODUCT_BITS)
         starts, measured_word = register(starts, at_peak - 1), register(measured_word, at_peak - 1, reset=True)
-        with m.If(pipeline.advance & measured_word & (starts | (word_peak > peak))):
+        with m.If(measured_word & (starts | (word_peak > peak))):
             m.d.sync += peak.eq(word_peak)
         m.d.comb += [
-            normalizer.i.valid.eq(pipeline.advance & register(ends & ~second_pass, at_peak + 1, reset=True)),
+            normalizer.i.valid.eq(register(ends & ~second_pass, at_peak + 1, reset=True)),
             normalizer.i.p.value.eq(peak),
         ]
 
@@ -147,11 +147,10 @@ class NormQuantize(wiring.Component):
         row_bits = len(write.addr) - 1
         stores = register(measures & (slot_word != self.slot_words), AT_PRODUCT, reset=True)
         m.d.comb += [
-            write.en.eq(pipeline.advance & stores),
+            write.en.eq(stores),
             write.addr.eq(register(Cat(slot_word[:row_bits], slot), AT_PRODUCT)),
             *(write.data[k].size.eq(product) for k, product in enumerate(products)),
             *(write.data[k].negative.eq(negative) for k, negative in enumerate(signs)),
-            read.en.eq(pipeline.advance),
         ]
 
         # Second pass: quantization, of words from a slot or from the input. The constants move along with the words.
@@ -172,9 +171,10 @@ class NormQuantize(wiring.Component):
             negative = register(Mux(replayed, stored.negative, negative), DEPTH - AT_PRODUCT - 1)
             quantized.append(register(Mux(negative, -size, size)))
         m.d.comb += [
-            buffer.i.valid.eq(register(entering, DEPTH - AT_PRODUCT, reset=True)),
-            buffer.i.p.last.eq(register(entering_last, DEPTH - AT_PRODUCT)),
-            *(buffer.i.p.q[k].eq(q) for k, q in enumerate(quantized)),
+            results.spend.eq(quantizes | replaying),
+            results.i.valid.eq(register(entering, DEPTH - AT_PRODUCT, reset=True)),
+            results.i.p.last.eq(register(entering_last, DEPTH - AT_PRODUCT)),
+            *(results.i.p.q[k].eq(q) for k, q in enumerate(quantized)),
         ]
 
         # Second pass: sum of squares. It is taken before the scale of the next vector is begun, and that before its words.
@@ -189,7 +189,7 @@ class NormQuantize(wiring.Component):
         ]
         with m.If(load):
             m.d.sync += total.eq(0)
-        with m.Elif(pipeline.advance & adds):
+        with m.Elif(adds):
             m.d.sync += [total.eq(total + word_sum), total_ready.eq(ends_sum)]
         with m.If(total_ready & step_scale.i_squares.ready):
             m.d.sync += total_ready.eq(0)
@@ -232,10 +232,10 @@ class NormQuantize(wiring.Component):
 
         last_words = Array([Signal(row_bits, name=f"last_word_{k}") for k in range(2)])
         leaves, sent_twice = load & next_once, load & ~next_once
-        self._input(m, (measures & pipeline.advance, ends), (taking, second_pass), (slot, slot_word, last_words),
+        self._input(m, (measures, ends), (taking, second_pass), (slot, slot_word, last_words),
                     (decided, launched, leaves, sent_twice))
         replay_slot, replay_word = self._quantization(
-            m, pipeline.advance, (load, divider.o.valid & divided, next_once, entering & entering_last),
+            m, results.credit, (load, divider.o.valid & divided, next_once, entering & entering_last),
             (replaying, replay_ends), last_words)
         m.d.comb += [
             read.addr.eq(Cat(replay_word, replay_slot)),
@@ -290,7 +290,7 @@ class NormQuantize(wiring.Component):
                     m.d.sync += permitted.eq(0)
                     m.next = "MEASURE"
 
-    def _quantization(self, m, advance, events, replay, last_words):
+    def _quantization(self, m, credit, events, replay, last_words):
         """Constants, then the words of a slot, or those from the input until the last one is there: ``(slot, word)``.
 
         The next vector may enter the slot, and be shorter, as soon as its words begin to leave.
@@ -301,20 +301,20 @@ class NormQuantize(wiring.Component):
         m.d.comb += replay_ends.eq(word == last_word)
         with m.FSM(name="quantization"):
             with m.State("WAIT"):
-                m.d.comb += load.eq(constants_ready & advance)
+                m.d.comb += load.eq(constants_ready)
                 with m.If(load):
                     m.d.sync += last_word.eq(last_words[slot])
                     m.next = "PASS"
                     with m.If(once):
                         m.next = "REPLAY"
             with m.State("REPLAY"):
-                m.d.comb += replaying.eq(1)
-                with m.If(advance):
+                m.d.comb += replaying.eq(credit)
+                with m.If(credit):
                     m.d.sync += word.eq(word + 1)
                     with m.If(replay_ends):
                         m.d.sync += [word.eq(0), slot.eq(~slot)]
                         m.next = "WAIT"
             with m.State("PASS"):
-                with m.If(advance & last_entering):
+                with m.If(last_entering):
                     m.next = "WAIT"
         return slot, word

@@ -9,7 +9,7 @@ from ..memory.vector import vector_word
 from ..numerics import SCALAR
 from ..numerics.pipelined import adder_tree, magnitude, round_shift, saturate, unsigned_product
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer
+from ..streams import ROUND_TRIP, CreditQueue
 
 __all__ = ["ResidualAdd", "counted_word"]
 
@@ -43,7 +43,7 @@ class ResidualAdd(wiring.Component):
     saturated : Out(range(V + 1))
         Clamped elements of the word on ``o``; 0 while there is none.
 
-    Latency: ``latency`` cycles from ``residual`` to its result: 11, or 12 if ``sum_bits`` is above 19.
+    Latency: ``latency`` cycles from ``residual`` to its result: 12, or 13 if ``sum_bits`` is above 19.
     Interval: 1 cycle per word.
     """
 
@@ -51,7 +51,7 @@ class ResidualAdd(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 11 if config.sum_bits <= 19 else 12
+        self.latency = 12 if config.sum_bits <= 19 else 13
         lanes = config.vector_lanes
         super().__init__({
             "i_command": In(stream.Signature(data.StructLayout({"scale": SCALAR}))),
@@ -67,21 +67,23 @@ class ResidualAdd(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bits = self.config.sum_bits
-        m.submodules.buffer = buffer = StreamBuffer(counted_word(self.config.vector_lanes))
-        pipeline = Pipeline(m, buffer.i.ready)
+        m.submodules.results = results = CreditQueue(
+            counted_word(self.config.vector_lanes), (self.latency - CreditQueue.latency + ROUND_TRIP) // 2 + 1)
+        pipeline = Pipeline(m)
         register = pipeline.register
         m.d.comb += [
-            self.o.valid.eq(buffer.o.valid), self.o.p.eq(buffer.o.p.word), buffer.o.ready.eq(self.o.ready),
-            self.saturated.eq(Mux(buffer.o.valid, buffer.o.p.saturated, 0)),
+            self.o.valid.eq(results.o.valid), self.o.p.eq(results.o.p.word), results.o.ready.eq(self.o.ready),
+            self.saturated.eq(Mux(results.o.valid, results.o.p.saturated, 0)),
         ]
 
         is_residual = Signal()
-        accepted = self.i.valid & self.i_command.valid
+        accepted = self.i.valid & self.i.ready
         m.d.comb += [
-            self.i.ready.eq(buffer.i.ready & self.i_command.valid),
-            self.i_command.ready.eq(buffer.i.ready & self.i.valid & self.i.p.last),
+            self.i.ready.eq(results.credit & self.i_command.valid),
+            self.i_command.ready.eq(results.credit & self.i.valid & self.i.p.last),
+            results.spend.eq(accepted & is_residual),
         ]
-        with m.If(accepted & buffer.i.ready):
+        with m.If(accepted):
             m.d.sync += is_residual.eq(~is_residual & ~self.i.p.last)
 
         # The command goes along with the words: the next one may differ.
@@ -106,16 +108,16 @@ class ResidualAdd(wiring.Component):
         flags = []
         for k, ((term, infinite, negative), x) in enumerate(zip(terms, self.i.p.x, strict=True)):
             extreme = Cat((~negative).replicate(TERM_BITS - 1), negative).as_signed()
-            waiting = Signal(signed(TERM_BITS), name=f"waiting_{k}")
-            with m.If(pipeline.advance & arrives):
+            waiting = Signal(signed(TERM_BITS), name=f"waiting_{k}", reset_less=True)
+            with m.If(arrives):
                 m.d.sync += waiting.eq(Mux(infinite, extreme, term))
             total = register(register(x, depth) + waiting)
             value, clamped = saturate(total, 32)
             flags.append(register(clamped))
-            m.d.comb += buffer.i.p.word.x[k].eq(register(value))
+            m.d.comb += results.i.p.word.x[k].eq(register(value))
         m.d.comb += [
-            buffer.i.valid.eq(register(adds, 2, reset=True)),
-            buffer.i.p.word.last.eq(register(self.i.p.last, depth + 2)),
-            buffer.i.p.saturated.eq(adder_tree(flags)),
+            results.i.valid.eq(register(adds, 2, reset=True)),
+            results.i.p.word.last.eq(register(self.i.p.last, depth + 2)),
+            results.i.p.saturated.eq(adder_tree(flags)),
         ]
         return m

@@ -8,7 +8,7 @@ from ..config import AcceleratorConfig
 from ..memory.vector import vector_word
 from ..numerics.pipelined import signed_product
 from ..pipeline import Pipeline
-from ..streams import StreamBuffer, connect
+from ..streams import ROUND_TRIP, CreditQueue, connect
 
 __all__ = ["Rope", "rotation_word"]
 
@@ -48,7 +48,7 @@ class Rope(wiring.Component):
     o : Out(stream of {x: V x signed(32), last})
         Words ``lo'``, ``hi'`` in turn. Error at most half a step, plus that of the table.
 
-    Latency: ``latency`` cycles from ``lo`` to ``lo'`` (``hi`` following at once): 7, or 8 if ``sum_bits`` is
+    Latency: ``latency`` cycles from ``lo`` to ``lo'`` (``hi`` following at once): 8, or 9 if ``sum_bits`` is
     above 18. Interval: 1 cycle per word.
     """
 
@@ -56,7 +56,7 @@ class Rope(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.latency = 7 if config.sum_bits <= 18 else 8
+        self.latency = 8 if config.sum_bits <= 18 else 9
         super().__init__({
             "i": In(stream.Signature(vector_word(config.vector_lanes))),
             "i_table": In(stream.Signature(rotation_word(config.vector_lanes))),
@@ -70,18 +70,19 @@ class Rope(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bits = self.config.sum_bits
-        m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
-        connect(m, buffer.o, wiring.flipped(self.o))
-        pipeline = Pipeline(m, buffer.i.ready)
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), self.latency - CreditQueue.latency + ROUND_TRIP)
+        connect(m, results.o, wiring.flipped(self.o))
+        pipeline = Pipeline(m)
         register = pipeline.register
 
         high = Signal()
-        accepted = self.i.valid & self.i_table.valid
+        accepted = self.i.valid & self.i.ready
         m.d.comb += [
-            self.i.ready.eq(buffer.i.ready & self.i_table.valid),
-            self.i_table.ready.eq(buffer.i.ready & self.i.valid & high),
+            self.i.ready.eq(results.credit & self.i_table.valid),
+            self.i_table.ready.eq(results.credit & self.i.valid & high),
+            results.spend.eq(accepted),
         ]
-        with m.If(accepted & buffer.i.ready):
+        with m.If(accepted):
             m.d.sync += high.eq(~high & ~self.i.p.last)
 
         table = register(self.i_table.p)
@@ -98,13 +99,13 @@ class Rope(wiring.Component):
         low_next, high_next = register(is_high, reset=True), register(is_high, 2, reset=True)
         for k, (by_cos, by_sin) in enumerate(products):
             waiting_cos, waiting_sin = Signal.like(by_cos), Signal.like(by_sin)
-            with m.If(pipeline.advance & is_low):
+            with m.If(is_low):
                 m.d.sync += [waiting_cos.eq(by_cos), waiting_sin.eq(by_sin)]
             low, other = register(waiting_cos - by_sin), register(by_cos + waiting_sin)
             turned = register(Mux(low_next, low, register(other)))
-            m.d.comb += buffer.i.p.x[k].eq(register((turned + (1 << (DROPPED - 1))) >> DROPPED))
+            m.d.comb += results.i.p.x[k].eq(register((turned + (1 << (DROPPED - 1))) >> DROPPED))
         m.d.comb += [
-            buffer.i.valid.eq(register(low_next | high_next, 2, reset=True)),
-            buffer.i.p.last.eq(register(register(last, 2) & high_next, 2)),
+            results.i.valid.eq(register(low_next | high_next, 2, reset=True)),
+            results.i.p.last.eq(register(register(last, 2) & high_next, 2)),
         ]
         return m

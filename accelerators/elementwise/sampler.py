@@ -59,8 +59,8 @@ class Sampler(wiring.Component):
         With ``reseed`` the generator restarts from ``seed`` (0 stands for ``2**32 - 1``), and makes
         ``WARM_UP`` steps before its next use. After reset it starts from seed 1.
 
-    Latency: from the last logit, ``latency`` cycles for a greedy choice, at most ``35 + 92 * k`` for a draw
-    (some ``65 * k`` for usual scales), and up to ``1 + k`` more if that logit is inserted. Interval: 1 cycle
+    Latency: from the last logit, ``latency`` cycles for a greedy choice, at most ``35 + 94 * k`` for a draw
+    (some ``67 * k`` for usual scales), and up to ``1 + k`` more if that logit is inserted. Interval: 1 cycle
     per logit that is not among the best ``k`` so far, up to ``2 + k`` cycles for one that is.
     """
 

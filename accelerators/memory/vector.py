@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
-from ..streams import StreamBuffer
+from ..streams import ROUND_TRIP, CreditQueue, connect
 from .layout import VectorLayout
 from .results import ResultCollector, magnitude_layout, result_access_layout, sums_word
 
@@ -123,7 +123,7 @@ class VectorMemory(wiring.Component):
     sums_done : Out(1)
         Pulse in the last cycle of ``sums_busy``: a read that is accepted now sees the whole result.
 
-    Attributes: ``latency``, from a read command to its first word: 4 cycles. ``interval``: one word per
+    Attributes: ``latency``, from a read command to its first word: 5 cycles. ``interval``: one word per
     cycle and one cycle more per access. ``done``: cycles from the last row group of a result to ``sums_done``; the next
     result can be announced one cycle later.
 
@@ -132,7 +132,7 @@ class VectorMemory(wiring.Component):
     has the lowest bits of the one that is being written in its bank, which waits a cycle, rarely more: so the memory needs no bypass.
     """
 
-    latency = 4
+    latency = 5
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
@@ -205,33 +205,30 @@ class VectorMemory(wiring.Component):
                                  *(write_port.data[i].eq(value) for i, value in enumerate(results.words[bank]))]
                 ports[chunk].append((read_port, write_port))
 
-        # Reads: address, memory output, selection of the bank, then of the chunk; all stages but the buffer move together.
-        m.submodules.buffer = buffer = StreamBuffer(self.o.p.shape())
-        wiring.connect(m, buffer.o, wiring.flipped(self.o))
-        advance, colliding = buffer.i.ready, []
+        # Reads: address, memory output, selection of the bank, then of the chunk.
+        m.submodules.fetched = fetched = CreditQueue(self.o.p.shape(), 2 + ROUND_TRIP)
+        connect(m, fetched.o, wiring.flipped(self.o))
+        colliding = []
         for chunk, same_word in zip(ports, written, strict=True):
             colliding.append([])
             for read_port, write_port in chunk:
                 collides = write_port.en & same_word
                 # Saying that no word is read while it is written spares the bypass that Yosys would add.
-                m.d.comb += [read_port.addr.eq(read.o.p.address), read_port.en.eq(advance & ~collides)]
+                m.d.comb += [read_port.addr.eq(read.o.p.address), read_port.en.eq(~collides)]
                 colliding[-1].append(collides)
         waits = Array([Array(chunk)[read.o.p.bank] for chunk in colliding])[read.o.p.chunk]
-        m.d.comb += read.o.ready.eq(advance & ~waits)
+        m.d.comb += [read.o.ready.eq(fetched.credit & ~waits), fetched.spend.eq(read.o.valid & read.o.ready)]
         at_memory = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": read.o.p.chunk.shape(),
                                               "bank": read.o.p.bank.shape()}))
         selected = [Array([port.data for port, _ in chunk])[at_memory.bank] for chunk in ports]
         at_chunk = Signal(data.StructLayout({"valid": 1, "last": 1, "chunk": read.o.p.chunk.shape()}))
-        of_chunk = [Signal.like(self.o.p.x, name=f"of_chunk_{chunk}") for chunk in range(config.chunks)]
-        with m.If(advance):
-            m.d.sync += [
-                at_memory.valid.eq(read.o.valid & ~waits), at_memory.last.eq(read.o.p.last),
-                at_memory.chunk.eq(read.o.p.chunk), at_memory.bank.eq(read.o.p.bank),
-            ]
-            m.d.sync += [
-                at_chunk.valid.eq(at_memory.valid), at_chunk.last.eq(at_memory.last), at_chunk.chunk.eq(at_memory.chunk),
-                *(word.eq(bank) for word, bank in zip(of_chunk, selected, strict=True)),
-            ]
-        m.d.comb += [buffer.i.valid.eq(at_chunk.valid), buffer.i.p.last.eq(at_chunk.last),
-                     buffer.i.p.x.eq(Array(of_chunk)[at_chunk.chunk])]
+        of_chunk = [Signal.like(self.o.p.x, name=f"of_chunk_{chunk}", reset_less=True) for chunk in range(config.chunks)]
+        m.d.sync += [
+            at_memory.valid.eq(fetched.spend), at_memory.last.eq(read.o.p.last),
+            at_memory.chunk.eq(read.o.p.chunk), at_memory.bank.eq(read.o.p.bank),
+            at_chunk.valid.eq(at_memory.valid), at_chunk.last.eq(at_memory.last), at_chunk.chunk.eq(at_memory.chunk),
+            *(word.eq(bank) for word, bank in zip(of_chunk, selected, strict=True)),
+        ]
+        m.d.comb += [fetched.i.valid.eq(at_chunk.valid), fetched.i.p.last.eq(at_chunk.last),
+                     fetched.i.p.x.eq(Array(of_chunk)[at_chunk.chunk])]
         return m

@@ -85,7 +85,7 @@ class Gearbox(wiring.Component):
             after.eq(Mux(fills, start + b, start)),
             exhausts.eq(after >= a),
         ]
-        free = Signal()  # the shifter moves, as a whole
+        free = self.o.ready | ~self.o.valid  # the shifter moves, as a whole
         m.d.comb += self.i.ready.eq(exhausts & (free | ~fills))
         with m.If(self.i.valid & (free | ~fills)):
             m.d.sync += start.eq(after)
@@ -94,7 +94,6 @@ class Gearbox(wiring.Component):
                     seen.eq(window[self.in_bits:]) if b > 1 else seen.eq(0),
                     start.eq(Mux(self.i.p.last, b - 1, after - a)),
                 ]
-        m.d.comb += free.eq(self.o.ready | ~self.o.valid)
         self._shift(m, window, start, self.i.p.last & exhausts, self.i.valid & fills, free)
         return m
 

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 
 from .buffer import StreamBuffer
 
-__all__ = ["buffered", "merge", "pass_fields", "steer", "steer_data"]
+__all__ = ["buffer_before", "buffered", "merge", "pass_fields", "steer", "steer_data"]
 
 
 def steer(m: Module, source, sinks) -> None:
@@ -35,6 +35,13 @@ def buffered(m: Module, source, name: str) -> StreamBuffer:
     m.submodules[name] = buffer = StreamBuffer(source.p.shape())
     wiring.connect(m, source, buffer.i)
     return buffer
+
+
+def buffer_before(m: Module, sink, name: str):
+    """The input of a buffer in front of ``sink``, submodule ``name``."""
+    m.submodules[name] = buffer = StreamBuffer(sink.p.shape())
+    wiring.connect(m, buffer.o, sink)
+    return buffer.i
 
 
 def pass_fields(m: Module, source, sink, **constants) -> None:

@@ -249,6 +249,7 @@ class MixBench(_PartBench):
 
     inputs = {"i_command": "commands", "i_weights": "weights", "i_values": "values"}
     outputs = {"o": "sums"}
+    modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_early")
 
     def latency_stimulus(self) -> Items:
         """One row of one beat."""

@@ -6,8 +6,8 @@ from typing import Any
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["DownsizerBench", "ForkBench", "GearboxBench", "JoinBench", "QueueBench", "StreamBufferBench",
-           "UpsizerBench"]
+__all__ = ["DownsizerBench", "ForkBench", "GearboxBench", "JoinBench", "QueueBench", "RelayBench",
+           "StreamBufferBench", "UpsizerBench"]
 
 CORNERS = {bits: (-(1 << (bits - 1)), -1, 0, 1, (1 << (bits - 1)) - 1) for bits in (16, 32)}
 
@@ -55,6 +55,19 @@ class QueueBench(UnitBench):
 
     def levels(self, stimulus: Items) -> dict[str, int]:
         return {"level": 0}
+
+
+class RelayBench(UnitBench):
+    """Everything that goes in comes out, in order."""
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        return {"i": [{"data": rng.getrandbits(self.config.bus_bits), "last": rng.getrandbits(1)} for _ in range(200)]}
+
+    def boundary(self) -> Items:
+        return {"i": [{"data": value, "last": last} for value in (0, 1, (1 << self.config.bus_bits) - 1) for last in (0, 1)]}
+
+    def expected(self, stimulus: Items) -> Items:
+        return {"o": stimulus["i"]}
 
 
 class ForkBench(UnitBench):

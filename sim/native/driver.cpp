@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -89,9 +90,9 @@ public:
 #endif
     }
 
-    void reset() {
+    void reset(int cycles = 1) {
         dut->aresetn = 0;
-        for (int i = 0; i < 4; i++) tick();
+        for (int i = 0; i < cycles; i++) tick();
         memory.clear();
         dut->aresetn = 1;
         tick();
@@ -124,7 +125,7 @@ public:
     }
 
     int run() {
-        reset();
+        reset(4);
         for (size_t i = 0; i < options.tokens.size(); i++) {
             uint64_t address = options.prompt + i * BUS_BYTES;
             if (address + 4 > memory.size) { std::printf("violation the prompt does not fit in memory\n"); return 3; }
@@ -176,9 +177,11 @@ private:
         uint64_t limit = options.limit ? options.limit : ~0ull;
         bool was_reset = false;
         while (cycle - start < limit) {
-            for (int i = 0; i < 256; i++) tick();
+            uint64_t next = cycle + 256;
+            if (options.reset_at && !was_reset) next = std::min(next, start + options.reset_at);
+            while (cycle < next) tick();
             if (!memory.violation.empty()) break;
-            if (options.reset_at && !was_reset && cycle - start > options.reset_at) {
+            if (options.reset_at && !was_reset && cycle - start >= options.reset_at) {
                 was_reset = true;
                 std::printf("reset %llu\n", (unsigned long long)(cycle - start));
                 reset();

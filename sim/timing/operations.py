@@ -25,7 +25,7 @@ from ...accelerators.elementwise.step_scale import StepScale
 from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.memory.vector import VectorMemory
 from ...accelerators.memory.writer import BurstWriter
-from ...accelerators.streams import StreamBuffer
+from ...accelerators.streams import Relay, StreamBuffer
 from .kernel import Waits
 from .memory import Memory, Reader
 from .promises import promised, queue_latency
@@ -68,7 +68,7 @@ class Operations:
         self.squares = 7 + (config.vector_lanes - 1).bit_length()
         """From the last word of a second pass until the scale unit has the sum of its squares, and gives the scale on."""
         # From a read command of the executor to the first word at a unit, and at the norm.
-        self.read = COMMAND_QUEUE + promised(VectorMemory(config)).latency + 2 * StreamBuffer.latency
+        self.read = COMMAND_QUEUE + promised(VectorMemory(config)).latency + StreamBuffer.latency + promised(Relay(1)).latency
         self.aligned = self.read + Align.latency
         self.written = StreamBuffer.latency
         """From a unit's result to vector memory."""
@@ -171,7 +171,7 @@ class Operations:
     def _first_result(self, keys_end: float, lanes: int, mix_beats: int, rows: int) -> float:
         """From the last beat of the last key: as the latency of ``Attention``, for these lanes and rows."""
         tree = (self.config.kv_lanes - 1).bit_length()
-        return keys_end + tree + max(44 + lanes + mix_beats, 57 + self._zero_steps(rows))
+        return keys_end + tree + max(48 + lanes + mix_beats, 60 + self._zero_steps(rows))
 
     def pairs(self, operation: Operation, start: float) -> Waits[float]:
         """RESIDUAL and GLU: words of two vectors in turn, token after token."""

@@ -8,7 +8,7 @@ from amaranth.hdl import Module, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.sim import Simulator
 from llmrtl.accelerators.presets import preset
-from llmrtl.accelerators.streams import Downsizer, Fork, Gearbox, Join, Queue, Upsizer, connect
+from llmrtl.accelerators.streams import ROUND_TRIP, CreditQueue, Downsizer, Fork, Gearbox, Join, Queue, Relay, Upsizer, connect
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.sim.bench.runner import run_bench
@@ -71,6 +71,8 @@ def test_connect_refuses_directions():
     (lambda: Queue(8, 2), r"depth must be in 3..1048576, not 2"),
     (lambda: Queue(8, 2.0), r"depth must be an integer, not 2.0"),
     (lambda: Queue(0, 8), r"shape must have at least one bit, not 0"),
+    (lambda: Relay(8, 29), r"stages must be in 1..28, not 29"),
+    (lambda: CreditQueue(8, 33), r"depth must be in 3..32, not 33"),
     (lambda: Fork(8, 1), r"count must be in 2..16, not 1"),
     (lambda: Join({"x": 8}), r"shapes must have at least two fields, not \['x'\]"),
     (lambda: Join([8, 8]), r"shapes must be a mapping of field names to shapes, not \[8, 8\]"),
@@ -134,6 +136,35 @@ def test_queue(depth, offer, take):
     assert given == items
     if offer == take == 1:
         assert cycles == len(items) + (2 if depth <= 32 else 3)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5, 28])
+@pytest.mark.parametrize(("offer", "take"), PACES)
+def test_relay(stages, offer, take):
+    rng = random.Random(stages)
+    items = [rng.randrange(-2048, 2048) for _ in range(250)]
+    given, cycles = transfer(Relay(signed(12), stages), items, 1, offer, take)
+    assert given == items
+    if offer == take == 1:
+        assert cycles == len(items) + stages + 2
+
+
+def test_relay_takes_what_it_has_places_for():
+    relay = Relay(8, 3)
+    simulator = Simulator(relay)
+    simulator.add_clock(1e-8)
+    taken = 0
+
+    async def fill(ctx):
+        nonlocal taken
+        ctx.set(relay.i.valid, 1)
+        for _ in range(50):
+            taken += ctx.get(relay.i.ready)
+            await ctx.tick()
+
+    simulator.add_testbench(fill)
+    simulator.run()
+    assert taken == 3 + ROUND_TRIP
 
 
 def test_queue_level_and_capacity():
@@ -201,7 +232,7 @@ def test_gearbox_of_other_configurations(changes, tmp_path):
 @pytest.mark.parametrize("component", [
     lambda: Gearbox(32, 32), lambda: Gearbox(64, 16), lambda: Gearbox(16, 64), lambda: Gearbox(512, 640),
     lambda: Downsizer(32, 32), lambda: Downsizer(48, 16), lambda: Upsizer(32, 32), lambda: Upsizer(16, 48),
-    lambda: Queue(signed(5), 3), lambda: Queue(1, 40), lambda: Fork(4, 3),
+    lambda: Queue(signed(5), 3), lambda: Queue(1, 40), lambda: Relay(1, 28), lambda: Fork(4, 3),
     lambda: Join({"a": 1, "b": signed(2)}),
 ])
 def test_lint_of_other_sizes(component):

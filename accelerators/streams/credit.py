@@ -1,0 +1,123 @@
+"""Credit-based flow control: pipelines and long wires that never stop."""
+
+from amaranth.hdl import Module, ShapeLike, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig, check_int
+from .connect import connect
+from .queue import Queue
+from .words import word_layout
+
+__all__ = ["ROUND_TRIP", "CreditQueue", "Relay"]
+
+ROUND_TRIP = 4
+"""Cycles from the last stage of a pipeline, through the queue, until its place can be promised again."""
+
+
+class CreditQueue(wiring.Component):
+    """Queue at the end of a pipeline whose registers have no enable: a place is promised before an item enters.
+
+    A pipeline that stops as a whole needs an enable on each of its registers, a net that spans the device and keeps registers
+    out of multipliers. Here it never stops: what is in it has its place in the queue::
+
+        spend ---> count ---> credit
+                     ^
+        i ---> queue ---> o
+
+    Parameters
+    ----------
+    shape : shape-like
+        Payload of both streams, at least one bit.
+    depth : int
+        Places, 3 to 32: items in the pipeline and in the queue together. One item per cycle takes ``ROUND_TRIP`` more than
+        the pipeline has stages.
+
+    Members
+    -------
+    credit : Out(1)
+        There is a place for one more item. A register.
+    spend : In(1)
+        An item is on its way; only with ``credit``.
+    i : In(stream.Signature(shape, always_ready=True))
+        Exactly one item for every ``spend``, at any time after it.
+    o : Out(stream.Signature(shape))
+        The same items in the same order.
+
+    Latency: 2 cycles from ``i`` to ``o``. Interval: 1 cycle.
+    """
+
+    latency = 2
+    interval = 1
+
+    def __init__(self, shape: ShapeLike, depth: int):
+        check_int("depth", depth, 3, 32)
+        self.depth = depth
+        super().__init__({
+            "credit": Out(1, init=1),
+            "spend": In(1),
+            "i": In(stream.Signature(shape, always_ready=True)),
+            "o": Out(stream.Signature(shape)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.queue = queue = Queue(self.o.p.shape(), self.depth)
+        connect(m, queue.o, wiring.flipped(self.o))
+        returned, used = Signal(), Signal(range(self.depth + 1))
+        m.d.comb += [queue.i.valid.eq(self.i.valid), queue.i.p.eq(self.i.p)]
+        m.d.sync += returned.eq(self.o.valid & self.o.ready)
+        with m.If(self.spend & ~returned):
+            m.d.sync += [used.eq(used + 1), self.credit.eq(used != self.depth - 1)]
+        with m.Elif(returned & ~self.spend):
+            m.d.sync += [used.eq(used - 1), self.credit.eq(1)]
+        return m
+
+
+class Relay(wiring.Component):
+    """A stream across the device: registers that never stop, then a ``CreditQueue``.
+
+    Unlike with a chain of ``StreamBuffer``, no register needs to know in the same cycle whether the next one has room.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Payload of both streams, at least one bit.
+    stages : int
+        Registers between ``i`` and the queue, 1 to 28.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+        ``ready`` is a register.
+    o : Out(stream.Signature(shape))
+        The same items in the same order. ``o.payload`` comes straight from registers.
+
+    Latency: ``stages + 2`` cycles. Interval: 1 cycle.
+    """
+
+    interval = 1
+
+    def __init__(self, shape: ShapeLike, stages: int = 1):
+        check_int("stages", stages, 1, 32 - ROUND_TRIP)
+        self.stages = stages
+        self.latency = stages + CreditQueue.latency
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "Relay":
+        """Bus words with their ``last``."""
+        return cls(word_layout(config.bus_bits))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.queue = queue = CreditQueue(self.o.p.shape(), self.stages + ROUND_TRIP)
+        connect(m, queue.o, wiring.flipped(self.o))
+        valid, payload = Signal(self.stages), [Signal.like(self.i.p, reset_less=True, name=f"stage_{k}") for k in range(self.stages)]
+        m.d.comb += [
+            self.i.ready.eq(queue.credit), queue.spend.eq(self.i.valid & queue.credit),
+            queue.i.valid.eq(valid[-1]), queue.i.p.eq(payload[-1]),
+        ]
+        m.d.sync += valid.eq(valid << 1 | queue.spend)
+        m.d.sync += [stage.eq(before) for stage, before in zip(payload, (self.i.p, *payload), strict=False)]
+        return m
