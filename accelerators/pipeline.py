@@ -14,7 +14,7 @@ PART_BITS = 17
 class Pipeline:
     """Adds registers without enable: every stage hands its contents to the next one in every cycle.
 
-    What leaves the pipeline has a place in a ``CreditQueue`` before it enters.
+    Where its reader may be busy, an item has a place in a ``CreditQueue`` before it enters.
     """
 
     def __init__(self, m: Module):

@@ -214,7 +214,7 @@ class Accelerator(wiring.Component):
             registers.busy.eq(core.busy | halted), registers.done.eq(core.done & ~core_reset),
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
             registers.progress.eq(core.progress),
-            registers.saturated.eq(core.saturations), registers.events.eq(core.events),
+            registers.saturated.eq(Mux(core_reset, 0, core.saturations)), registers.events.eq(Mux(core_reset, 0, core.events)),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),
             registers.read_idle.eq(~port.rvalid & Cat(waiting[:READ_CLIENTS]).any()),

@@ -242,9 +242,12 @@ class Mix(wiring.Component):
             write.addr.eq(end), write.data.eq(self.i_values.p), write.en.eq(accepted),
             read.addr.eq(base + beat),
         ]
-        used = Mux(row_done, beats, 0)
-        m.d.sync += [end.eq(end + accepted), base.eq(base + used), level.eq(level + accepted - used)]
-        return read.data, Mux(row_done, level >= beats << 1, level >= beats)
+        with m.If(row_done):
+            m.d.sync += base.eq(base + beats)
+        # ``level`` knows of the end of a row a cycle later, and ``beats`` still is that row's.
+        counted = Signal()
+        m.d.sync += [end.eq(end + accepted), counted.eq(row_done), level.eq(Mux(counted, level - beats, level) + accepted)]
+        return read.data, Mux(row_done | counted, level >= beats << 1, level >= beats)
 
     def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal,
                address, read_sums) -> None:

@@ -51,7 +51,8 @@ class Softmax(wiring.Component):
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
         ``sum`` is at least ``2**(B-1)``.
 
-    Latency: 24 cycles. Interval: 1 cycle. Up to ``query_lanes`` (3 at least) totals can wait; then no item is taken.
+    Latency: 24 cycles. Interval: 1 cycle. ``query_lanes`` (3 at least) totals can wait; then no
+    further ``final`` item is taken.
     """
 
     latency = DEPTH + CreditQueue.latency
@@ -83,7 +84,7 @@ class Softmax(wiring.Component):
         connect(m, weights.o, wiring.flipped(self.o_weight))
         connect(m, totals.o, wiring.flipped(self.o_total))
         m.d.comb += [
-            self.i.ready.eq(weights.credit & totals.credit & ~(recent & (previous == self.i.p.lane))),
+            self.i.ready.eq(weights.credit & (totals.credit | ~self.i.p.final) & ~(recent & (previous == self.i.p.lane))),
             weights.spend.eq(accepted), totals.spend.eq(accepted & self.i.p.final),
         ]
 

@@ -88,7 +88,7 @@ class Executor(wiring.Component):
 
         # Outstanding items; the operation ends when all have happened. But for the data gate they are counted a register late.
         outstanding = []
-        for name in self.EVENTS[1:]:
+        for name in self.EVENTS[1:]:  # the first one is ``packet_taken``
             count, begun, ended = (Signal(bits, name=f"{what}_{name}") for what, bits in
                                    (("outstanding", ITEM_BITS), ("begun", 1), ("ended", 1)))
             m.d.sync += [begun.eq(launched[name]), ended.eq(getattr(self, name)), count.eq(count + begun - ended)]

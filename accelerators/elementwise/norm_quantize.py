@@ -138,8 +138,8 @@ class NormQuantize(wiring.Component):
             normalizer.i.p.value.eq(peak),
         ]
 
-        # First pass: the products of short vectors wait in their slot. Words leave a slot in every cycle, so a word
-        # of the next vector, which gets there 3 cycles after it entered, does not overtake them.
+        # First pass: the products of short vectors wait in their slot. Words leave a slot in every cycle with
+        # credit, in which alone a word of the next vector enters, to be written 3 cycles later: so it does not overtake them.
         m.submodules.slots = slots = Memory(
             shape=data.ArrayLayout(data.StructLayout({"size": PRODUCT_BITS, "negative": 1}), len(products)),
             depth=2 << (self.slot_words - 1).bit_length(), init=[])

@@ -98,7 +98,8 @@ class Rope(wiring.Component):
 
         low_next, high_next = register(is_high, reset=True), register(is_high, 2, reset=True)
         for k, (by_cos, by_sin) in enumerate(products):
-            waiting_cos, waiting_sin = Signal.like(by_cos), Signal.like(by_sin)
+            waiting_cos, waiting_sin = (Signal(each.shape(), name=f"waiting_{name}", reset_less=True)
+                                        for name, each in (("cos", by_cos), ("sin", by_sin)))
             with m.If(is_low):
                 m.d.sync += [waiting_cos.eq(by_cos), waiting_sin.eq(by_sin)]
             low, other = register(waiting_cos - by_sin), register(by_cos + waiting_sin)

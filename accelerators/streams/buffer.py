@@ -42,7 +42,7 @@ class StreamBuffer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # ``room`` itself is the register: it enables wide ones, in multipliers and block RAMs too, which cannot invert it.
+        # ``room`` itself is the register: it enables wide ones, in block RAMs too, which cannot invert it.
         waiting, room = Signal.like(self.i.p), Signal(init=1)
         m.d.comb += self.i.ready.eq(room)
         # ``waiting`` follows the input until it holds an item: so ``i.valid``, often late, enables no wide register.

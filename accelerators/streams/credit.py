@@ -30,7 +30,7 @@ class CreditQueue(wiring.Component):
     shape : shape-like
         Payload of both streams, at least one bit.
     depth : int
-        Places, 3 to 32: items in the pipeline and in the queue together. One item per cycle takes ``ROUND_TRIP`` more than
+        Places, 3 to 1024: items in the pipeline and in the queue together. One item per cycle takes ``ROUND_TRIP`` more than
         the pipeline has stages.
 
     Members
@@ -44,14 +44,14 @@ class CreditQueue(wiring.Component):
     o : Out(stream.Signature(shape))
         The same items in the same order.
 
-    Latency: 2 cycles from ``i`` to ``o``. Interval: 1 cycle.
+    Latency: 2 cycles from ``i`` to ``o``, 3 cycles above 32 places. Interval: 1 cycle.
     """
 
     latency = 2
     interval = 1
 
     def __init__(self, shape: ShapeLike, depth: int):
-        check_int("depth", depth, 3, 32)
+        check_int("depth", depth, 3, 1024)
         self.depth = depth
         super().__init__({
             "credit": Out(1, init=1),

@@ -1,5 +1,6 @@
 """Weights that come before everything else: a cocotb test of ``Mix`` beside the common menu."""
 
+from functools import partial
 from typing import Any
 
 import cocotb
@@ -9,6 +10,10 @@ from .environment import Environment
 
 COMMAND, VALUES = 40, 80
 """Cycles after reset in which the first command and the first beat of V are offered."""
+
+
+def _after(env: Environment, due: int) -> bool:
+    return env.cycle >= due
 
 
 @cocotb.test()
@@ -21,6 +26,6 @@ async def weights_first(dut: Any) -> None:
         await env.reset()
         scoreboard = env.load(env.bench.full(6, words))
         start = env.cycle
-        for name, delay in (("i_command", COMMAND), ("i_values", VALUES)):
-            env.sources[name].pattern = lambda due=start + delay: env.cycle >= due
+        env.sources["i_command"].pattern = partial(_after, env, start + COMMAND)
+        env.sources["i_values"].pattern = partial(_after, env, start + VALUES)
         await env.finish(scoreboard)

@@ -72,7 +72,7 @@ def test_connect_refuses_directions():
     (lambda: Queue(8, 2.0), r"depth must be an integer, not 2.0"),
     (lambda: Queue(0, 8), r"shape must have at least one bit, not 0"),
     (lambda: Relay(8, 29), r"stages must be in 1..28, not 29"),
-    (lambda: CreditQueue(8, 33), r"depth must be in 3..32, not 33"),
+    (lambda: CreditQueue(8, 2), r"depth must be in 3..1024, not 2"),
     (lambda: Fork(8, 1), r"count must be in 2..16, not 1"),
     (lambda: Join({"x": 8}), r"shapes must have at least two fields, not \['x'\]"),
     (lambda: Join([8, 8]), r"shapes must be a mapping of field names to shapes, not \[8, 8\]"),

@@ -167,7 +167,7 @@ def test_registers_behind_carries_and_memories_stay(kind):
 
 @pytest.mark.parametrize(("name", "registers"), [("head", "REG_OUTPUT"), ("rope", "REG_INPUTA")])
 def test_units_of_gates_pass_the_menu(name, registers, tmp_path):
-    """The products of the LM head, whose pipeline never stalls, and the operands of rotations, whose pipeline does."""
+    """Products of the LM head, operands of rotations."""
     unit = UNITS[name]
     emitted, cells = gates(unit, preset("tiny"), tmp_path)
     multipliers = [cell["parameters"] for cell in cells if cell["type"] == "MULT18X18D"]
