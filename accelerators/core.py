@@ -24,6 +24,7 @@ from .elementwise.sampler import Sampler
 from .memory.replay import ReplayBuffer
 from .memory.vector import VectorMemory
 from .numerics import SCALAR
+from .reset import ResetChain
 from .streams import Gearbox, Queue, Relay, word_layout
 from .streams.route import buffer_before, buffered, merge, pass_fields, steer, steer_data
 from .ternary.engine import TernaryEngine
@@ -86,6 +87,9 @@ class Core(wiring.Component):
     latency = None
     interval = None
 
+    RESETS = 13
+    """Cycles after reset until every part is out of it; ``start`` must not come earlier."""
+
     UNITS = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler", "embedding", "cache")
 
     def __init__(self, config: AcceleratorConfig):
@@ -117,31 +121,27 @@ class Core(wiring.Component):
         config = self.config
         lanes = config.vector_lanes
         queue_depth = max(8, 2 * config.query_lanes)
-        m.submodules.frontend = frontend = FrontEnd(config)
-        m.submodules.executor = executor = Executor(config)
+        resets = ResetChain(m)
+        frontend, executor, vectors = FrontEnd(config), Executor(config), VectorMemory(config)
+        engine, norm, attention, head = TernaryEngine(config), NormQuantize(config), Attention(config), HeadMatvec(config)
+        rope, residual, glu, embedding = Rope(config), ResidualAdd(config), Glu(config), Embedding(config)
+        align, exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
+        packer, cache, sampler = RecordPacker(config), ContiguousCache(config), Sampler(config)
+        vector_words = ceil_div(config.max_vector, lanes)
+        gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
+        table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
+                                        "sin": data.ArrayLayout(signed(16), lanes)})
+        table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
+        for parts in ({"frontend": frontend}, {"executor": executor}, {"memory": vectors}, {"engine": engine},
+                      {"norm_quantize": norm, "align": align, "head_exponents": exponents, "gains": gains},
+                      {"rope": rope, "rotary_table": table}, {"residual": residual}, {"glu": glu}, {"embedding": embedding},
+                      {"attention": attention}, {"packer": packer, "cache": cache}, {"head": head}, {"sampler": sampler}):
+            resets.add(**parts)
+        assert len(resets) == self.RESETS
         m.submodules.operations = operations = Queue(operation_layout(config), OPERATIONS)
-        m.submodules.memory = vectors = VectorMemory(config)
         m.submodules.matrices = matrices = Queue(data.StructLayout({"head": 1}), OPERATIONS)
         m.submodules.reads = reads = Queue(executor.o_read.p.shape(), COMMANDS)
         m.submodules.writes = writes = Queue(executor.o_write.p.shape(), queue_depth)
-        m.submodules.engine = engine = TernaryEngine(config)
-        m.submodules.norm_quantize = norm = NormQuantize(config)
-        m.submodules.align = align = Align(config)
-        m.submodules.head_exponents = exponents = HeadExponents(config.token_lanes, config.max_heads)
-        m.submodules.rope = rope = Rope(config)
-        m.submodules.residual = residual = ResidualAdd(config)
-        m.submodules.glu = glu = Glu(config)
-        m.submodules.embedding = embedding = Embedding(config)
-        m.submodules.attention = attention = Attention(config)
-        m.submodules.packer = packer = RecordPacker(config)
-        m.submodules.cache = cache = ContiguousCache(config)
-        m.submodules.head = head = HeadMatvec(config)
-        m.submodules.sampler = sampler = Sampler(config)
-        vector_words = ceil_div(config.max_vector, lanes)
-        m.submodules.gains = gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
-        table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
-                                        "sin": data.ArrayLayout(signed(16), lanes)})
-        m.submodules.rotary_table = table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
         m.submodules.short_words = short_words = Gearbox(config.bus_bits, 16 * lanes)
         m.submodules.table_words = table_words = Gearbox(config.bus_bits, 32 * lanes)
         m.submodules.lane_words = lane_words = Gearbox(config.bus_bits, config.lane_bits)
@@ -166,8 +166,8 @@ class Core(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
         wiring.connect(m, frontend.o_operation, operations.i)
         wiring.connect(m, operations.o, executor.i_operation)
-        # An operation ends one cycle after its last item; ``events`` come two cycles after that.
-        running = Signal(3)
+        # An operation ends one cycle after its last item; ``events`` are counted three cycles after that.
+        running = Signal(4)
         m.d.sync += running.eq(Cat(self.start | frontend.busy, running))
         m.d.comb += [
             frontend.append_done.eq(executor.append_done),
@@ -194,16 +194,22 @@ class Core(wiring.Component):
         ]
         m.d.comb += [to_engine.eq(matrices.o.valid & ~matrices.o.p.head & announced.any() & ~matrix_ended),
                      to_rows.eq(matrices.o.valid & matrices.o.p.head & ~matrix_ended)]
-        steer(m, self.i_weights, [(lane_words.i, to_engine)])
-        steer_data(m, self.i_weights, head.i_weights, to_rows)
+        steer(m, self.i_weights, [(buffer_before(m, lane_words.i, "lane_beats"), to_engine)])
+        steer_data(m, self.i_weights, buffer_before(m, head.i_weights, "head_beats"), to_rows)
 
         # Other memory data: open to the operation that runs, for as many packets as it announced.
-        gate, packet_ended = Signal(), Signal()
-        m.d.sync += packet_ended.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last)
-        m.d.comb += gate.eq(executor.data_packets.any() & ~packet_ended)
-        short = op[Opcode.EMBED] | op[Opcode.NORM]
-        steer(m, self.i_data, [(short_words.i, gate & short), (table_words.i, gate & op[Opcode.ROPE])])
-        steer_data(m, self.i_data, buffer_before(m, attention.i_rows, "rows_ahead"), gate & op[Opcode.ATTEND])
+        # All conditions are registers, so the gate is closed for two cycles at the end of a packet, until they know.
+        announced_to, packet_ended, closed = Signal(3), Signal(), Signal()
+        m.d.sync += [
+            announced_to.eq(Mux(executor.data_packets.any(),
+                                Cat(op[Opcode.EMBED] | op[Opcode.NORM], op[Opcode.ROPE], op[Opcode.ATTEND]), 0)),
+            packet_ended.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last),
+            closed.eq(packet_ended),
+        ]
+        to_short, to_table, to_attention = (announced_to[k] & ~packet_ended & ~closed for k in range(3))
+        steer(m, self.i_data, [(buffer_before(m, short_words.i, "short_beats"), to_short),
+                               (buffer_before(m, table_words.i, "table_beats"), to_table)])
+        steer_data(m, self.i_data, buffer_before(m, attention.i_rows, "rows_ahead"), to_attention)
         m.d.comb += executor.packet_taken.eq(packet_ended)
         # A gearbox passes the ``ready`` of its sink on to the memory's queues within the cycle: so that comes from a register.
         short_ahead, table_ahead, lanes_ahead = (
@@ -250,12 +256,16 @@ class Core(wiring.Component):
 
         # Vectors from memory to the elementwise units, which may be far away on the device.
         quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
-        fetched = {}
+        fetched, ample = {}, []
         for name, condition in (("rope", op[Opcode.ROPE]), ("residual", op[Opcode.RESIDUAL]), ("glu", op[Opcode.GLU]),
                                 ("align", quantizes)):
             m.submodules[f"fetched_{name}"] = relay = Relay(vectors.o.p.shape())
-            steer(m, vectors.o, [(relay.i, condition)])
+            m.d.comb += [relay.i.payload.eq(vectors.o.payload), relay.i.valid.eq(vectors.o.valid & vectors.o.ready & condition)]
+            ample.append(relay.ample & condition)
             fetched[name] = relay.o
+        to_units = Signal()
+        m.d.sync += to_units.eq(Cat(ample).any())
+        m.d.comb += vectors.o.ready.eq(to_units)
         for name, unit in (("rope", rope), ("residual", residual), ("glu", glu)):
             wiring.connect(m, fetched[name], unit.i)
         aligned, words = Signal(), fetched["align"]
@@ -272,13 +282,13 @@ class Core(wiring.Component):
 
         # Norm + quantization: gains or ones beside the vector.
         gained = Signal()
-        gain = buffered(m, gains.o, "gain")
+        gain, scaled = buffered(m, gains.o, "gain"), buffer_before(m, norm.i, "scaled")
         m.d.comb += [
             gained.eq(op[Opcode.NORM] & (executor.flags & Flag.GAIN).any()),
-            norm.i.valid.eq(align.o.valid & (gain.o.valid | ~gained)), norm.i.p.x.eq(align.o.p.x),
-            norm.i.p.last.eq(align.o.p.last), align.o.ready.eq(norm.i.ready & (gain.o.valid | ~gained)),
-            gain.o.ready.eq(gained & norm.i.ready & align.o.valid),
-            *(norm.i.p.gain[i].eq(Mux(gained, gain.o.p[i], 1)) for i in range(lanes)),
+            scaled.valid.eq(align.o.valid & (gain.o.valid | ~gained)), scaled.p.x.eq(align.o.p.x),
+            scaled.p.last.eq(align.o.p.last), align.o.ready.eq(scaled.ready & (gain.o.valid | ~gained)),
+            gain.o.ready.eq(gained & scaled.ready & align.o.valid),
+            *(scaled.p.gain[i].eq(Mux(gained, gain.o.p[i], 1)) for i in range(lanes)),
         ]
         quantized = buffered(m, norm.o, "quantized").o
         token = Signal(range(config.token_lanes + 1))
@@ -286,14 +296,17 @@ class Core(wiring.Component):
             m.d.sync += token.eq(0)
         with m.Elif(quantized.valid & quantized.ready & quantized.p.last):
             m.d.sync += token.eq(token + 1)
-        targets = ((engine.i_activations, op[Opcode.NORM] & ~to_head), (head.i_activations, op[Opcode.NORM] & to_head),
-                   (packer.i, op[Opcode.APPEND]), (attention.i_query, op[Opcode.ATTEND]))
+        activations = buffer_before(m, engine.i_activations, "activations")
+        targets = ((activations, op[Opcode.NORM] & ~to_head),
+                   (buffer_before(m, head.i_activations, "head_activations"), op[Opcode.NORM] & to_head),
+                   (buffer_before(m, packer.i, "records"), op[Opcode.APPEND]),
+                   (buffer_before(m, attention.i_query, "queries"), op[Opcode.ATTEND]))
         for sink, condition in targets:
             m.d.comb += [sink.valid.eq(quantized.valid & condition), sink.p.last.eq(quantized.p.last),
                          *(sink.p.q[i].eq(quantized.p.q[i]) for i in range(lanes))]
             with m.If(condition):
                 m.d.comb += quantized.ready.eq(sink.ready)
-        m.d.comb += [engine.i_activations.p.token.eq(token),
+        m.d.comb += [activations.p.token.eq(token),
                      executor.vector_quantized.eq(quantized.valid & quantized.ready & quantized.p.last)]
 
         scale = norm.o_scale

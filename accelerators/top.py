@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .axi import AXI4LiteSignature, AXI4Signature, merge_channels
 from .config import AcceleratorConfig
-from .control.errors import ErrorCause
+from .control.errors import OUTSIDE_STREAMS, ErrorCause
 from .control.registers import RegisterBlock
 from .control.regmap import UNIT_EVENTS, WINDOW_BITS
 from .core import CONTROL, Core, observe_layout
@@ -20,7 +20,7 @@ from .streams.route import pass_fields
 
 __all__ = ["Accelerator"]
 
-RESET_CYCLES = 4
+RESET_CYCLES = 4  # the core's; its parts take Core.RESETS more to come out of it
 READ_CLIENTS = 3  # program, data, weights
 
 
@@ -43,7 +43,7 @@ class Accelerator(wiring.Component):
     -------
     aclk, aresetn : In(1)
         Clock and synchronous active-low reset of everything, for one cycle or more. ``STATUS.busy`` is 1, and a start refused, in the
-        first 5 cycles after it.
+        first 18 cycles after it.
     m_axi_gmem_* : AXI4 master, ``bus_bits`` wide, 32-bit addresses, IDs for the readers
         Program, weights, tables, K/V cache. INCR bursts that never cross 4 KiB. With ``memory_ports`` above 1 there are
         m_axi_gmem0_*, m_axi_gmem1_* and so on instead, ``port_bits`` wide and without IDs: every memory word lies in
@@ -158,20 +158,37 @@ class Accelerator(wiring.Component):
         with m.If(halted):
             m.d.comb += writer.o_done.ready.eq(1)
 
+        # For the watchdog: what waits at the edge, a register late to keep wires short. A reader that has commands under way and
+        # no data waits for memory; so does a writer that has sent all it has.
+        writes = writer.m_axi
+        waits = {
+            "token": tokens.o.valid & ~tokens.o.ready,
+            **{name: commands.any() & ~reads.o.valid
+               for name, commands, reads in zip(("program", "data", "weights"), waiting[:READ_CLIENTS], (program, reader, weights),
+                                                strict=True)},
+            "read_address": Cat(master.arvalid & ~master.arready for master in masters).any(),
+            "write_address": Cat(master.awvalid & ~master.awready for master in masters).any(),
+            "write_data": Cat(master.wvalid & ~master.wready for master in masters).any(),
+            "write_response": writes.bready & ~(writes.bvalid | writes.awvalid | writes.wvalid | writer.i.ready),
+        }
+        m.d.sync += registers.outside_waits.eq(Cat(waits[name] for name in OUTSIDE_STREAMS))
+
         # The first error halts the core; when the port is quiet the core is reset and a new run may start.
-        count = Signal(range(RESET_CYCLES + 1), init=RESET_CYCLES)
+        cycles = RESET_CYCLES + Core.RESETS
+        count = Signal(range(cycles + 1), init=cycles)
         quiet = Signal()
         m.d.comb += quiet.eq(~Cat(waiting).any())
-        m.d.sync += core_reset.eq(count.any())
+        m.d.sync += core_reset.eq(count > Core.RESETS)
         cause, info = Signal(8), Signal(32)
+        m.d.sync += cause.eq(0)
         with m.If(program.error | reader.error | weights.error):
-            m.d.comb += [cause.eq(ErrorCause.BUS_READ_ERROR),
+            m.d.sync += [cause.eq(ErrorCause.BUS_READ_ERROR),
                          info.eq(Mux(program.error, program.error_address,
                                      Mux(reader.error, reader.error_address, weights.error_address)))]
         with m.Elif(writer.error):
-            m.d.comb += [cause.eq(ErrorCause.BUS_WRITE_ERROR), info.eq(writer.error_address)]
+            m.d.sync += [cause.eq(ErrorCause.BUS_WRITE_ERROR), info.eq(writer.error_address)]
         with m.Elif(core.error != 0):
-            m.d.comb += [cause.eq(core.error), info.eq(core.error_info)]
+            m.d.sync += [cause.eq(core.error), info.eq(core.error_info)]
         with m.FSM(init="RESET"):
             with m.State("RUN"):
                 m.d.comb += [registers.raise_error.eq(cause), registers.raise_info.eq(info)]
@@ -180,7 +197,7 @@ class Accelerator(wiring.Component):
                     m.next = "HALT"
             with m.State("HALT"):
                 with m.If(quiet):
-                    m.d.sync += count.eq(RESET_CYCLES)
+                    m.d.sync += count.eq(cycles)
                     m.next = "RESET"
             with m.State("RESET"):
                 m.d.comb += [program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1)]
@@ -203,6 +220,12 @@ class Accelerator(wiring.Component):
             for event in UNIT_EVENTS:
                 m.d.comb += getattr(self, f"trace_{event}").eq(Cat(unit[event] for unit in core.events))
 
+        # What is counted comes from all over the device. A core that is about to be reset has nothing to count.
+        with m.If(core_reset):
+            m.d.sync += [registers.saturated.eq(0), registers.events.eq(0)]
+        with m.Else():
+            m.d.sync += [registers.saturated.eq(core.saturations), registers.events.eq(core.events)]
+
         # Registers. The operation of a failed run stays visible after the core's reset.
         with m.If(core.busy & ~halted):
             m.d.sync += registers.operation.eq(core.tag)
@@ -214,7 +237,6 @@ class Accelerator(wiring.Component):
             registers.busy.eq(core.busy | halted), registers.done.eq(core.done & ~core_reset),
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
             registers.progress.eq(core.progress),
-            registers.saturated.eq(Mux(core_reset, 0, core.saturations)), registers.events.eq(Mux(core_reset, 0, core.events)),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),
             registers.read_idle.eq(~port.rvalid & Cat(waiting[:READ_CLIENTS]).any()),

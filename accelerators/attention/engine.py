@@ -87,7 +87,7 @@ class Attention(wiring.Component):
         self.interval = max(config.max_record_beats, config.query_lanes, MINIMUM_ROW)
         turns = 2 if config.query_lanes > 1 else 1
         zeros = config.max_context.bit_length() - 3
-        mixed, divided = 48 + config.query_lanes + (turns - 1) * beats, 60 - beats + zeros // 4 + zeros % 4
+        mixed, divided = 49 + config.query_lanes + (turns - 1) * beats, 60 - beats + zeros // 4 + zeros % 4
         self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
@@ -123,6 +123,7 @@ class Attention(wiring.Component):
         m.submodules.keys = keys = StreamBuffer(config.bus_bits)
         m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
+        m.submodules.mixed = mixed = StreamBuffer(mix.o.p.shape())
         m.submodules.logits = logits = StreamBuffer(score_layout(config))
         for source, sink in (
                 (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
@@ -130,7 +131,7 @@ class Attention(wiring.Component):
                 (splitter.o_keys, keys.i), (splitter.o_values, mix.i_values),
                 (keys.o, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
                 (headers.o, lanes.i_header), (lanes.o, logits.i), (logits.o, softmax.i),
-                (softmax.o_weight, mix.i_weights), (softmax.o_total, finish.i_total), (mix.o, finish.i),
+                (softmax.o_weight, mix.i_weights), (softmax.o_total, finish.i_total), (mix.o, mixed.i), (mixed.o, finish.i),
                 (finish.o, wiring.flipped(self.o)),
                 (finish.o_exponent, wiring.flipped(self.o_exponent))):
             connect(m, source, sink)

@@ -257,7 +257,7 @@ class Mix(wiring.Component):
         lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes
         lane, position = Signal(range(config.query_lanes + 1)), Signal(range(max(lanes, 2)))
         part, word = Signal(range(max(parts, 2))), Signal(16)
-        held = Signal.like(read_sums)
+        held = Signal.like(read_sums, reset_less=True)
         wait = Signal(range(AHEAD + 1))  # until the sums come that are read
         last_number, last_lane = Signal.like(word), Signal.like(lane)
         free, last_word = self.o.ready | ~self.o.valid, word == last_number

@@ -3,11 +3,24 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-__all__ = ["CAUSE_BITS", "ERROR_TEXT", "STALLED_SHIFT", "ErrorCause", "waiting_streams"]
+__all__ = ["CAUSE_BITS", "ERROR_TEXT", "OUTSIDE_SHIFT", "OUTSIDE_STREAMS", "STALLED_SHIFT", "ErrorCause", "waiting_streams"]
 
 CAUSE_BITS = 8
-STALLED_SHIFT = 16
+STALLED_SHIFT = 12
 """In the info of WATCHDOG: units that wait for input from bit 0, units whose output is not taken from here."""
+OUTSIDE_SHIFT = 24
+"""And from here ``OUTSIDE_STREAMS``."""
+OUTSIDE_STREAMS = {
+    "token": "the token output is not taken",
+    "program": "the program reader waits for memory",
+    "data": "the data reader waits for memory",
+    "weights": "the weight reader waits for memory",
+    "read_address": "a read address is not taken",
+    "write_address": "a write address is not taken",
+    "write_data": "write data is not taken",
+    "write_response": "a write is not answered",
+}
+"""Streams between the accelerator and what surrounds it, and what it means that one of them waits."""
 
 
 class ErrorCause(IntEnum):
@@ -45,8 +58,9 @@ ERROR_TEXT = {
     ErrorCause.BUS_WRITE_ERROR:
         "A write got an error response. Info: byte address of the burst.",
     ErrorCause.WATCHDOG:
-        "No progress for WATCHDOG_LIMIT cycles. Info: bit i, unit i of the counters waits for input; bit 16 + i, "
-        "its output is not taken.",
+        f"No progress for WATCHDOG_LIMIT cycles. Info: bit i, unit i of the counters waits for input; bit {STALLED_SHIFT} + i, "
+        "its output is not taken; " + "; ".join(f"bit {OUTSIDE_SHIFT + i}, {text}" for i, text in
+                                                enumerate(OUTSIDE_STREAMS.values())) + ".",
 }
 """One sentence per cause, with the meaning of ``ERROR_INFO``."""
 
@@ -54,5 +68,5 @@ ERROR_TEXT = {
 def waiting_streams(info: int, units: Sequence[str]) -> list[str]:
     """What the info of WATCHDOG says, in words: ``["engine waits for input"]``."""
     starved = [f"{unit} waits for input" for i, unit in enumerate(units) if info >> i & 1]
-    stalled = info >> STALLED_SHIFT
-    return starved + [f"the output of {unit} is not taken" for i, unit in enumerate(units) if stalled >> i & 1]
+    stalled = [f"the output of {unit} is not taken" for i, unit in enumerate(units) if info >> STALLED_SHIFT + i & 1]
+    return starved + stalled + [text for i, text in enumerate(OUTSIDE_STREAMS.values()) if info >> OUTSIDE_SHIFT + i & 1]

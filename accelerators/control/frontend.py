@@ -129,8 +129,14 @@ class FrontEnd(wiring.Component):
         prompt_next = Signal(32)
         op = Signal(instruction_layout())
 
+        # A register late: many states can fail.
+        failing, failed = (Signal(data.StructLayout({"cause": 8, "info": 32}), name=name) for name in ("failing", "failed"))
+        m.d.sync += failed.eq(failing)
+        with m.If(failed.cause != 0):
+            m.d.sync += [self.error.eq(failed.cause), self.error_info.eq(failed.info)]
+
         def fail(cause: ErrorCause, info) -> None:
-            m.d.sync += [self.error.eq(cause), self.error_info.eq(info)]
+            m.d.comb += [failing.cause.eq(cause), failing.info.eq(info)]
             m.next = "ERROR"
 
         # Descriptor fetch: holds one descriptor ahead of the main machine.

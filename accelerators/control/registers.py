@@ -10,7 +10,7 @@ from ..axi import AXI4LiteSignature, Response
 from ..config import AcceleratorConfig, ceil_div
 from ..numerics import SCALAR
 from .counters import Counters
-from .errors import CAUSE_BITS, STALLED_SHIFT, ErrorCause
+from .errors import CAUSE_BITS, OUTSIDE_SHIFT, OUTSIDE_STREAMS, STALLED_SHIFT, ErrorCause
 from .regmap import (
     COUNTER_BASE,
     COUNTERS,
@@ -67,6 +67,8 @@ class RegisterBlock(wiring.Component):
         An error is kept; STATUS.done or an error is pending.
     progress : In(1)
         Restarts the watchdog, which raises WATCHDOG after WATCHDOG_LIMIT busy cycles without it.
+    outside_waits : In(8)
+        A bit for each of ``OUTSIDE_STREAMS`` that waits: with the units' events, the info of WATCHDOG.
     saturated : In(range(vector_lanes + 1))
         Elements clamped in this cycle.
     read_beats, write_beats, read_stall, read_idle : In(1); events : In(array of {busy, starved, stalled})
@@ -94,7 +96,8 @@ class RegisterBlock(wiring.Component):
             "inverse_temperature": Out(SCALAR),
             "start": Out(1), "stop": Out(1), "clear_errors": Out(1), "reseed": Out(1), "done": In(1),
             "raise_error": In(CAUSE_BITS), "raise_info": In(WORD), "error_pending": Out(1),
-            "irq": Out(1), "progress": In(1), "saturated": In(range(config.vector_lanes + 1)),
+            "irq": Out(1), "progress": In(1), "outside_waits": In(len(OUTSIDE_STREAMS)),
+            "saturated": In(range(config.vector_lanes + 1)),
             **{name: In(1) for name in COUNTERS if name != "cycles"},
             "events": In(data.ArrayLayout(data.StructLayout(dict.fromkeys(UNIT_EVENTS, 1)), len(units))),
         })
@@ -226,7 +229,8 @@ class RegisterBlock(wiring.Component):
             with m.Elif(expired):
                 starved, stalled = (Cat(getattr(self.events[k], name) for k in range(len(self.units)))
                                     for name in ("starved", "stalled"))
-                m.d.sync += [cause.eq(ErrorCause.WATCHDOG), info.eq(starved | stalled << STALLED_SHIFT)]
+                m.d.sync += [cause.eq(ErrorCause.WATCHDOG),
+                             info.eq(starved | stalled << STALLED_SHIFT | self.outside_waits << OUTSIDE_SHIFT)]
 
     def _read_channel(self, m: Module, values: dict, counters: Counters) -> None:
         bus = self.s_axi_csr

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import AcceleratorConfig
-from .errors import CAUSE_BITS
+from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
            "WINDOW_BITS", "Field", "Register", "RegisterMap", "config_hash", "register_map"]
@@ -24,7 +24,7 @@ TOKEN_BITS = 20
 PAGE_BITS = 12  # a memory port begins at a page of 4 KiB
 COUNTER_BASE = 0x200
 FIRST_UNIT_COUNTER = 8
-MAX_UNITS = 16  # one bit each in either half of ERROR_INFO
+MAX_UNITS = STALLED_SHIFT  # two bits of ERROR_INFO each
 UNIT_NAMES = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler",
               "embedding", "cache")
 UNIT_EVENTS = {
@@ -203,7 +203,7 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
           Field("done", "w1c", "A run has ended since the last start.", 1, 1),
           Field("error_pending", "ro", "ERROR_CAUSE is not NONE.", 2, 1))
     b.single("ERROR_CAUSE", "ro", "First error since the last clear.", width=CAUSE_BITS)
-    b.single("ERROR_INFO", "ro", "Address, position or index that belongs to ERROR_CAUSE.")
+    b.single("ERROR_INFO", "ro", "Address, position, index or waiting streams that belong to ERROR_CAUSE.")
 
     b.offset = 0x80
     b.single("PROGRAM_ADDRESS", "rw", "Byte address of the program.")

@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, ceil_div
-from ..streams import Queue, connect
+from ..streams import ROUND_TRIP, CreditQueue, connect
 
 __all__ = ["LOGIT_BITS", "HeadMatvec", "logit_layout"]
 
@@ -65,6 +65,7 @@ class HeadMatvec(wiring.Component):
         self.lanes = config.bus_bits // config.head_bits
         self.levels = (self.lanes - 1).bit_length()
         self.latency = self.levels + 8
+        self.places = self.latency - CreditQueue.latency + ROUND_TRIP  # rows in the pipeline and behind it
         words = ceil_div(config.max_vector, config.vector_lanes)
         super().__init__({
             "i_command": In(stream.Signature(data.StructLayout({
@@ -87,9 +88,7 @@ class HeadMatvec(wiring.Component):
         beats = ceil_div(config.max_vector, lanes)
         block_rows = config.bus_bits // SCALE_BITS
 
-        # A slot is reserved when a row's last beat is taken, so the pipeline itself never stalls.
-        m.submodules.queue = queue = Queue(logit_layout(config.max_vocab), 1 << self.latency.bit_length())
-        slots = Signal(range(queue.depth + 1), init=queue.depth)
+        m.submodules.queue = queue = CreditQueue(logit_layout(config.max_vocab), self.places)
         connect(m, queue.o, wiring.flipped(self.o))
 
         m.submodules.activations = activations = Memory(
@@ -143,7 +142,7 @@ class HeadMatvec(wiring.Component):
                     m.d.sync += scales.eq(self.i_weights.p)
                     m.next = "ROWS"
             with m.State("ROWS"):
-                m.d.comb += self.i_weights.ready.eq(slots != 0)
+                m.d.comb += self.i_weights.ready.eq(queue.credit)
                 with m.If(self.i_weights.valid & self.i_weights.ready):
                     m.d.comb += take_beat.eq(1)
                     m.d.sync += beat.eq(beat + 1)
@@ -172,11 +171,7 @@ class HeadMatvec(wiring.Component):
         ]
         with m.If(result_valid):
             m.d.sync += index.eq(Mux(finished, 0, index + 1))
-        popped = self.o.valid & self.o.ready
-        with m.If(take_beat & row_last & ~popped):
-            m.d.sync += slots.eq(slots - 1)
-        with m.Elif(popped & ~(take_beat & row_last)):
-            m.d.sync += slots.eq(slots + 1)
+        m.d.comb += queue.spend.eq(take_beat & row_last)
         return m
 
     def _pipeline(self, m, take_beat, row_first, row_last, scale, activations):
@@ -188,9 +183,9 @@ class HeadMatvec(wiring.Component):
         operands = Signal.like(activations, reset_less=True)
         m.d.sync += [arrived.eq(self.i_weights.p), weights.eq(arrived), operands.eq(activations)]
 
-        def delayed(value, cycles: int, name: str):
+        def delayed(value, cycles: int, name: str, *, reset: bool = False):
             for stage in range(cycles):
-                register = Signal.like(value, name=f"{name}_{stage}")
+                register = Signal.like(value, name=f"{name}_{stage}", reset_less=not reset)
                 m.d.sync += register.eq(value)
                 value = register
             return value
@@ -209,9 +204,9 @@ class HeadMatvec(wiring.Component):
             level = sums
 
         to_tree = 3 + self.levels
-        valid = delayed(take_beat, to_tree, "valid")
+        valid = delayed(take_beat, to_tree, "valid", reset=True)
         first = delayed(row_first, to_tree, "first")
-        complete = delayed(take_beat & row_last, to_tree + 1, "complete")
+        complete = delayed(take_beat & row_last, to_tree + 1, "complete", reset=True)
         row_scale = delayed(scale, to_tree + 1, "row_scale")
         total = Signal(signed(config.head_sum_magnitude.bit_length() + 1))
         with m.If(valid):
@@ -233,4 +228,4 @@ class HeadMatvec(wiring.Component):
         for limb in limbs[1:]:
             scaled = scaled + limb
         m.d.sync += value.eq(scaled >> config.head_shift)
-        return value, delayed(complete, 2, "scaled_complete")
+        return value, delayed(complete, 2, "scaled_complete", reset=True)

@@ -43,13 +43,14 @@ class StreamBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # ``room`` itself is the register: it enables wide ones, in block RAMs too, which cannot invert it.
-        waiting, room = Signal.like(self.i.p), Signal(init=1)
-        m.d.comb += self.i.ready.eq(room)
+        waiting, room = Signal.like(self.i.p, reset_less=True), Signal(init=1)
+        leaving = Signal.like(self.i.p, reset_less=True)
+        m.d.comb += [self.i.ready.eq(room), self.o.p.eq(leaving)]
         # ``waiting`` follows the input until it holds an item: so ``i.valid``, often late, enables no wide register.
         with m.If(room):
             m.d.sync += waiting.eq(self.i.p)
         with m.If(self.o.ready | ~self.o.valid):
-            m.d.sync += [self.o.p.eq(Mux(room, self.i.p, waiting)), self.o.valid.eq(self.i.valid | ~room), room.eq(1)]
+            m.d.sync += [leaving.eq(Mux(room, self.i.p, waiting)), self.o.valid.eq(self.i.valid | ~room), room.eq(1)]
         with m.Else():
             m.d.sync += room.eq(room & ~self.i.valid)
         return m

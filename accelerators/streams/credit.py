@@ -35,8 +35,9 @@ class CreditQueue(wiring.Component):
 
     Members
     -------
-    credit : Out(1)
-        There is a place for one more item. A register.
+    credit, ample : Out(1)
+        There is a place for one more item; for two more. Registers. Who takes ``ample`` through one more register, and has no
+        other look at ``credit``, never spends too much.
     spend : In(1)
         An item is on its way; only with ``credit``.
     i : In(stream.Signature(shape, always_ready=True))
@@ -55,6 +56,7 @@ class CreditQueue(wiring.Component):
         self.depth = depth
         super().__init__({
             "credit": Out(1, init=1),
+            "ample": Out(1, init=1),
             "spend": In(1),
             "i": In(stream.Signature(shape, always_ready=True)),
             "o": Out(stream.Signature(shape)),
@@ -68,9 +70,9 @@ class CreditQueue(wiring.Component):
         m.d.comb += [queue.i.valid.eq(self.i.valid), queue.i.p.eq(self.i.p)]
         m.d.sync += returned.eq(self.o.valid & self.o.ready)
         with m.If(self.spend & ~returned):
-            m.d.sync += [used.eq(used + 1), self.credit.eq(used != self.depth - 1)]
+            m.d.sync += [used.eq(used + 1), self.credit.eq(used != self.depth - 1), self.ample.eq(used < self.depth - 2)]
         with m.Elif(returned & ~self.spend):
-            m.d.sync += [used.eq(used - 1), self.credit.eq(1)]
+            m.d.sync += [used.eq(used - 1), self.credit.eq(1), self.ample.eq(used != self.depth)]
         return m
 
 
@@ -84,7 +86,7 @@ class Relay(wiring.Component):
     shape : shape-like
         Payload of both streams, at least one bit.
     stages : int
-        Registers between ``i`` and the queue, 1 to 28.
+        Registers between ``i`` and the queue, 1 to 26.
 
     Members
     -------
@@ -92,6 +94,8 @@ class Relay(wiring.Component):
         ``ready`` is a register.
     o : Out(stream.Signature(shape))
         The same items in the same order. ``o.payload`` comes straight from registers.
+    ample : Out(1)
+        See ``CreditQueue``; there is one place more than the pace needs.
 
     Latency: ``stages + 2`` cycles. Interval: 1 cycle.
     """
@@ -99,10 +103,10 @@ class Relay(wiring.Component):
     interval = 1
 
     def __init__(self, shape: ShapeLike, stages: int = 1):
-        check_int("stages", stages, 1, 32 - ROUND_TRIP)
+        check_int("stages", stages, 1, 30 - ROUND_TRIP)
         self.stages = stages
         self.latency = stages + CreditQueue.latency
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape)), "ample": Out(1)})
 
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "Relay":
@@ -111,11 +115,11 @@ class Relay(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.queue = queue = CreditQueue(self.o.p.shape(), self.stages + ROUND_TRIP)
+        m.submodules.queue = queue = CreditQueue(self.o.p.shape(), self.stages + ROUND_TRIP + 2)
         connect(m, queue.o, wiring.flipped(self.o))
         valid, payload = Signal(self.stages), [Signal.like(self.i.p, reset_less=True, name=f"stage_{k}") for k in range(self.stages)]
         m.d.comb += [
-            self.i.ready.eq(queue.credit), queue.spend.eq(self.i.valid & queue.credit),
+            self.i.ready.eq(queue.credit), self.ample.eq(queue.ample), queue.spend.eq(self.i.valid & queue.credit),
             queue.i.valid.eq(valid[-1]), queue.i.p.eq(payload[-1]),
         ]
         m.d.sync += valid.eq(valid << 1 | queue.spend)

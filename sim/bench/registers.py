@@ -32,7 +32,7 @@ class RegisterBlockBench(UnitBench):
             "awaddr", "awprot", "awvalid", "wdata", "wstrb", "wvalid", "bready", "araddr", "arprot",
             "arvalid", "rready")), 0) | dict.fromkeys((
                 "busy", "done", "position", "tokens_generated", "operation", "last_token", "last_value",
-                "raise_error", "raise_info", "progress", "saturated", "read_beats", "write_beats",
+                "raise_error", "raise_info", "progress", "outside_waits", "saturated", "read_beats", "write_beats",
                 "read_stall", "read_idle", "events"), 0)
 
 

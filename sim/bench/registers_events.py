@@ -4,7 +4,7 @@ from typing import Any
 
 import cocotb
 
-from ...accelerators.control.errors import STALLED_SHIFT, ErrorCause
+from ...accelerators.control.errors import OUTSIDE_SHIFT, STALLED_SHIFT, ErrorCause
 from ...accelerators.control.regmap import COUNTERS, UNIT_EVENTS, UNIT_NAMES
 from .registers import SLVERR, begin, check
 
@@ -95,7 +95,7 @@ async def watchdog(dut: Any) -> None:
     """Counts busy cycles without progress; 0 turns it off."""
     bus = await begin(dut)
     width = len(UNIT_EVENTS)
-    bus.set(events=0b011 << width * 1 | 0b101 << width * 3)  # unit 1 waits for input, unit 3 for its output
+    bus.set(events=0b011 << width * 1 | 0b101 << width * 3, outside_waits=0b10010001)  # unit 1 waits for input, unit 3 for its output
     await bus.put("WATCHDOG_LIMIT", 50)
     await bus.idle(120)
     check("error while idle", bus.get("error_pending"), 0)
@@ -111,7 +111,7 @@ async def watchdog(dut: Any) -> None:
     await bus.step()
     check("error after 51 cycles", bus.get("error_pending"), 1)
     await bus.expect("ERROR_CAUSE", ErrorCause.WATCHDOG)
-    await bus.expect("ERROR_INFO", 1 << 1 | 1 << STALLED_SHIFT + 3)
+    await bus.expect("ERROR_INFO", 1 << 1 | 1 << STALLED_SHIFT + 3 | 0b10010001 << OUTSIDE_SHIFT)
     await bus.put("WATCHDOG_LIMIT", 0)
     await bus.put("CONTROL", CLEAR)
     await bus.idle(300)

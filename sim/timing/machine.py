@@ -141,7 +141,7 @@ class Machine:
         """Rows of the LM head, as many ahead of the sampler as its queue holds."""
         row = ceil_div(norm.words * self.config.vector_lanes, self.head.lanes)
         total = norm.rows * row + ceil_div(norm.rows, self.config.bus_bits // 16)  # with the row scales
-        ahead = min(total, (1 << self.head.latency.bit_length()) * row)
+        ahead = min(total, self.head.places * row)
         end = yield from self.weights.take(ahead, ready)
         start = yield from self.sampler_ready.take()
         end = yield from self.weights.take(total - ahead, max(end, start))

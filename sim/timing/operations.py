@@ -69,7 +69,9 @@ class Operations:
         """From the last word of a second pass until the scale unit has the sum of its squares, and gives the scale on."""
         # From a read command of the executor to the first word at a unit, and at the norm.
         self.read = COMMAND_QUEUE + promised(VectorMemory(config)).latency + StreamBuffer.latency + promised(Relay(1)).latency
-        self.aligned = self.read + Align.latency
+        self.aligned = self.read + Align.latency + StreamBuffer.latency
+        self.loaded = 2 * StreamBuffer.latency
+        """From a beat of memory data, around its gearbox, to the unit."""
         self.written = StreamBuffer.latency
         """From a unit's result to vector memory."""
         packer_queue = max(3, 4 * max_beats(config))
@@ -91,7 +93,7 @@ class Operations:
         """Rows pass through at the rate of their 16-bit words."""
         words = self.config.bus_bits // (16 * self.config.vector_lanes)
         end = yield from self.data.take(operation.tokens * operation.instruction.beats, start + 2, words)
-        return end + StreamBuffer.latency + Embedding.latency + self.written
+        return end + self.loaded + Embedding.latency + self.written
 
     def normalize(self, operation: Operation, start: float) -> Waits[tuple[float, float]]:
         """Cycle of the last quantized word, and of the last event."""
@@ -100,7 +102,7 @@ class Operations:
         if op.flags & Flag.GAIN:
             words = config.bus_bits // (16 * config.vector_lanes)
             loaded = yield from self.data.take(op.beats, start + 2, words)
-            first = max(first, max(loaded, start + 3 + op.beats * words) + StreamBuffer.latency + ReplayBuffer.latency + 1)
+            first = max(first, max(loaded, start + 3 + op.beats * words) + self.loaded + ReplayBuffer.latency + 1)
         tokens = 1 if op.flags & Flag.TO_HEAD else operation.tokens
         scale = 0.0
         for _ in range(tokens):
@@ -122,10 +124,10 @@ class Operations:
         table_words = op.words // 2
         heads = op.count * (op.words + 1) - 2
         end = yield from self.data.take(op.beats, start + 2, max(1, beat_words))
-        first = max(start + 2 + self.read, max(end, start + 3 + table_words) + StreamBuffer.latency + ReplayBuffer.latency)
+        first = max(start + 2 + self.read, max(end, start + 3 + table_words) + self.loaded + ReplayBuffer.latency)
         for _ in range(operation.tokens - 1):
             end = yield from self.data.take(op.beats, first, max(1, beat_words))
-            first = max(first + heads + table_words + 1, end + StreamBuffer.latency + ReplayBuffer.latency)
+            first = max(first + heads + table_words + 1, end + self.loaded + ReplayBuffer.latency)
         return first + heads + self.written + self.latency[Opcode.ROPE]
 
     def append(self, operation: Operation, start: float) -> Waits[float]:
@@ -171,7 +173,7 @@ class Operations:
     def _first_result(self, keys_end: float, lanes: int, mix_beats: int, rows: int) -> float:
         """From the last beat of the last key: as the latency of ``Attention``, for these lanes and rows."""
         tree = (self.config.kv_lanes - 1).bit_length()
-        return keys_end + tree + max(48 + lanes + mix_beats, 60 + self._zero_steps(rows))
+        return keys_end + tree + max(49 + lanes + mix_beats, 60 + self._zero_steps(rows))
 
     def pairs(self, operation: Operation, start: float) -> Waits[float]:
         """RESIDUAL and GLU: words of two vectors in turn, token after token."""

@@ -32,7 +32,7 @@ def test_offsets_do_not_depend_on_the_configuration():
 @pytest.mark.parametrize("ports", [2, 4, 8])
 def test_every_memory_port_has_a_base(ports):
     config = dataclasses.replace(preset("kv260"), memory_ports=ports)
-    registers = register_map(config, [f"unit_{i}" for i in range(16)])  # no room is lost for the most units
+    registers = register_map(config, [f"unit_{i}" for i in range(12)])  # no room is lost for the most units
     assert bases(config) == {f"MEMORY_BASE_{port}": 0x100 + 4 * port for port in range(ports)}
     assert registers["CONFIG_MEMORY"].reset == ports
     for port in range(ports):
@@ -84,9 +84,9 @@ def test_field_refuses(options, message):
 
 
 def test_refuses_too_many_units():
-    with pytest.raises(ValueError, match="units must be at most 16, not 17"):
-        register_map(TINY, [f"unit_{i}" for i in range(17)])
-    assert register_map(TINY, [f"unit_{i}" for i in range(16)])["UNIT_15_STALLED_HI"].offset < 0x400
+    with pytest.raises(ValueError, match="units must be at most 12, not 13"):
+        register_map(TINY, [f"unit_{i}" for i in range(13)])
+    assert register_map(TINY, [f"unit_{i}" for i in range(12)])["UNIT_11_STALLED_HI"].offset < 0x400
 
 
 def one(name, offset, *fields):
