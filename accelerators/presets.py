@@ -6,6 +6,7 @@
 """
 
 from .config import AcceleratorConfig
+from .names import unknown_name
 
 __all__ = ["PRESETS", "preset"]
 
@@ -33,8 +34,8 @@ PRESETS = {
 
 
 def preset(name: str) -> AcceleratorConfig:
-    """The configuration called ``name``; ``ValueError`` with the known names otherwise."""
+    """The configuration called ``name``; ``ValueError`` with the known names, and a near one, otherwise."""
     try:
         return PRESETS[name]
     except KeyError:
-        raise ValueError(f"preset must be one of {', '.join(sorted(PRESETS))}, not {name!r}") from None
+        raise unknown_name("preset", name, PRESETS) from None

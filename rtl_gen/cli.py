@@ -3,60 +3,29 @@
 import argparse
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..sim.native.run import MEMORY_MODELS
+from ..sim.native.run import CLOCK_MHZ, MEMORY_MODELS, MEMORY_OPTIONS
 from . import commands
+from .arguments import DEFAULT_PRESET, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
 from .random_checkpoint import SHAPES
 from .report import BENCH_PARTS
+from .run_command import error_text
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be token ids separated by commas, not {text!r}") from None
+_tokens, _seed, _clock = whole(*TOKEN_LIMITS), whole(*SEED_LIMITS), number(*CLOCK_MHZ, "MHz")
+_PRESET = "accelerator configuration (see `llmrtl list`)"
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return value
-
-
-def _clock(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 1200:
-        raise argparse.ArgumentTypeError(f"must be a number of MHz from 1 to 1200, not {text!r}")
-    return value
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be a positive number, not {text!r}")
-    return value
-
-
-def _formats(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="edge", help="accelerator configuration (see `llmrtl list`); default: %(default)s")
-    parser.add_argument("--fraction-bits", type=int, metavar="N",
-                        help="fraction bits of the residual stream, 0 to 24; default: by a calibration run")
-    parser.add_argument("--high-precision", action="store_true",
-                        help="wider K/V, LM head, embedding, probabilities: tells what a format costs from what a bug costs")
+def _formats(option: Callable[..., None]) -> None:
+    option("--preset", default=DEFAULT_PRESET, help=_PRESET)
+    option("--fraction-bits", type=whole(0, 24), metavar="N",
+           help="fraction bits of the residual stream, 0 to 24; default: by a calibration run")
+    option("--high-precision", action="store_true",
+           help="wider K/V, LM head, embedding, probabilities: tells what a format costs from what a bug costs")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,64 +33,80 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmrtl",
         description="Generates hardware for running large language models: a checkpoint goes in; Verilog, a memory image and "
-                    "simulated tokens that are bit-exact with a NumPy model come out.")
+                    "simulated tokens that are bit-exact with a NumPy model come out.",
+        epilog="`llmrtl COMMAND --help` explains the options of a command and gives examples.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(function, name: str, summary: str, more: str) -> Callable[..., None]:
-        subparser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {more}")
+    def command(function, name: str, summary: str, more: str, *examples: str) -> Callable[..., None]:
+        shown = [f"llmrtl {name} {example}".rstrip() for example in examples]
+        subparser = subparsers.add_parser(
+            name, help=summary, description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {more}", 100),
+            epilog="\n  ".join(("example:" if len(shown) == 1 else "examples:", *shown)),
+            formatter_class=argparse.RawDescriptionHelpFormatter)
         subparser.set_defaults(function=function)
-        if function in (commands.run, commands.compare, commands.image):
-            _formats(subparser)
 
         def option(*names: str, **options) -> None:
             if options.get("default") is not None:
                 options["help"] += "; default: %(default)s"
             subparser.add_argument(*names, **options)
+        if function in (commands.run, commands.compare, commands.image):
+            _formats(option)
         return option
 
     option = command(commands.run, "run", "generate text with a checkpoint on the simulated accelerator",
                      "Compiles the checkpoint, emits and builds the accelerator, prefills the prompt and decodes token by "
-                     "token; every token is compared with the golden model. Exit status 1 if one differs.")
+                     "token; every token is compared with the golden model. Exit status 1 if one differs.",
+                     "--checkpoint models/stories --prompt 'Once upon a time' --tokens 20",
+                     "--checkpoint models/stories --preset tiny --prompt-ids 1,2,3 --tokens 8 --temperature 0.8 --seed 7")
     option("--checkpoint", type=Path, required=True, metavar="DIR",
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
-    option("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
-    option("--prompt-length", type=_positive, metavar="N", help="a prompt of N random tokens (see --seed), to measure prefill")
-    option("--tokens", type=_positive, default=64, metavar="N", help="tokens to generate")
+    option("--prompt-ids", type=token_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
+    option("--prompt-length", type=_tokens, metavar="N", help="a prompt of N random tokens (see --seed), to measure prefill")
+    option("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate")
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
-    option("--temperature", type=_temperature, metavar="T", help="sample at this temperature; default: the best token")
-    option("--top-k", type=_positive, metavar="K", help="sample among the best K tokens; default: the preset's limit")
-    option("--seed", type=int, default=1, metavar="S", help="seed of the sampler and of --prompt-length, 0 to 2**32 - 1")
-    option("--context", type=_positive, metavar="N", help="positions of KV cache; default: what model and preset allow")
+    option("--temperature", type=number(0.001, 1000), metavar="T",
+           help="sample at this temperature, 0.001 to 1000; default: the best token")
+    option("--top-k", type=_tokens, metavar="K",
+           help="with --temperature: sample among the best K tokens; default: the preset's limit")
+    option("--seed", type=_seed, metavar="S",
+           help="seed of --temperature and of --prompt-length, 0 to 2**32 - 1; default: 1")
+    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow")
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
            help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
     option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for GB/s and DRAM models")
-    option("--fill-context", type=_positive, default=0, metavar="N",
+    option("--fill-context", type=_tokens, default=0, metavar="N",
            help="start at position N with a KV cache of seeded random records instead of a prefilled one: simulates one token at "
                 "a long context in minutes")
     option("--check-hidden", action="store_true",
            help="compare the final hidden state of every token as well (a digest), on an accelerator with outputs that show it")
-    option("--latency", type=int, default=20, metavar="CYCLES",
+    option("--latency", type=whole(*MEMORY_OPTIONS["latency"]), default=20, metavar="CYCLES",
            help="latency of the simulated memory; with a DRAM model that of its controller")
-    option("--stall", type=int, default=0, metavar="PERCENT", help="cycles in which the simulated memory hesitates")
+    option("--stall", type=whole(*MEMORY_OPTIONS["stall"]), default=0, metavar="PERCENT",
+           help="cycles in which the simulated memory hesitates, 0 to 99")
     option("--read-trace", type=Path, metavar="FILE", help="write all read bursts (CSV: cycle, port, address, bytes)")
     option("--trace", type=Path, metavar="FILE",
            help="write a timeline of all units (Chrome trace JSON, for ui.perfetto.dev) and a picture of the last token beside it")
-    option("--wave", type=Path, metavar="FILE", help="write waveforms (FST, for GTKWave or Surfer); slow, use few tokens")
-    option("--json", type=Path, default=Path("build/run/summary.json"), metavar="FILE",
-           help="where the summary goes; what the console shows is kept beside it, as text")
+    option("--wave", type=Path, metavar="FILE",
+           help="write waveforms for GTKWave or Surfer: FST if FILE ends in .fst (needs the headers of lz4 and zlib), else VCD; slow, "
+                "use few tokens")
+    option("--json", type=Path, metavar="FILE",
+           help="also write the summary here; it is always written to build/run/summary.json. What the console shows is kept beside "
+                "both, as text")
 
     option = command(commands.estimate, "estimate", "tell speed, bytes and utilization of a model that need not be simulated",
                      "From the cycle model (sim/timing), which is driven by the compiled program; needs no weights. Each figure says "
-                     "whether it is measured, derived or projected.")
-    option("--preset", default="kv260", help="accelerator configuration (see `llmrtl list`)")
+                     "whether it is measured, derived or projected.",
+                     "--preset edge --model stories --context 64",
+                     "--model bitnet-2b-4t --context 1024 --plot build/roofline.png")
+    option("--preset", default="kv260", help=_PRESET)
     option("--model", required=True, metavar="MODEL",
            help=f"stories, {', '.join(SHAPES)}, a .json file with the fields of ModelShape, or a checkpoint")
-    option("--context", type=_positive, required=True, metavar="N", help="positions in the KV cache when a token is decoded")
-    option("--prompt", type=_positive, metavar="N", help="tokens of the prompt for the time to first token; default: 128, or what "
-                                                         "the context holds besides a token")
-    option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator")
-    option("--latency", type=_positive, default=20, metavar="CYCLES", help="latency of the memory")
+    option("--context", type=_tokens, required=True, metavar="N", help="positions in the KV cache when a token is decoded")
+    option("--prompt", type=_tokens, metavar="N",
+           help="tokens of the prompt for the time to first token; default: 128, or what the context holds besides a token")
+    option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, 1 to 1200 MHz")
+    option("--latency", type=whole(1, MEMORY_OPTIONS["latency"][1]), default=20, metavar="CYCLES", help="latency of the memory")
     option("--memory-efficiency", type=float, default=1.0, metavar="SHARE",
            help="share of the port's bytes per cycle that the memory sustains: what `llmrtl run --memory-model ddr4` reports as "
                 "achieved, over bus bytes times clock")
@@ -131,48 +116,55 @@ def build_parser() -> argparse.ArgumentParser:
     option = command(commands.compare, "compare", "compare float reference and golden model with another program's logits",
                      "EXPECTED.npz has the layout of the reference checkpoints: input_ids_I, logits_I, greedy_I. Prints the "
                      "errors of each prompt. Exit status 1 if the float reference differs by more than the tolerance or by a greedy "
-                     "token, or if the golden model reproduces fewer greedy tokens than asked.")
-    option("checkpoint", type=Path, metavar="CHECKPOINT")
-    option("expected", type=Path, metavar="EXPECTED.npz")
-    option("--tolerance", type=float, default=2e-4, help="largest logit error of the float reference")
-    option("--agreement", type=float, default=0.0, metavar="SHARE",
-           help="least share of greedy tokens that the golden model must reproduce")
+                     "token, or if the golden model reproduces fewer greedy tokens than asked.",
+                     "models/stories expected.npz --agreement 0.9")
+    option("checkpoint", type=Path, metavar="CHECKPOINT", help="Hugging Face folder or GGUF file with a ternary model")
+    option("expected", type=Path, metavar="EXPECTED.npz", help="what the other program gave")
+    option("--tolerance", type=number(0, 1e6), default=2e-4, help="largest logit error of the float reference")
+    option("--agreement", type=number(0, 1), default=0.0, metavar="SHARE",
+           help="least share of greedy tokens that the golden model must reproduce, 0 to 1")
     option("--json", type=Path, metavar="FILE", help="also write the figures here")
 
     option = command(commands.verilog, "verilog", "write the Verilog of a unit or of the whole accelerator",
-                     "Writes NAME.sv and its sidecar NAME.json: ports, payload fields, latency, versions, hash.")
+                     "Writes NAME.sv and its sidecar NAME.json: ports, payload fields, latency, versions, hash; for the accelerator "
+                     "also its registers, as C header NAME.h and as SystemRDL NAME.rdl.",
+                     "ternary_engine --preset tiny", "accelerator --preset edge -o build/verilog")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, or 'accelerator'")
-    option("--preset", default="edge", help="accelerator configuration")
+    option("--preset", default=DEFAULT_PRESET, help=_PRESET)
     option("-o", "--output", type=Path, default=Path("build/verilog"), metavar="DIR", help="folder to write to")
 
-    command(commands.list_units, "list", "list units and presets", "Every unit listed can be emitted and synthesized alone.")
+    command(commands.list_units, "list", "list units and presets", "Every unit listed can be emitted and synthesized alone.", "")
 
     option = command(commands.image, "image", "compile a checkpoint into a memory image, or inspect one",
                      "With --checkpoint: writes STEM.bin and STEM.json. Without: verifies STEM (size, hash, version) and prints "
-                     "its sections.")
+                     "its sections.",
+                     "build/model --checkpoint models/stories --preset edge", "build/model --program")
     option("stem", type=Path, metavar="STEM", help="path of the image without its suffix")
     option("--checkpoint", type=Path, metavar="DIR", help="the model to compile")
-    option("--context", type=_positive, metavar="N", help="positions of KV cache")
+    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow")
     option("--program", action="store_true", help="print the program")
 
     option = command(commands.random_checkpoint, "random-checkpoint", "write a checkpoint with random weights",
                      "For speed and size of a model of full scale: in Hugging Face format, sharded, the same bytes for the same "
-                     "seed. It generates nonsense.")
+                     "seed. It generates nonsense.",
+                     "bitnet-0.73b -o build/checkpoints/bitnet-0.73b")
     option("shape", metavar="SHAPE", help=f"{', '.join(SHAPES)}, or a .json file with the fields of ModelShape")
     option("-o", "--output", type=Path, required=True, metavar="DIR", help="an empty folder, or one to be made")
-    option("--seed", type=int, default=1, metavar="N", help="seed of the weights, 0 to 2**32 - 1")
+    option("--seed", type=_seed, default=1, metavar="N", help="seed of the weights, 0 to 2**32 - 1")
 
     option = command(commands.synth, "synth", "synthesize a unit or the accelerator with Yosys",
                      "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': "
-                     "every unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.")
+                     "every unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.",
+                     "ternary_engine --pnr", "accelerator --preset kv260 --target xcup")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
-    option("--preset", default="edge", help="accelerator configuration")
+    option("--preset", default=DEFAULT_PRESET, help=_PRESET)
     option("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="device family")
     option("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
 
     option = command(commands.bench, "bench", "measure everything and write docs/RESULTS.md",
                      "Synthesizes every unit, places and routes, simulates the shipped, the reference and the 0.73B checkpoints. Takes "
-                     "hours from nothing; results are kept by content, so an interrupted or repeated run goes on where it stopped.")
+                     "hours from nothing; results are kept by content, so an interrupted or repeated run goes on where it stopped.",
+                     "", "--only units timing")
     option("--only", nargs="+", choices=BENCH_PARTS, metavar="PART",
            help=f"measure only these: {', '.join(BENCH_PARTS)}; the page keeps what was measured before")
     return parser
@@ -191,6 +183,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, OverflowError, KeyError, RuntimeError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"llmrtl {options.command}: error: {text}", file=sys.stderr)
+        print(f"llmrtl {options.command}: error: {error_text(error)}", file=sys.stderr)
         return 2

@@ -1,6 +1,8 @@
 """Compares float reference and golden model with another program's logits and greedy tokens."""
 
 import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +27,78 @@ def kl_divergence(expected: np.ndarray, actual: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """What the other program gave: logits ``[T, vocab]`` of the prompt's tokens, and the greedy tokens behind them."""
+
+    ids: list[int]
+    logits: np.ndarray
+    greedy: list[int]
+
+
+def _prompts(expected: Path, vocabulary: int) -> list[_Prompt]:
+    """All prompts of an ``.npz``; ``ValueError`` names the file, and the array that is missing or is not what it should be."""
+    if not expected.is_file():
+        raise ValueError(f"{expected}: no such file")
+    if not zipfile.is_zipfile(expected):
+        raise ValueError(f"{expected}: not an .npz archive")
+    try:
+        with np.load(expected) as archive:
+            arrays = {name: archive[name] for name in archive.files if name.startswith(("input_ids_", "logits_", "greedy_"))}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{expected}: a damaged .npz archive: {error}") from None
+
+    def array(name: str) -> np.ndarray:
+        if name not in arrays:
+            raise ValueError(f"{expected}: array {name} is missing")
+        if arrays[name].dtype.kind not in "iuf" or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{expected}: {name} must hold finite numbers")
+        return arrays[name]
+
+    def tokens(name: str) -> list[int]:
+        values = array(name).reshape(-1)
+        if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() >= vocabulary:
+            raise ValueError(f"{expected}: {name} must hold token ids, in 0..{vocabulary - 1}")
+        return values.tolist()
+
+    prompts = []
+    for number in range(max(1, sum(name.startswith("input_ids_") for name in arrays))):
+        prompt = _Prompt(tokens(f"input_ids_{number}"), array(f"logits_{number}"), tokens(f"greedy_{number}"))
+        if prompt.logits.shape != (len(prompt.ids), vocabulary):
+            raise ValueError(f"{expected}: logits_{number} must have shape {(len(prompt.ids), vocabulary)}, "
+                             f"not {prompt.logits.shape}")
+        prompts.append(prompt)
+    return prompts
+
+
 def compare_prompts(checkpoint: Checkpoint, expected: Path, config: AcceleratorConfig, *,
                     fraction_bits: int | None = None) -> dict[str, Any]:
     """Errors per prompt and in total.
 
     ``expected`` is an ``.npz`` with ``input_ids_I`` (int), ``logits_I`` (``[T, vocab]``) and ``greedy_I`` (tokens after the
     prompt), I from 0. The golden model is fed the other program's own greedy tokens, so that one early difference is counted
-    once. Raises ``ValueError`` that names the file and the array if one is missing or of a wrong shape.
+    once. Raises ``ValueError`` that names the file and the array if one is missing or not what it should be.
     """
-    try:
-        data = np.load(expected)
-        names = set(data.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{expected}: cannot be read as .npz: {error}") from None
-    count = sum(name.startswith("input_ids_") for name in names)
-    if not count:
-        raise ValueError(f"{expected}: has no input_ids_0")
+    prompts = _prompts(expected, checkpoint.model.vocab_size)
     bits = calibrate(checkpoint) if fraction_bits is None else fraction_bits
     image = compile_model(checkpoint, config, fraction_bits=bits)
     reference = Reference(checkpoint, np.float32)
     rows = []
-    for prompt in range(count):
-        for name in (f"input_ids_{prompt}", f"logits_{prompt}", f"greedy_{prompt}"):
-            if name not in names:
-                raise ValueError(f"{expected}: array {name} is missing")
-        ids = data[f"input_ids_{prompt}"].reshape(-1).tolist()
-        logits, greedy = data[f"logits_{prompt}"], data[f"greedy_{prompt}"].reshape(-1).tolist()
-        if logits.shape != (len(ids), checkpoint.model.vocab_size):
-            raise ValueError(f"{expected}: logits_{prompt} must have shape {(len(ids), checkpoint.model.vocab_size)}, "
-                             f"not {logits.shape}")
-        float_logits = reference.forward(ids)
-        float_greedy = reference.greedy(ids, len(greedy))
+    for number, prompt in enumerate(prompts):
+        float_logits = reference.forward(prompt.ids)
+        float_greedy = reference.greedy(prompt.ids, len(prompt.greedy))
         machine = Machine(image)
-        golden_logits = machine.logits(ids)
+        golden_logits = machine.logits(prompt.ids)
         chosen = [int(golden_logits[-1].argmax())]
-        for token in greedy[:-1]:
+        for token in prompt.greedy[:-1]:
             chosen.append(int(machine.logits([token])[-1].argmax()))
         rows.append({
-            "prompt": prompt, "tokens": len(ids), "greedy": len(greedy),
-            "float_max_error": float(np.abs(float_logits - logits).max()),
-            "float_greedy": sum(a == b for a, b in zip(float_greedy, greedy, strict=True)),
-            "golden_max_error": float(np.abs(golden_logits - logits).max()),
-            "golden_kl": kl_divergence(logits, golden_logits),
-            "golden_greedy": sum(a == b for a, b in zip(chosen, greedy, strict=True)),
+            "prompt": number, "tokens": len(prompt.ids), "greedy": len(prompt.greedy),
+            "float_max_error": float(np.abs(float_logits - prompt.logits).max()),
+            "float_greedy": sum(a == b for a, b in zip(float_greedy, prompt.greedy, strict=True)),
+            "golden_max_error": float(np.abs(golden_logits - prompt.logits).max()),
+            "golden_kl": kl_divergence(prompt.logits, golden_logits),
+            "golden_greedy": sum(a == b for a, b in zip(chosen, prompt.greedy, strict=True)),
             "saturations": machine.saturations,
         })
     tokens = sum(row["greedy"] for row in rows)

@@ -89,7 +89,7 @@ def generate(image: Image, image_file: Path, emitted: Emitted, prompt: Sequence[
     ``fill_context``: begin at this position, behind a K/V cache of seeded random records (``Machine.fill_cache``).
     ``check_hidden``: compare the final hidden state of every token as well (``emitted`` needs ``observe``).
     """
-    program = build_driver(emitted, waves=wave is not None)
+    program = build_driver(emitted, wave=wave)
     machine = Machine(image, seed=sampling.seed, greedy=sampling.greedy, top_k=sampling.top_k,
                       inverse_temperature=float(sampling.inverse_temperature))
     expected = machine.generate(prompt, count, eos=eos)
@@ -138,16 +138,20 @@ def _filled(machine: Machine, positions: int, folder: Path) -> dict[str, Any]:
     return {"start_position": positions, "preload": [(machine.write_cache(records), records)]}
 
 
-def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: Run, *, fill_context: int = 0) -> str:
-    """Run again on an accelerator that shows every operation's result; says which one differs first from the golden model."""
+def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: Run, *, eos: int | None = None,
+                    sampling: Sampling = Sampling(), fill_context: int = 0, **memory: Any) -> str:
+    """Run again on an accelerator that shows every operation's result; says which one differs first from the golden model.
+
+    The options are those of the ``generate`` that gave ``run``.
+    """
     emitted = emitted_accelerator(image.config, observe=True)
     program = build_driver(emitted)
     with tempfile.TemporaryDirectory() as folder:
         observed = Path(folder) / "observed.bin"
-        simulate(program, image, image_file, prompt, len(run.tokens), observe=observed,
-                 **_filled(Machine(image), fill_context, Path(folder)))
+        simulate(program, image, image_file, prompt, len(run.tokens), eos=eos, sampling=sampling, observe=observed,
+                 **memory, **_filled(Machine(image), fill_context, Path(folder)))
         difference = first_difference(image, observed, prompt, [token.token for token in run.tokens], fill_context)
-    return str(difference) if difference is not None else "no operation differs: the sampler or the token output does"
+    return str(difference) if difference is not None else "no operation differs: what is left are the sampler and the token output"
 
 
 def _engine_summary(image: Image, prompt_tokens: int, generated: int, busy: int | None) -> dict[str, Any]:

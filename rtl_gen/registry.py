@@ -3,12 +3,13 @@
 Every component class has a class method ``for_config(config)``. Add a unit with one line below.
 """
 
-import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from amaranth.lib import wiring
 
 from ..accelerators.config import AcceleratorConfig
+from ..accelerators.names import unknown_name
 from .emit import Emitted, emit
 from .loading import load
 
@@ -101,14 +102,12 @@ UNITS: dict[str, Unit] = {
 }
 
 
-def unit(name: str) -> Unit:
-    """The unit called ``name``; ``ValueError`` with the known names otherwise."""
+def unit(name: str, also: Collection[str] = ()) -> Unit:
+    """The unit called ``name``; ``ValueError`` with the known names otherwise, and with those that the caller takes ``also``."""
     try:
         return UNITS[name]
     except KeyError:
-        near = difflib.get_close_matches(name, UNITS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unit must be one of {', '.join(sorted(UNITS))}, not {name!r}{hint}") from None
+        raise unknown_name("unit", name, (*UNITS, *also)) from None
 
 
 def build(unit_or_name: Unit | str, config: AcceleratorConfig) -> wiring.Component:

@@ -210,11 +210,11 @@ def _results(job: Job, sources: str, say: Callable[[str], None], execute: bool) 
 
 
 def _execute(job: Job) -> None:
-    """Run the command; ``ToolError`` with the end of what it said if it wrote nothing."""
+    """Run the command; ``ToolError`` with the end of what it said if it failed (1: a figure is not what it should be)."""
     job.output.parent.mkdir(parents=True, exist_ok=True)
     job.output.unlink(missing_ok=True)
     status, said = _command(job.command)
-    if not job.output.is_file():
+    if status not in (0, 1) or not job.output.is_file():
         raise ToolError(f"exit status {status}: " + " ".join(said.splitlines()[-3:]))
 
 

@@ -243,7 +243,7 @@ def synth(options: Namespace) -> int:
     if options.unit == "all":
         return _finish(book, config, _measure_all(book, config))
     if options.unit != ACCELERATOR:
-        unit(options.unit)
+        unit(options.unit, also=(ACCELERATOR, "all"))
     if options.pnr and options.target != "ecp5":
         raise ValueError(f"--pnr is for --target ecp5, not {options.target}")
     with console.status("") as status:

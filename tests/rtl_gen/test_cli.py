@@ -1,30 +1,27 @@
 """The ``llmrtl`` command as a user types it: right input, wrong input."""
 
+import argparse
 import json
-from dataclasses import replace
+import re
+import shlex
+import shutil
 
-import numpy as np
 import pytest
-from llmrtl.rtl_gen.checkpoint import Checkpoint
-from llmrtl.rtl_gen.cli import main
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen import run_command
+from llmrtl.rtl_gen.cli import build_parser, main
 from llmrtl.rtl_gen.commands import console_file
-from llmrtl.sim.reference import Reference
-
-from ..checkpoints import SMALL_BITNET, write_checkpoint
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "small"
-    write_checkpoint(folder, replace(SMALL_BITNET, max_context=24), seed=3)
-    return folder
+from llmrtl.rtl_gen.registry import UNITS, build
+from llmrtl.rtl_gen.regmap_export import c_header, systemrdl
+from llmrtl.sim.native.build import BuildError
+from llmrtl.sim.native.run import simulate
 
 
 def run(model, tmp_path, *options):
     return main(["run", "--checkpoint", str(model), "--preset", "tiny", "--json", str(tmp_path / "summary.json"), *options])
 
 
-def test_run_writes_a_summary(model, tmp_path, capsys):
+def test_run_writes_a_summary(model, tmp_path, capsys, folder):
     assert run(model, tmp_path, "--prompt-ids", "1,2,3", "--tokens", "6", "--ignore-eos") == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["golden_match"] is True and summary["tokens_generated"] == 6
@@ -36,7 +33,46 @@ def test_run_writes_a_summary(model, tmp_path, capsys):
                                   "--prompt-ids 1,2,3 --tokens 6 --ignore-eos")
     printed = capsys.readouterr().out
     assert "golden_match: true" in printed and "1 2 3 " in printed
-    assert printed == console_file(tmp_path / "summary.json").read_text()
+    assert f"summary: {folder / 'summary.json'}, {tmp_path / 'summary.json'}\n" in printed
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    for each in (folder, tmp_path):
+        assert printed == console_file(each / "summary.json").read_text()
+
+
+def test_places_of_outputs(model, tmp_path, folder, capsys):
+    """The summary without --json; folders are made."""
+    reads = tmp_path / "new/deep/reads.csv"
+    assert main(["run", "--checkpoint", str(model), "--preset", "tiny", "--prompt-ids", "1", "--tokens", "1", "--ignore-eos",
+                 "--read-trace", str(reads)]) == 0
+    assert json.loads((folder / "summary.json").read_text())["tokens_generated"] == 1
+    assert f"summary: {folder / 'summary.json'}\n" in capsys.readouterr().out
+    assert reads.read_text().startswith("cycle,port,address,bytes\n")
+
+
+def test_summary_where_it_is_anyway(folder):
+    path = folder / "../run/summary.json"
+    assert main(["run", "--checkpoint", "absent", "--json", str(path)]) == 2
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("error, text", [
+    (BuildError("building failed"), "building failed"), (RuntimeError("status 2"), "status 2"), (KeyboardInterrupt(), "interrupted"),
+    (AssertionError(), "AssertionError")])
+def test_summary_of_a_run_that_fails(model, tmp_path, folder, monkeypatch, error, text):
+    """Also of one that fails for a reason that nobody has thought of."""
+    def fail(*arguments, **options):
+        raise error
+    monkeypatch.setattr(run_command, "compiled_image", fail)
+    if isinstance(error, AssertionError):
+        with pytest.raises(AssertionError):
+            run(model, tmp_path, "--prompt-ids", "1", "--tokens", "1")
+    else:
+        assert run(model, tmp_path, "--prompt-ids", "1", "--tokens", "1") == (130 if text == "interrupted" else 2)
+    for each in (folder, tmp_path):
+        summary = json.loads((each / "summary.json").read_text())
+        assert summary["golden_match"] is False and summary["error"] == text
+        assert summary["command"].startswith("llmrtl run --checkpoint ")
+        assert not console_file(each / "summary.json").exists()
 
 
 def test_sampled_run(model, tmp_path):
@@ -88,27 +124,79 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
                                                                        "context of 25; this model on preset 'tiny' has 24"),
     (("--prompt-ids", "1", "--context", "25"), "context must be in 1..24, not 25"),
     (("--prompt-ids", "1", "--temperature", "1", "--top-k", "9"), "--top-k must be at most 8 on preset 'tiny', not 9"),
-    (("--prompt-ids", "1", "--seed", "-1"), "--seed must be in 0..4294967295, not -1"),
-    (("--prompt-ids", "1", "--fraction-bits", "30"), "fraction_bits must be in 0..24, not 30"),
-    (("--prompt-ids", "1", "--preset", "huge"), "preset must be one of"),
+    (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
+    (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
+    (("--prompt-ids", "1", "--preset", "huge"), "preset must be one of edge, kv260, tiny, not 'huge'\n"),
+    (("--prompt-ids", "1", "--preset", "egde"), "preset must be one of edge, kv260, tiny, not 'egde'; did you mean 'edge'?\n"),
 ])
-def test_bad_run(model, tmp_path, capsys, options, message):
+def test_bad_run(model, tmp_path, capsys, folder, unbuilt, options, message):
+    """Nothing is begun, and no summary of an earlier run is left to be taken for one of this."""
+    (tmp_path / "summary.json").write_text('{"golden_match": true}')
     assert run(model, tmp_path, *options) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "summary.json").exists() and not list(folder.iterdir())
+
+
+def test_seed_of_a_random_prompt(model, tmp_path, monkeypatch):
+    prompts = []
+
+    def stop(image, file, emitted, prompt, *arguments, **options):
+        prompts.append(prompt)
+        raise RuntimeError("seen")
+    monkeypatch.setattr(run_command, "generate", stop)
+    for name in ("emitted_accelerator", "build_driver"):
+        monkeypatch.setattr(run_command, name, lambda *arguments, **options: None)
+    for seed in ((), ("--seed", "1"), ("--seed", "2")):
+        assert run(model, tmp_path, "--prompt-length", "8", "--tokens", "1", *seed) == 2
+    assert prompts[0] == prompts[1] != prompts[2] and len(prompts[0]) == 8
+
+
+def test_damaged_tokenizer(model, tmp_path, capsys, unbuilt):
+    shutil.copytree(model, tmp_path / "model")
+    for text in ("{", '{"version": "1.0"}', ""):
+        (tmp_path / "model/tokenizer.json").write_text(text)
+        assert run(tmp_path / "model", tmp_path, "--prompt-ids", "1") == 2
+        assert f"{tmp_path / 'model/tokenizer.json'}: not a tokenizer that can be read: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--tokens", "0"), "must be a whole number of at least 1"),
+    (("--tokens", "0"), "--tokens: must be a whole number in 1..1048576, not '0'"),
+    (("--prompt-length", "1e9"), "--prompt-length: must be a whole number in 1..1048576, not '1e9'"),
+    (("--fill-context", "-1"), "--fill-context: must be a whole number in 1..1048576, not '-1'"),
+    (("--context", "0"), "--context: must be a whole number in 1..1048576, not '0'"),
+    (("--top-k", "0"), "--top-k: must be a whole number in 1..1048576, not '0'"),
+    (("--seed", "-1"), "--seed: must be a whole number in 0..4294967295, not '-1'"),
+    (("--fraction-bits", "30"), "--fraction-bits: must be a whole number in 0..24, not '30'"),
+    (("--latency", "-1"), "--latency: must be a whole number in 0..100000, not '-1'"),
+    (("--latency", "100001"), "--latency: must be a whole number in 0..100000, not '100001'"),
+    (("--stall", "-1"), "--stall: must be a whole number in 0..99, not '-1'"),
+    (("--stall", "100"), "--stall: must be a whole number in 0..99, not '100'"),
     (("--prompt-ids", "a,b"), "must be token ids separated by commas"),
-    (("--temperature", "-1"), "must be a positive number"),
+    (("--temperature", "-1"), "must be a number from 0.001 to 1000, not '-1'"),
+    (("--temperature", "nan"), "must be a number from 0.001 to 1000, not 'nan'"),
     (("--clock-mhz", "0"), "must be a number of MHz from 1 to 1200, not '0'"),
+    (("--clock-mhz", "fast"), "must be a number of MHz from 1 to 1200, not 'fast'"),
     (("--memory-model", "dream"), "invalid choice: 'dream'"),
 ])
 def test_options_that_do_not_parse(model, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as stopped:
         run(model, tmp_path, *options)
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"latency": -1}, "latency must be in 0..100000, not -1"),
+    ({"latency": 100_001}, "latency must be in 0..100000, not 100001"),
+    ({"stall": 100}, "stall must be in 0..99, not 100"),
+    ({"reset_at": -5}, "reset_at must be in 0.."),
+    ({"clock_mhz": 0.5}, "clock_mhz must be in 1..1200, not 0.5"),
+    ({"clock_mhz": float("nan")}, "clock_mhz must be in 1..1200, not nan"),
+])
+def test_simulate_has_the_same_limits(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        simulate(None, None, None, [1], 1, **options)
+    with pytest.raises(ValueError, match=r"count must be in 1\.\.4294967295, not 0"):
+        simulate(None, None, None, [1], 0)
 
 
 def test_missing_checkpoint(tmp_path, capsys):
@@ -120,11 +208,27 @@ def test_verilog(tmp_path, capsys):
     assert main(["verilog", "gearbox", "--preset", "tiny", "-o", str(tmp_path)]) == 0
     assert "module gearbox" in (tmp_path / "gearbox.sv").read_text()
     assert json.loads((tmp_path / "gearbox.json").read_text())["config"]["name"] == "tiny"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["gearbox.json", "gearbox.sv"]
+
+
+def test_verilog_of_the_accelerator_comes_with_its_registers(tmp_path, capsys):
+    assert main(["verilog", "accelerator", "--preset", "tiny", "-o", str(tmp_path)]) == 0
+    files = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert sorted(files) == [f"accelerator_tiny{suffix}" for suffix in (".h", ".json", ".rdl", ".sv")]
+    assert set(capsys.readouterr().out.split()) == {str(tmp_path / name) for name in files}
+    assert files["accelerator_tiny.h"] == c_header(preset("tiny")) and files["accelerator_tiny.rdl"] == systemrdl(preset("tiny"))
 
 
 def test_unknown_unit(tmp_path, capsys):
     assert main(["verilog", "gearbocks", "-o", str(tmp_path)]) == 2
-    assert "gearbox" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.endswith(", not 'gearbocks'; did you mean 'gearbox'?\n") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command, name", [("verilog", "acelerator"), ("synth", "acelerator")])
+def test_the_accelerator_is_a_unit_too(capsys, command, name):
+    assert main([command, name]) == 2
+    assert "unit must be one of accelerator, " in (error := capsys.readouterr().err)
+    assert error.endswith(", not 'acelerator'; did you mean 'accelerator'?\n")
 
 
 def test_unwritable_output(tmp_path, capsys):
@@ -136,7 +240,16 @@ def test_unwritable_output(tmp_path, capsys):
 def test_list(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    assert "norm_quantize" in out and "edge" in out and "accelerator" in out
+    for name, entry in UNITS.items():
+        head, purpose = re.search(rf"^{name} +(.*)\n    (.*)$", out, re.MULTILINE).groups()
+        component = build(name, preset("edge"))
+        assert " ".join(type(component).__doc__.replace("``", "").split()).startswith(purpose), name
+        if isinstance(component.latency, int):
+            assert head.startswith(f"latency {component.latency}, interval "), name
+        assert head.endswith(entry.component.removeprefix("llmrtl.accelerators.")), name
+    assert "ternary_engine         latency 12, interval 1  ternary.engine:TernaryEngine\n    Ternary matrix times vectors" in out
+    assert "(multiply 9, add 6, reciprocal 17, rsqrt 43)" in out and "accelerator            latency varies" in out
+    assert all(f"│ {name} " in out for name in ("tiny", "edge", "kv260"))
 
 
 def test_image(model, tmp_path, capsys):
@@ -150,33 +263,23 @@ def test_image(model, tmp_path, capsys):
     assert "truncated" in capsys.readouterr().err
 
 
-def test_compare(model, tmp_path, capsys):
-    reference = Reference(Checkpoint.open(model))
-    arrays = {}
-    for i, ids in enumerate(([1, 2, 3], [5, 6, 7, 8])):
-        arrays |= {f"input_ids_{i}": np.array(ids), f"logits_{i}": reference.forward(ids),
-                   f"greedy_{i}": np.array(reference.greedy(ids, 6))}
-    np.savez(tmp_path / "expected.npz", **arrays)
-    options = ["compare", str(model), str(tmp_path / "expected.npz"), "--preset", "tiny"]
-    assert main([*options, "--json", str(tmp_path / "figures.json")]) == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["total"]["float_agreement"] == 1 and len(figures["prompts"]) == 2
-    capsys.readouterr()
-    arrays["logits_1"] = arrays["logits_1"] + 0.01
-    np.savez(tmp_path / "expected.npz", **arrays)
-    assert main(options) == 1
-    assert "float reference: error 1.0" in capsys.readouterr().out
-    del arrays["greedy_1"]
-    np.savez(tmp_path / "expected.npz", **arrays)
-    assert main(options) == 2
-    assert "array greedy_1 is missing" in capsys.readouterr().err
-    (tmp_path / "expected.npz").write_bytes(b"junk")
-    assert main(options) == 2
+def subparsers():
+    parser = build_parser()
+    return next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
 
 
-def test_help_teaches(capsys):
-    for command in ("run", "compare", "verilog", "list", "image", "random-checkpoint", "synth", "bench"):
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0
-        assert len(capsys.readouterr().out) > 100
+@pytest.mark.parametrize("command", subparsers())
+def test_help_teaches(command, capsys):
+    """Every argument is explained, and the examples are commands that parse."""
+    subparser = subparsers()[command]
+    for action in subparser._actions:
+        assert action.help and len(action.help.split()) > 1, action.dest
+    head, *examples = subparser.epilog.splitlines()
+    assert head == ("example:" if len(examples) == 1 else "examples:") and examples
+    for example in examples:
+        program, *arguments = shlex.split(example)
+        assert program == "llmrtl" and build_parser().parse_args(arguments).command == command
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0 and all(example in printed for example in examples)

@@ -123,5 +123,6 @@ def test_command(tmp_path, capsys):
     assert main(["random-checkpoint", "tiny", "-o", str(tmp_path / "model"), "--seed", "3"]) == 0
     assert f"{TINY.parameters:,} parameters" in capsys.readouterr().out
     assert Checkpoint.open(tmp_path / "model").model == TINY
-    assert main(["random-checkpoint", "tiny", "-o", str(tmp_path / "other"), "--seed", "-1"]) == 2
-    assert "seed must be in 0..4294967295, not -1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["random-checkpoint", "tiny", "-o", str(tmp_path / "other"), "--seed", "-1"])
+    assert "argument --seed: must be a whole number in 0..4294967295, not '-1'" in capsys.readouterr().err

@@ -201,6 +201,16 @@ def test_failing_command_is_an_error(tmp_path):
         runs._execute(broken)
 
 
+def test_what_a_failing_run_leaves_is_no_result(tmp_path, monkeypatch):
+    """`llmrtl run` writes a summary that says what went wrong."""
+    def fail(command):
+        (tmp_path / "run.json").write_text('{"golden_match": false, "error": "the simulator ended"}')
+        return 2, "the simulator ended"
+    monkeypatch.setattr(runs, "_command", fail)
+    with pytest.raises(ToolError, match="exit status 2: the simulator ended"):
+        runs._execute(job(tmp_path))
+
+
 def test_jobs_name_the_commands(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "REFERENCES", tmp_path)
     found = {(entry.topic, entry.name): entry for entry in runs.jobs(EDGE)}
