@@ -1,4 +1,4 @@
-"""Writes measured figures and the output of ``make run`` into ``README.md`` between markers, so that none is typed by hand.
+"""Writes measured figures and what ``make run`` and ``make test`` print into ``README.md``, between markers: none is typed by hand.
 
 A figure that was not measured on this machine, and an output that is not that of ``make run``, stay as they stand.
 """
@@ -14,7 +14,7 @@ from .emit import write_if_changed
 from .report import Measurement, show
 from .yowasp import build_root
 
-__all__ = ["FIGURES", "MAKE_RUN", "refresh_readme"]
+__all__ = ["FIGURES", "MAKE_RUN", "OUTPUT", "TABLE", "TESTS", "refresh_readme"]
 
 README = Path("README.md")
 MAKE_RUN = "llmrtl run --checkpoint models/stories --preset edge --tokens 64"
@@ -22,6 +22,7 @@ MAKE_RUN = "llmrtl run --checkpoint models/stories --preset edge --tokens 64"
 
 TABLE = "<!-- figures: llmrtl bench -->", "<!-- end of figures -->"
 OUTPUT = "<!-- output: make run -->", "<!-- end of output -->"
+TESTS = "<!-- output: make test -->", "<!-- end of tests -->"
 _HEAD = ["| figure | value (measured, unless marked) | reproduce with |", "|---|---|---|"]
 
 Summary = dict[str, Any]
@@ -56,6 +57,15 @@ def _kv260(name: str, measurement: str) -> Figure:
     return Figure(name, "bench/kv260.json", shown)
 
 
+def _edge(name: str, measurement: str, unit: str = "") -> Figure:
+    def shown(topic: Summary) -> tuple[str, str] | None:
+        for each in topic["measurements"]:
+            if each["name"] == f"accelerator/ecp5/{measurement}" and each["value"] is not None:
+                return f"{show(Measurement(**each))}{unit}", "`llmrtl synth accelerator --preset edge --target ecp5 --pnr`"
+        return None
+    return Figure(name, "bench/accelerator.json", shown)
+
+
 def _golden(name: str, text: Callable[[Summary], str]) -> Figure:
     return Figure(name, "bench/golden.json", lambda golden: (text(golden), f"`{golden['command']}`"))
 
@@ -72,6 +82,9 @@ FIGURES = (
     _kv260("the same: tokens per second at 250 MHz", "decode-128-ddr4/tokens_per_second"),
     _kv260("at context 1024: tokens per second at 250 MHz", "decode-1024-ddr4/tokens_per_second"),
     _kv260("prefill of 128 tokens: tokens per second at 250 MHz", "prefill-128-ideal/prompt_tokens_per_second"),
+    _edge("`edge` placed and routed on LFE5U-85F: clock", "fmax", " MHz"),
+    _edge("the same: LUT (4 inputs)", "used/LUT"), _edge("the same: flip-flops", "used/FF"),
+    _edge("the same: EBR (18 kbit)", "used/BRAM"), _edge("the same: MULT18X18D", "used/DSP"),
     _golden("greedy tokens of the integer model equal to transformers (fp32)",
             lambda golden: f"{golden['greedy_agreement']:.2%} of {golden['greedy_tokens']}"),
     _golden("whole greedy continuations equal", lambda golden: f"{golden['identical_continuations']} of {golden['prompts']}"),
@@ -91,7 +104,10 @@ def refresh_readme(readme: Path = README) -> bool:
     before, table, after = _between(readme, text, TABLE)
     text = before + _table(readme, table) + after
     before, output, after = _between(readme, text, OUTPUT)
-    return write_if_changed(readme, before + (_output() or output) + after)
+    text = before + (_output() or output) + after
+    before, output, after = _between(readme, text, TESTS)
+    tests = build_root() / "test.txt"
+    return write_if_changed(readme, before + (f"```\n{tests.read_text()}```\n" if tests.is_file() else output) + after)
 
 
 def _between(readme: Path, text: str, markers: tuple[str, str]) -> tuple[str, str, str]:

@@ -112,10 +112,11 @@ def jobs(config: AcceleratorConfig) -> list[Job]:
         checkpoint = REFERENCES / name
         absent = "" if checkpoint.is_dir() else _ABSENT
         add_run(name, checkpoint, "--tokens 32 --ignore-eos", absent)
-        output = folder / f"compare-{name}.json"
-        command = (f"llmrtl compare {os.path.relpath(checkpoint)} {os.path.relpath(checkpoint / 'expected.npz')} "
-                   f"--preset {config.name} --json {output}")
-        result.append(Job("accuracy", name, command, output, _COMPARE_FIGURES, (checkpoint,), absent))
+        for formats, option in ((name, ""), (f"{name}, high precision", " --high-precision")):
+            output = folder / f"compare-{formats.replace(', ', '-').replace(' ', '-')}.json"
+            command = (f"llmrtl compare {os.path.relpath(checkpoint)} {os.path.relpath(checkpoint / 'expected.npz')} "
+                       f"--preset {config.name}{option} --json {output}")
+            result.append(Job("accuracy", formats, command, output, _COMPARE_FIGURES, (checkpoint,), absent))
     return result
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from llmrtl.rtl_gen.commands import console_file
-from llmrtl.rtl_gen.readme import FIGURES, MAKE_RUN, OUTPUT, TABLE, refresh_readme
+from llmrtl.rtl_gen.readme import FIGURES, MAKE_RUN, OUTPUT, TABLE, TESTS, refresh_readme
 from llmrtl.rtl_gen.report import Measurement
+from llmrtl.rtl_gen.yowasp import build_root
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = {
@@ -26,7 +27,8 @@ OLD = ["| cycles per decoded token | 99 | `by hand` |", "| the same: tokens per 
 @pytest.fixture
 def readme(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text("\n".join(["# title", OUTPUT[0], "```", "old output", "```", OUTPUT[1], "between", TABLE[0],
+    path.write_text("\n".join(["# title", OUTPUT[0], "```", "old output", "```", OUTPUT[1], "between",
+                               TESTS[0], "old tests", TESTS[1], TABLE[0],
                                "| figure | value (measured, unless marked) | reproduce with |", "|---|---|---|", *OLD, TABLE[1],
                                "after", ""]))
     return path
@@ -41,6 +43,7 @@ def build(tmp_path, monkeypatch):
     def write(**contents):
         for path, content in ((folder / "run" / "summary.json", contents.get("summary")),
                               (folder / "bench" / "golden.json", contents.get("golden")),
+                              (folder / "bench" / "accelerator.json", contents.get("accelerator")),
                               (folder / "bench" / "kv260.json", contents.get("kv260"))):
             if content is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,8 @@ def test_measured_rows_are_replaced_and_the_others_kept(readme, build):
     assert names == [figure.name for figure in FIGURES if figure.source == "run/summary.json" or any(figure.name in row for row in OLD)]
     assert CYCLES in rows(readme) and OLD[1:] == rows(readme)[-2:] and OLD[0] not in readme.read_text()
     before, _, rest = readme.read_text().partition(OUTPUT[0])
-    assert before == "# title\n" and rest.endswith(f"{TABLE[1]}\nafter\n") and f"{OUTPUT[1]}\nbetween\n{TABLE[0]}" in rest
+    between = "\n".join([OUTPUT[1], "between", TESTS[0], "old tests", TESTS[1], TABLE[0]])
+    assert before == "# title\n" and between in rest and rest.endswith(f"{TABLE[1]}\nafter\n")
     assert refresh_readme(readme) is False
 
 
@@ -105,7 +109,22 @@ def test_another_run_is_not_taken(readme, build, change):
     assert refresh_readme(readme) is False and readme.read_text() == before
 
 
-@pytest.mark.parametrize("marker", [*TABLE, *OUTPUT])
+def test_output_of_the_tests(readme, build):
+    (build_root() / "test.txt").parent.mkdir(parents=True)
+    (build_root() / "test.txt").write_text("3 passed\n")
+    assert refresh_readme(readme) is True and f"{TESTS[0]}\n```\n3 passed\n```\n{TESTS[1]}" in readme.read_text()
+
+
+def test_size_and_clock(readme, build):
+    build(accelerator={"measurements": [asdict(Measurement(f"accelerator/ecp5/{name}", value, "", "measured", "llmrtl synth"))
+                                        for name, value in (("fmax", 72.13), ("used/DSP", 111))]})
+    refresh_readme(readme)
+    command = "`llmrtl synth accelerator --preset edge --target ecp5 --pnr`"
+    assert f"| the same: MULT18X18D | 111 | {command} |" in rows(readme)
+    assert any(row.startswith("| `edge` placed and routed") and "72.1" in row for row in rows(readme))
+
+
+@pytest.mark.parametrize("marker", [*TABLE, *OUTPUT, *TESTS])
 def test_missing_marker(readme, build, marker):
     text = readme.read_text().replace(marker, "")
     readme.write_text(text)
