@@ -2,20 +2,23 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from llmrtl.accelerators.control.errors import ErrorCause
+from llmrtl import models
+from llmrtl.accelerators.axi import Response
+from llmrtl.accelerators.control.errors import OUTSIDE_STREAMS, ErrorCause
 from llmrtl.accelerators.control.isa import Opcode, decode_program, encode_program
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
-from llmrtl.rtl_gen.generate import emitted_accelerator, generate, locate_mismatch
+from llmrtl.rtl_gen.generate import compiled_image, emitted_accelerator, generate, locate_mismatch, summarize
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
-from llmrtl.sim.native.run import Sampling, simulate
+from llmrtl.sim.native.run import Channel, Sampling, simulate
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, reference_checkpoint, write_checkpoint
 
@@ -24,8 +27,13 @@ MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bit
 
 
 @pytest.fixture(scope="module")
-def program():
-    return build_driver(emitted_accelerator(CONFIG))
+def emitted():
+    return emitted_accelerator(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def program(emitted):
+    return build_driver(emitted)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -46,8 +54,8 @@ def build_model(folder, name, **options):
     return image, folder / "image.bin"
 
 
-def test_lint():
-    assert lint(emitted_accelerator(CONFIG)) == []
+def test_lint(emitted):
+    assert lint(emitted) == []
 
 
 def steps(image, prompt, count, sampling=Sampling(), eos=None):
@@ -150,22 +158,24 @@ def sections(image):
     return {section.name: section for section in image.sections}
 
 
+@pytest.mark.parametrize("response", [Response.SLVERR, Response.DECERR])
 @pytest.mark.parametrize("name", ["layers.0.qkv", "layers.1.ffn_norm", "lm_head", "program", "embedding"])
-def test_read_errors(program, bitnet, name):
+def test_read_errors(program, bitnet, name, response):
     image, file = bitnet
     section = sections(image)[name]
     run = simulate(program, image, file, [1, 2, 3], 3, again=True, cycle_limit=400_000,
-                   error_begin=section.address, error_end=section.address + section.bytes)
+                   error_begin=section.address, error_end=section.address + section.bytes, error_response=response)
     assert run.before.cause is ErrorCause.BUS_READ_ERROR
     assert section.address <= run.before.registers["ERROR_INFO"] < section.address + section.bytes
     assert run.error is None and said(run) == steps(image, [1, 2, 3], 3)
 
 
-def test_write_error(program, bitnet):
+@pytest.mark.parametrize("response", [Response.SLVERR, Response.DECERR])
+def test_write_error(program, bitnet, response):
     image, file = bitnet
     begin = image.prompt_address + 64 * CONFIG.bus_bytes
     run = simulate(program, image, file, [1, 2, 3], 3, again=True, cycle_limit=400_000, error_begin=begin,
-                   error_end=image.memory_bytes)
+                   error_end=image.memory_bytes, error_response=response)
     assert run.before.cause is ErrorCause.BUS_WRITE_ERROR and run.before.registers["ERROR_INFO"] >= begin
     assert run.error is None and said(run) == steps(image, [1, 2, 3], 3)
 
@@ -194,17 +204,76 @@ def test_watchdog_names_the_stream(program, bitnet, tmp_path):
     assert run.error == f"WATCHDOG: no progress in operation {index}: engine waits for input"
 
 
-def test_mismatch_is_located(bitnet, tmp_path):
+STOPPED = {  # channel that stands still: what the watchdog names
+    Channel.TOKENS: "the token output is not taken",
+    Channel.READ_ADDRESS: "the program reader waits for memory; a read address is not taken",
+    Channel.READ_DATA: "the program reader waits for memory",
+    Channel.WRITE_ADDRESS: "a write address is not taken",
+    Channel.WRITE_DATA: "write data is not taken",
+    Channel.WRITE_RESPONSE: "a write is not answered",
+}
+
+
+def named_outside(run):
+    """What the watchdog names besides the units."""
+    prefix = f"WATCHDOG: no progress in operation {run.registers['OPERATION']}: "
+    assert run.error.startswith(prefix)
+    return [named for named in run.error.removeprefix(prefix).split("; ") if named in OUTSIDE_STREAMS.values()]
+
+
+@pytest.mark.parametrize("channel", STOPPED, ids=lambda channel: channel.name.lower())
+def test_watchdog_names_what_stands_still_outside(program, bitnet, channel):
+    """From the first cycle on; when it moves again the tokens that could not leave do, and the next run is right."""
+    image, file = bitnet
+    run = simulate(program, image, file, [1, 2, 3], 5, watchdog=2000, cycle_limit=400_000, again=True, stop_channels=channel)
+    assert run.before.cause is ErrorCause.WATCHDOG
+    assert named_outside(run.before) == STOPPED[channel].split("; ")
+    expected = steps(image, [1, 2, 3], 5)
+    assert said(run.before) == expected[:len(run.before.tokens)] and bool(run.before.tokens) == (channel is Channel.TOKENS)
+    assert run.error is None and said(run) == expected
+
+
+@pytest.mark.parametrize("channel", [Channel.READ_DATA, Channel.READ_ADDRESS], ids=lambda channel: channel.name.lower())
+def test_watchdog_names_the_readers(program, bitnet, channel):
+    """Memory that stops in the midst of a token: what waits for it depends on when, and a reader always does."""
+    image, file = bitnet
+    sound = simulate(program, image, file, [1, 2, 3], 5)
+    begin, end = sound.tokens[1].cycle, sound.tokens[2].cycle
+    readers = {f"the {reader} reader waits for memory" for reader in ("program", "data", "weight")}
+    seen = set()
+    for cycle in range(begin, end, (end - begin) // 10):
+        run = simulate(program, image, file, [1, 2, 3], 5, watchdog=2000, cycle_limit=400_000, again=True, stop_channels=channel,
+                       stop_at=cycle)
+        named = set(named_outside(run.before))
+        assert named & readers
+        assert named - readers == ({"a read address is not taken"} if channel is Channel.READ_ADDRESS else set())
+        assert said(run.before) == said(sound)[:len(run.before.tokens)] and len(run.before.tokens) < 5
+        assert run.error is None and said(run) == said(sound)
+        seen |= named & readers
+    assert seen == readers
+
+
+def test_mismatch_is_located(emitted, bitnet, tmp_path):
     """One damaged weight byte, unknown to the golden model: step, layer and tensor are named."""
     image, _ = bitnet
     section = sections(image)["layers.1.o"]
     data = np.array(image.data)
     data[section.address] ^= 3
     (tmp_path / "damaged.bin").write_bytes(data.tobytes())
-    outcome = generate(image, tmp_path / "damaged.bin", emitted_accelerator(CONFIG), [1, 2, 3], 3)
+    outcome = generate(image, tmp_path / "damaged.bin", emitted, [1, 2, 3], 3)
     assert not outcome.golden_match and "the golden model" in outcome.mismatch
     located = locate_mismatch(image, tmp_path / "damaged.bin", [1, 2, 3], outcome.run)
     assert located.startswith("chunk 0, layer 1 o (LINEAR), position 0: element")
+
+
+def test_no_mismatch_is_located(emitted, bitnet):
+    """The second run is the first one again, sampler and memory included."""
+    image, file = bitnet
+    options = dict(sampling=Sampling(greedy=False, top_k=5, temperature=1.5, seed=99), eos=None, fill_context=6, latency=50, stall=30,
+                   memory_model="ddr4", clock_mhz=100.0)
+    outcome = generate(image, file, emitted, [1, 2, 3], 8, **options)
+    assert outcome.golden_match
+    assert locate_mismatch(image, file, [1, 2, 3], outcome.run, **options).startswith("no operation differs")
 
 
 @pytest.mark.parametrize("cycle", [300, 2500, 7000])
@@ -230,6 +299,17 @@ def test_reference_checkpoints(program, tmp_path, name):
     image.save(tmp_path / "image")
     prompt = np.load(reference_checkpoint(name) / "expected.npz")["input_ids_2"].reshape(-1).tolist()
     check(program, (image, tmp_path / "image.bin"), prompt, 6)
+
+
+def test_shipped_model_on_edge():
+    """Decoding reads weights in most cycles."""
+    checkpoint, config = Checkpoint.open(Path(models.__file__).with_name("stories")), preset("edge")
+    image, file = compiled_image(checkpoint, config)
+    emitted = emitted_accelerator(config)
+    prompt = [1, 20, 300, 40, 5]
+    outcome = generate(image, file, emitted, prompt, 4)
+    assert outcome.golden_match and len(outcome.run.tokens) == 4
+    assert summarize(outcome, image, emitted, prompt)["read_utilization_decode"] >= 0.70
 
 
 def test_gguf_is_the_same_model(tmp_path):

@@ -18,6 +18,7 @@ __all__ = ["BuildError", "build_driver"]
 SOURCES = Path(__file__).parent
 TOP = "driven_accelerator"
 PORT = re.compile(r"m_axi_gmem\d*_rdata")
+FST_HEADERS = ("lz4.h", "zlib.h")
 VERILATOR_TYPES = {"CData": 8, "SData": 16, "IData": 32, "QData": 64}
 
 
@@ -68,24 +69,33 @@ def _wrapper(emitted: Emitted) -> str:
     return "\n".join(lines) + "\n"
 
 
-def build_driver(emitted: Emitted, *, waves: bool = False, fast: bool = True) -> Path:
+def _check_fst_headers() -> None:
+    includes = "".join(f"#include <{header}>\n" for header in FST_HEADERS)
+    done = subprocess.run(["g++", "-E", "-x", "c++", "-"], input=includes, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError("FST waveforms need the headers of lz4 and zlib (Debian: liblz4-dev, zlib1g-dev); a file whose name ends "
+                         f"in .vcd needs neither:\n{done.stderr.strip()}")
+
+
+def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = True) -> Path:
     """Path of the executable for ``emitted``.
 
     Parameters
     ----------
     emitted : Emitted
         The accelerator; its top module has the ports of ``top.Accelerator``.
-    waves : bool
-        With FST tracing (slower).
+    wave : Path or None
+        The waveform file that a run will write (slower): FST, which needs lz4 and zlib, if its name ends in ``.fst``, else VCD.
     fast : bool
         Compile for speed (``-O2``); False compiles quickly.
 
     Raises ``BuildError`` when a tool fails. A build that was done before is reused.
     """
     interface, wrapper = _interface(emitted), _wrapper(emitted)
+    trace = [] if wave is None else ["--trace-fst" if wave.suffix == ".fst" else "--trace-vcd"]
     flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
              "--top-module", TOP, "--prefix", "Vaccelerator", "-Wno-fatal", "--output-split", "20000",
-             *(["--trace-fst"] if waves else []), "-CFLAGS", "-std=c++20"]
+             *trace, "-CFLAGS", "-std=c++20"]
     optimize = dict(OPT_FAST="-O2" if fast else "-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
     key = hashlib.sha256(repr((emitted.verilog, wrapper, interface, flags, optimize, version("verilator"))).encode())
     for source in (SOURCES / "driver.cpp", *sorted(SOURCES.glob("*.h"))):
@@ -97,6 +107,8 @@ def build_driver(emitted: Emitted, *, waves: bool = False, fast: bool = True) ->
         fcntl.flock(lock, fcntl.LOCK_EX)
         if program.is_file():
             return program
+        if "--trace-fst" in trace:
+            _check_fst_headers()
         work = folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()

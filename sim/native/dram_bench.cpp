@@ -76,9 +76,9 @@ int run(char** arguments, const char* commands) {
             }
             if (memory->response_ready(p)) memory->response_taken(p);
             if (master.write_beats_due && memory->takes_data(p)) {
-                uint8_t data[PORT_BYTES];
-                std::memcpy(data, memory->bytes + linear(master.write_offset + master.write_beat * PORT_BYTES), PORT_BYTES);
-                memory->accept_data(p, data, Ports::ALL_STROBES, ++master.write_beat == beats);
+                Ports::Beat beat{{}, Ports::ALL_STROBES, master.write_beat + 1 == beats};
+                std::memcpy(beat.data, memory->bytes + linear(master.write_offset + master.write_beat++ * PORT_BYTES), PORT_BYTES);
+                memory->accept_data(p, beat);
                 master.write_beats_due--;
             }
             bool write = master.next * write_percent / 100 != (master.next + 1) * write_percent / 100;
@@ -86,13 +86,13 @@ int run(char** arguments, const char* commands) {
             uint32_t address = memory->ports[p].base + offset;
             if (write) {
                 if (master.write_beats_due || !memory->takes_write(p)) continue;
-                memory->accept_write(p, 0, address, beats - 1, size_log2, 1);
+                memory->accept_write(p, {0, address, beats - 1, size_log2, 1});
                 master.write_offset = offset;
                 master.write_beats_due = beats;
                 master.write_beat = 0;
             } else {
                 if (!memory->takes_read(p)) continue;
-                memory->accept_read(p, 0, address, beats - 1, size_log2, 1);
+                memory->accept_read(p, {0, address, beats - 1, size_log2, 1});
                 master.offsets.push_back(offset);
             }
             master.next++;

@@ -2,7 +2,7 @@
 //
 // Called by sim/native/run.py, which passes every address and register offset; nothing about the design is known here but
 // its port names, which build.py writes into interface.h. Options: options.h; output lines start with a keyword (token, cycles,
-// port, dram, timing, statistic, register, again, reset, violation, end).
+// port, dram, timing, statistic, register, refused, again, reset, violation, end).
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -22,13 +22,21 @@
 #include "options.h"
 #include "recorders.h"
 #include "verilated.h"
-#if VM_TRACE
+#if VM_TRACE_FST
 #include "verilated_fst_c.h"
+using Waves = VerilatedFstC;
+#elif VM_TRACE
+#include "verilated_vcd_c.h"
+using Waves = VerilatedVcdC;
 #endif
 
 namespace {
 
 constexpr uint32_t BUS_BYTES = MEMORY_PORTS * PORT_BYTES;
+constexpr uint32_t OKAY = 0, SLVERR = 2, DECERR = 3;
+
+// What can be made to stand still (option stop_channels).
+enum Channel : uint32_t { READ_ADDRESS = 1, READ_DATA = 2, WRITE_ADDRESS = 4, WRITE_DATA = 8, WRITE_RESPONSE = 16, TOKENS = 32 };
 
 // One AXI4 port of the accelerator. Data of any width is bytes, lowest first.
 struct Pins {
@@ -72,12 +80,16 @@ public:
         for (size_t p = 0; p < options.bases.size() && p < MEMORY_PORTS; p++) memory.ports[p].base = options.bases[p];
         if (options.model == "ddr4") memory.dram.reset(new dram::Dram(dram::x16(), MEMORY_PORTS));
         else if (options.model != "ideal") { std::fprintf(stderr, "no memory model %s\n", options.model.c_str()); std::exit(2); }
+        if (options.error_response != SLVERR && options.error_response != DECERR) {
+            std::fprintf(stderr, "error_response must be 2 or 3, not %llu\n", (unsigned long long)options.error_response);
+            std::exit(2);
+        }
         map_image();
         for (auto& [address, path] : options.preloads) preload(address, path);
 #if VM_TRACE
         if (!options.wave.empty()) {
             context->traceEverOn(true);
-            trace.reset(new VerilatedFstC);
+            trace.reset(new Waves);
             dut->trace(trace.get(), 99);
             trace->open(options.wave.c_str());
         }
@@ -98,7 +110,8 @@ public:
         tick();
     }
 
-    void write_register(uint32_t offset, uint32_t value) {
+    // False if the accelerator refuses the value.
+    bool write_register(uint32_t offset, uint32_t value) {
         dut->s_axi_csr_awaddr = offset; dut->s_axi_csr_awvalid = 1;
         dut->s_axi_csr_wdata = value; dut->s_axi_csr_wstrb = 15; dut->s_axi_csr_wvalid = 1;
         dut->s_axi_csr_bready = 1;
@@ -111,6 +124,8 @@ public:
             dut->s_axi_csr_awvalid = !address; dut->s_axi_csr_wvalid = !data;
         }
         dut->s_axi_csr_bready = 0;
+        if (b_response != OKAY) std::printf("refused %u %u\n", offset, value);
+        return b_response == OKAY;
     }
 
     uint32_t read_register(uint32_t offset) {
@@ -134,8 +149,8 @@ public:
         go(options.writes);
         if (!options.rewrites.empty() && memory.violation.empty()) {
             print_results();
+            recover();
             std::printf("again %llu\n", (unsigned long long)(cycle - start));
-            memory.error_end = 0;
             go(options.rewrites);
         }
         print_results();
@@ -171,9 +186,31 @@ private:
         return {reads / MEMORY_PORTS, writes / MEMORY_PORTS};
     }
 
+    bool set_registers(const Writes& writes) {
+        return std::all_of(writes.begin(), writes.end(), [&](auto& write) { return write_register(write.first, write.second); });
+    }
+
+    // Everything outside works again: what was under way ends, and so does the run; tokens that could not leave do now.
+    void recover() {
+        memory.error_end = 0;
+        recovered = true;
+        for (int polls = 0; polls < 4096 && read_register(options.status) & options.busy_mask; polls++) tick();
+        drain();
+    }
+
+    // The final tokens may still wait to be taken: as many as the accelerator can hold, not for ever.
+    void drain() {
+        uint64_t end = cycle + 8 + 4 * std::min<uint64_t>(options.token_stall, 1 << 20);
+        for (int idle = 0; idle < 4 && cycle < end;) {
+            idle = dut->m_axis_tokens_tvalid ? 0 : idle + 1;
+            tick();
+        }
+    }
+
     void go(const Writes& writes) {
-        for (auto& [offset, value] : writes) write_register(offset, value);
+        bool accepted = set_registers(writes);
         begin_run();
+        if (!accepted) return;
         uint64_t limit = options.limit ? options.limit : ~0ull;
         bool was_reset = false;
         while (cycle - start < limit) {
@@ -185,15 +222,17 @@ private:
                 was_reset = true;
                 std::printf("reset %llu\n", (unsigned long long)(cycle - start));
                 reset();
-                for (auto& [offset, value] : writes) write_register(offset, value);
+                accepted = set_registers(writes);
                 begin_run();
+                if (!accepted) return;
             }
             if (read_register(options.status) & options.done_mask) break;
         }
-        for (int idle = 0; idle < 4; idle++) {  // the final token may still wait to be taken
-            if (dut->m_axis_tokens_tvalid) idle = 0;
-            tick();
-        }
+        drain();
+    }
+
+    bool stopped(Channel channel) const {
+        return options.stop_channels & channel && !recovered && cycle - start >= options.stop_at;
     }
 
     const Options& options;
@@ -203,7 +242,7 @@ private:
     std::unique_ptr<Vaccelerator> dut;
     Pins pins[MEMORY_PORTS];
 #if VM_TRACE
-    std::unique_ptr<VerilatedFstC> trace;
+    std::unique_ptr<Waves> trace;
 #endif
     ReadTrace read_trace;
     Observations observations;
@@ -211,9 +250,10 @@ private:
     HiddenStates hidden_states;
     uint64_t cycle = 0, start = 0;
     uint32_t generated = 0;
+    bool recovered = false;
     bool aw_taken = false, w_taken = false, b_taken = false, ar_taken = false, r_taken = false;
     bool r_offered[MEMORY_PORTS] = {}, b_offered[MEMORY_PORTS] = {};
-    uint32_t r_data = 0;
+    uint32_t r_data = 0, b_response = 0;
 
     void preload(uint64_t address, const std::string& path) {
         std::FILE* file = std::fopen(path.c_str(), "rb");
@@ -249,27 +289,27 @@ private:
         for (uint32_t p = 0; p < MEMORY_PORTS; p++) {
             Pins& pin = pins[p];
             auto& port = memory.ports[p];
-            pin.arready = !memory.stall() && memory.takes_read(p);
-            pin.awready = !memory.stall() && memory.takes_write(p);
-            pin.wready = !memory.stall() && memory.takes_data(p);
+            pin.arready = !memory.stall() && memory.takes_read(p) && !stopped(READ_ADDRESS);
+            pin.awready = !memory.stall() && memory.takes_write(p) && !stopped(WRITE_ADDRESS);
+            pin.wready = !memory.stall() && memory.takes_data(p) && !stopped(WRITE_DATA);
             // An offer, once made, stands until it is taken.
-            r_offered[p] = r_offered[p] || (memory.read_ready(p) && !memory.stall());
+            r_offered[p] = r_offered[p] || (memory.read_ready(p) && !memory.stall() && !stopped(READ_DATA));
             pin.rvalid = r_offered[p];
             if (r_offered[p]) {
                 const Burst& burst = port.reads.front();
                 pin.rlast = burst.beat + 1 == burst.beats;
-                pin.rresp = burst.error ? 2 : 0;
+                pin.rresp = burst.error ? options.error_response : OKAY;
                 std::memcpy(pin.rdata, memory.read_data(p), PORT_BYTES);
             }
-            b_offered[p] = b_offered[p] || (memory.response_ready(p) && !memory.stall());
+            b_offered[p] = b_offered[p] || (memory.response_ready(p) && !memory.stall() && !stopped(WRITE_RESPONSE));
             pin.bvalid = b_offered[p];
-            if (b_offered[p]) pin.bresp = port.writes.front().error ? 2 : 0;
+            if (b_offered[p]) pin.bresp = port.writes.front().error ? options.error_response : OKAY;
 #ifdef PORT_IDS
             if (r_offered[p]) pin.rid = port.reads.front().id;
             if (b_offered[p]) pin.bid = port.writes.front().id;
 #endif
         }
-        dut->m_axis_tokens_tready = !(options.token_stall && cycle % (options.token_stall + 1));
+        dut->m_axis_tokens_tready = !(options.token_stall && cycle % (options.token_stall + 1)) && !stopped(TOKENS);
     }
 
     void take_memory() {
@@ -288,14 +328,19 @@ private:
                 b_offered[p] = false;
                 memory.response_taken(p);
             }
+            Address read{read_id, pin.araddr, pin.arlen, pin.arsize, pin.arburst};
+            Address write{write_id, pin.awaddr, pin.awlen, pin.awsize, pin.awburst};
+            Ports::Beat beat{{}, pin.wstrb, bool(pin.wlast)};
+            std::memcpy(beat.data, pin.wdata, PORT_BYTES);
+            memory.watch_read(p, pin.arvalid, pin.arready, read);
+            memory.watch_write(p, pin.awvalid, pin.awready, write);
+            memory.watch_data(p, pin.wvalid, pin.wready, beat);
             if (pin.arvalid && pin.arready) {
-                memory.accept_read(p, read_id, pin.araddr, pin.arlen, pin.arsize, pin.arburst);
+                memory.accept_read(p, read);
                 if (read_trace) read_trace.add(cycle - start, p, pin.araddr, (pin.arlen + 1u) * PORT_BYTES);
             }
-            if (pin.awvalid && pin.awready)
-                memory.accept_write(p, write_id, pin.awaddr, pin.awlen, pin.awsize, pin.awburst);
-            if (pin.wvalid && pin.wready)
-                memory.accept_data(p, static_cast<const uint8_t*>(pin.wdata), pin.wstrb, pin.wlast);
+            if (pin.awvalid && pin.awready) memory.accept_write(p, write);
+            if (pin.wvalid && pin.wready) memory.accept_data(p, beat);
         }
         auto& d = *dut;
         if (d.m_axis_tokens_tvalid && d.m_axis_tokens_tready) {
@@ -343,6 +388,7 @@ private:
             ar_taken = d.s_axi_csr_arvalid && d.s_axi_csr_arready;
             r_taken = d.s_axi_csr_rvalid && d.s_axi_csr_rready;
             r_data = d.s_axi_csr_rdata;
+            if (b_taken) b_response = d.s_axi_csr_bresp;
             take_memory();
             record();
         } else {

@@ -55,14 +55,35 @@ private:
     uint32_t slots[SIZE], head, count, unused;
 };
 
+// What a master offers on AR and AW.
+struct Address {
+    uint32_t id, address, length, size_log2, kind;
+    bool operator==(const Address&) const = default;
+};
+
+// What it offered in the last cycle, if that was not taken.
+template <class Payload> struct Offer {
+    bool held = false;
+    Payload payload{};
+};
+
 template <uint32_t PORTS, uint32_t PORT_BYTES> class Memory {
 public:
     static constexpr uint32_t READS = 64, WRITES = 16, EARLY = 16, SLOT = 4096;
     static constexpr uint64_t BUS_BYTES = uint64_t(PORTS) * PORT_BYTES;
     static constexpr uint64_t ALL_STROBES = PORT_BYTES == 64 ? ~0ull : (1ull << PORT_BYTES % 64) - 1;
 
+    struct Beat {
+        uint8_t data[PORT_BYTES];
+        uint64_t strobe;
+        bool last;
+        bool operator==(const Beat&) const = default;
+    };
+
     struct Port {
         uint32_t base = 0;
+        Offer<Address> read_offer, write_offer;
+        Offer<Beat> data_offer;
         uint64_t read_beats = 0, write_beats = 0;
         BurstQueue<READS> reads;
         BurstQueue<WRITES> writes;
@@ -71,7 +92,7 @@ public:
         uint64_t strobes[WRITES][256];
         uint64_t due[dram::RING];  // DRAM clock after which a DRAM burst is here
         uint32_t transfers = 0;
-        struct { uint8_t data[PORT_BYTES]; uint64_t strobe; bool last; } early[EARLY];  // write data before its address
+        Beat early[EARLY];  // write data before its address
         uint32_t early_head = 0, early_count = 0;
     };
 
@@ -104,6 +125,7 @@ public:
             port.reads.clear();
             port.writes.clear();
             port.filled = port.early_count = 0;
+            port.read_offer.held = port.write_offer.held = port.data_offer.held = false;
         }
         if (dram) dram->forget_reads();
     }
@@ -112,9 +134,14 @@ public:
     bool takes_write(uint32_t p) const { return !ports[p].writes.full(); }
     bool takes_data(uint32_t p) const { return ports[p].early_count < EARLY; }
 
-    void accept_read(uint32_t p, uint32_t id, uint32_t address, uint32_t length, uint32_t size_log2, uint32_t kind) {
+    // In every cycle, before anything is accepted: what has been offered must stay on offer, unchanged, until it is taken.
+    void watch_read(uint32_t p, bool valid, bool ready, const Address& now) { watch("AR", ports[p].read_offer, valid, ready, now); }
+    void watch_write(uint32_t p, bool valid, bool ready, const Address& now) { watch("AW", ports[p].write_offer, valid, ready, now); }
+    void watch_data(uint32_t p, bool valid, bool ready, const Beat& now) { watch("W", ports[p].data_offer, valid, ready, now); }
+
+    void accept_read(uint32_t p, const Address& asked) {
         Port& port = ports[p];
-        Burst& burst = port.reads.push(open(p, id, address, length, size_log2, kind));
+        Burst& burst = port.reads.push(open(p, asked));
         uint8_t* data = port.read_data[burst.slot];
         if (burst.error) { std::memset(data, 0, uint64_t(burst.beats) * PORT_BYTES); return; }
         const uint8_t* from = bytes + burst.linear;
@@ -122,8 +149,8 @@ public:
         else for (uint32_t i = 0; i < burst.beats; i++) std::memcpy(data + i * PORT_BYTES, from + i * BUS_BYTES, PORT_BYTES);
         if (!dram) return;
         burst.transfer = port.transfers;
-        uint32_t end = address + burst.beats * PORT_BYTES;
-        for (uint32_t at = address / dram::BURST_BYTES * dram::BURST_BYTES; at < end; at += dram::BURST_BYTES)
+        uint32_t end = asked.address + burst.beats * PORT_BYTES;
+        for (uint32_t at = asked.address / dram::BURST_BYTES * dram::BURST_BYTES; at < end; at += dram::BURST_BYTES)
             dram->read(p, at, &port.due[port.transfers++ % dram::RING]);
     }
 
@@ -147,25 +174,21 @@ public:
         if (++port.reads.front().beat == port.reads.front().beats) port.reads.pop();
     }
 
-    void accept_write(uint32_t p, uint32_t id, uint32_t address, uint32_t length, uint32_t size_log2, uint32_t kind) {
+    void accept_write(uint32_t p, const Address& asked) {
         Port& port = ports[p];
-        port.writes.push(open(p, id, address, length, size_log2, kind));
+        port.writes.push(open(p, asked));
         while (port.early_count && port.filled < port.writes.size()) {
-            auto& early = port.early[port.early_head];
-            fill(port, early.data, early.strobe, early.last);
+            fill(port, port.early[port.early_head]);
             port.early_head = (port.early_head + 1) % EARLY;
             port.early_count--;
         }
     }
 
-    void accept_data(uint32_t p, const uint8_t* beat, uint64_t strobe, bool last) {
+    void accept_data(uint32_t p, const Beat& beat) {
         Port& port = ports[p];
         port.write_beats++;
-        if (port.filled < port.writes.size()) { fill(port, beat, strobe, last); return; }
-        auto& early = port.early[(port.early_head + port.early_count++) % EARLY];
-        std::memcpy(early.data, beat, PORT_BYTES);
-        early.strobe = strobe;
-        early.last = last;
+        if (port.filled < port.writes.size()) fill(port, beat);
+        else port.early[(port.early_head + port.early_count++) % EARLY] = beat;
     }
 
     bool response_ready(uint32_t p) {
@@ -191,9 +214,18 @@ private:
     uint64_t cycle = 0, arrived = 0;
 
     uint64_t dram_clock(uint64_t cycle) const { return cycle * dram::CLOCK_KHZ / clock_khz; }
-    void fault(const char* text) { if (violation.empty()) violation = text; }
+    void fault(const std::string& text) { if (violation.empty()) violation = text; }
 
-    Burst open(uint32_t p, uint32_t id, uint32_t address, uint32_t length, uint32_t size_log2, uint32_t kind) {
+    template <class Payload>
+    void watch(const std::string& name, Offer<Payload>& offer, bool valid, bool ready, const Payload& now) {
+        if (offer.held && !valid) fault(name + "VALID fell before " + name + "READY");
+        if (offer.held && valid && now != offer.payload) fault(name + " changed before " + name + "READY");
+        offer.held = valid && !ready;
+        if (offer.held) offer.payload = now;
+    }
+
+    Burst open(uint32_t p, const Address& asked) {
+        const auto& [id, address, length, size_log2, kind] = asked;
         Burst burst{cycle + latency, 0, address, id, length + 1, 0, 0, 0, false, false};
         uint64_t total = uint64_t(burst.beats) * PORT_BYTES;
         if (size_log2 > 7 || (1u << size_log2) != PORT_BYTES) fault("burst size is not the bus width");
@@ -210,12 +242,12 @@ private:
         return burst;
     }
 
-    void fill(Port& port, const uint8_t* beat, uint64_t strobe, bool last) {
+    void fill(Port& port, const Beat& beat) {
         Burst& burst = port.writes[port.filled];
-        std::memcpy(port.write_data[burst.slot] + burst.beat * PORT_BYTES, beat, PORT_BYTES);
-        port.strobes[burst.slot][burst.beat] = strobe;
+        std::memcpy(port.write_data[burst.slot] + burst.beat * PORT_BYTES, beat.data, PORT_BYTES);
+        port.strobes[burst.slot][burst.beat] = beat.strobe;
         burst.beat++;
-        if (last != (burst.beat == burst.beats)) fault("WLAST is not on the final beat");
+        if (beat.last != (burst.beat == burst.beats)) fault("WLAST is not on the final beat");
         if (burst.beat < burst.beats) return;
         port.filled++;
         burst.due = cycle + latency;

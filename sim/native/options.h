@@ -14,12 +14,13 @@ using Writes = std::vector<std::pair<uint32_t, uint32_t>>;  // register offsets 
 struct Options {
     std::string image, wave, observe, read_trace, timeline, model = "ideal";
     uint64_t memory = 0, latency = 20, stall = 0, seed = 1, limit = 0, prompt = 0, token_stall = 0, reset_at = 0;
-    uint64_t error_begin = 1, error_end = 0, clock_khz = 250'000;
+    uint64_t error_begin = 1, error_end = 0, error_response = 2, clock_khz = 250'000;
+    uint64_t stop_at = 0, stop_channels = 0;                 // from this cycle of the run on; bits of Channel
     std::vector<uint32_t> bases;                             // address of the first word, port after port
     std::vector<std::pair<uint64_t, std::string>> preloads;  // files and the linear addresses that they are copied to
     Writes writes, rewrites;                                 // before the run; after an error, before a second run
     std::vector<uint32_t> reads, tokens;
-    uint32_t status = 0, done_mask = 0;
+    uint32_t status = 0, done_mask = 0, busy_mask = 0;
     uint32_t hidden_tag = 0, hidden_lanes = 0, hidden_elements = 0;  // see HiddenStates; no elements: no digests
 
     Options(int argc, char** argv) {
@@ -55,9 +56,13 @@ private:
         else if (name == "reset_at") reset_at = number(value);
         else if (name == "error_begin") error_begin = number(value);
         else if (name == "error_end") error_end = number(value);
+        else if (name == "error_response") error_response = number(value);
+        else if (name == "stop_at") stop_at = number(value);
+        else if (name == "stop_channels") stop_channels = number(value);
         else if (name == "prompt") prompt = number(value);
         else if (name == "status") status = number(value);
         else if (name == "done_mask") done_mask = number(value);
+        else if (name == "busy_mask") busy_mask = number(value);
         else if (name == "hidden_tag") hidden_tag = number(value);
         else if (name == "hidden_lanes") hidden_lanes = number(value);
         else if (name == "hidden_elements") hidden_elements = number(value);

@@ -3,9 +3,10 @@
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import IntFlag
 from pathlib import Path
 
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig, ceil_div, check_int
 from ...accelerators.control.errors import ERROR_TEXT, ErrorCause, waiting_streams
 from ...accelerators.control.isa import Flag, decode_program
 from ...accelerators.control.regmap import UNIT_NAMES, register_map
@@ -13,11 +14,26 @@ from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
 from .dram import DramReport
 
-__all__ = ["MEMORY_MODELS", "Generated", "Run", "Sampling", "port_bases", "simulate"]
+__all__ = ["CLOCK_MHZ", "MEMORY_MODELS", "MEMORY_OPTIONS", "Channel", "Generated", "Run", "Sampling", "port_bases", "simulate"]
 
 MEMORY_MODELS = {"ideal": "a fixed latency, one beat per port and cycle", "ddr4": "DDR4-2400 with 64 data lines (sim/native/dram.h)"}
+MEMORY_OPTIONS = {"latency": (0, 100_000), "stall": (0, 99)}
+"""Smallest and largest value of what ``simulate`` tells its memory; anything else is at least 0."""
+
+CLOCK_MHZ = 1, 1200
 REGION_ALIGNMENT = 1 << 20
 BANK_STRIDE = 16 << 10  # addresses of one row in all bank groups of dram.h: the next one is in the next bank
+
+
+class Channel(IntFlag):
+    """What can be made to stand still (``Channel`` of driver.cpp): channels of all memory ports, and the token output."""
+
+    READ_ADDRESS = 1
+    READ_DATA = 2
+    WRITE_ADDRESS = 4
+    WRITE_DATA = 8
+    WRITE_RESPONSE = 16
+    TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,13 @@ class Generated:
 @dataclass
 class Run:
     """What a simulation did. ``registers`` holds every readable register at the end (64-bit pairs joined); ``port_beats`` the
-    data beats (read, written) of each memory port in ``cycles``; ``dram`` what a DRAM model reported; ``before`` is the first
-    run when a second one followed."""
+    data beats (read, written) of each memory port in ``cycles``; ``dram`` what a DRAM model reported; ``refused`` the register
+    write, if any, that kept the run from beginning; ``before`` is the first run when a second one followed."""
 
     tokens: list[Generated] = field(default_factory=list)
     registers: dict[str, int] = field(default_factory=dict)
     violation: str | None = None
+    refused: tuple[str, int] | None = None
     ended: bool = False
     before: "Run | None" = None
     cycles: int = 0
@@ -71,11 +88,13 @@ class Run:
         """A sentence when the accelerator stopped with an error or the run did not end, else ``None``."""
         if self.violation:
             return f"bus protocol violated by the accelerator: {self.violation}"
+        if self.refused:
+            return f"register {self.refused[0]} refuses {self.refused[1]}"
         if self.cause:
             info = self.registers["ERROR_INFO"]
             text = f"{self.cause.name}: {ERROR_TEXT[self.cause]} (info {info:#x}, operation {self.registers['OPERATION']})"
             if self.cause is ErrorCause.WATCHDOG:
-                waiting = waiting_streams(info, UNIT_NAMES) or ["no unit waits: memory or control do"]
+                waiting = waiting_streams(info, UNIT_NAMES) or ["no stream waits: control does"]
                 text = f"WATCHDOG: no progress in operation {self.registers['OPERATION']}: {'; '.join(waiting)}"
             return text
         return None if self.ended else "the simulation ended before the accelerator was done"
@@ -113,7 +132,7 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     on_token : callable
         Called as each token is printed.
     wave : Path
-        FST file (needs a driver built with ``waves``).
+        Waveform file (needs a driver that was built for it).
     observe : Path
         File of operation results (needs an accelerator with ``observe``); see ``sim/native/locate.py``.
     cycle_limit : int
@@ -121,7 +140,7 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     registers : dict
         Overrides of register values, for tests of bad input.
     again : bool
-        After the run (which may have failed) clear errors and run once more without overrides and error ranges.
+        After the run (which may have failed) clear errors and run once more without overrides, error ranges and stopped channels.
     start_position : int
         Tokens that are in the K/V cache already (see ``preload``).
     preload : sequence of (int, Path)
@@ -136,14 +155,20 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     memory_model : str
         One of ``MEMORY_MODELS``.
     clock_mhz : float
-        Clock of the accelerator, for DRAM models, whose own clock is that of the device.
+        Clock of the accelerator, 1 to 1200, for DRAM models, whose own clock is that of the device.
     memory :
-        ``latency`` (cycles; with a DRAM model those of controller and interconnect, on top of the device's), ``stall``
-        (percent of cycles in which each channel hesitates), ``seed``, ``token_stall``, ``error_begin`` and ``error_end``
-        (byte range that answers with errors), ``reset_at`` (cycle).
+        ``latency`` (cycles, 0 to 100,000; with a DRAM model those of controller and interconnect, on top of the device's),
+        ``stall`` (percent of cycles in which each channel hesitates, 0 to 99), ``seed``, ``token_stall``, ``error_begin`` and
+        ``error_end`` (byte range that answers with errors), ``error_response`` (2 SLVERR, 3 DECERR), ``stop_channels`` (bits of
+        ``Channel`` that stand still) and ``stop_at`` (from this cycle on), ``reset_at`` (cycle).
     """
     if memory_model not in MEMORY_MODELS:
         raise ValueError(f"memory_model must be one of {', '.join(MEMORY_MODELS)}, not {memory_model!r}")
+    if not CLOCK_MHZ[0] <= clock_mhz <= CLOCK_MHZ[1]:
+        raise ValueError(f"clock_mhz must be in {CLOCK_MHZ[0]}..{CLOCK_MHZ[1]}, not {clock_mhz}")
+    check_int("count", count, 1, (1 << 32) - 1)
+    for name, setting in memory.items():
+        check_int(name, setting, *MEMORY_OPTIONS.get(name, (0, (1 << 63) - 1)))
     map_ = register_map(image.config)
     offsets = map_.offsets
     control = map_["CONTROL"]
@@ -166,7 +191,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     done_mask = status["done"] | status["error_pending"]
     arguments = {"image": image_file, "memory": image.memory_bytes, "prompt": image.prompt_address,
                  "limit": cycle_limit, "status": offsets["STATUS"],
-                 "done_mask": done_mask, "model": memory_model, "clock_khz": round(1000 * clock_mhz), **memory}
+                 "done_mask": done_mask, "busy_mask": status["busy"], "model": memory_model,
+                 "clock_khz": round(1000 * clock_mhz), **memory}
     if hidden:
         operations = decode_program(image.data[image.program_address:].tobytes())
         arguments |= {"hidden_tag": next(op.tag for op in operations if Flag.TO_HEAD in op.flags),
@@ -190,7 +216,7 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     readable = [register for register in map_ if any(each.access in ("ro", "w1c") for each in register.fields)]
     for register in readable:
         command += ["read", str(register.offset)]
-    names = {register.offset: register.name for register in readable}
+    names = {offset: name for name, offset in offsets.items()}
     run = Run()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -211,6 +237,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
                 run.dram.add(keyword, fields)
             elif keyword == "register":
                 run.registers[names[int(fields[0])]] = int(fields[1])
+            elif keyword == "refused":
+                run.refused = names[int(fields[0])], int(fields[1])
             elif keyword == "violation":
                 run.violation = " ".join(fields)
             elif keyword == "reset":

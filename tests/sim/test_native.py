@@ -2,7 +2,10 @@
 
 import csv
 import random
+import subprocess
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import pytest
 from llmrtl.accelerators.control.errors import ErrorCause
@@ -11,35 +14,49 @@ from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.rtl_gen.generate import emitted_accelerator, generate, summarize
 from llmrtl.sim.golden.machine import Machine
-from llmrtl.sim.native.build import build_driver
-from llmrtl.sim.native.run import BANK_STRIDE, MEMORY_MODELS, port_bases, simulate
+from llmrtl.sim.native import build
+from llmrtl.sim.native.build import SOURCES, BuildError, build_driver
+from llmrtl.sim.native.run import BANK_STRIDE, MEMORY_MODELS, Channel, port_bases, simulate
 
 from ..checkpoints import SMALL_BITNET, write_checkpoint
 
 CONFIGS = {ports: replace(preset("tiny"), name=f"tiny_{ports}_ports", bus_bits=32 * ports, memory_ports=ports, tables=8 * ports)
            for ports in (1, 2)}
 PROMPT = [1, 2, 3, 4, 5]
+emitted = cache(emitted_accelerator)
 
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda ports: f"{ports}_ports")
 def built(request, tmp_path_factory):
-    """(driver, image, its file)"""
+    """(driver, image, its file); the driver of one port can write waves."""
     config = CONFIGS[request.param]
-    folder = tmp_path_factory.mktemp("model")
+    program = build_driver(emitted(config), wave=Path("run.vcd") if config is CONFIGS[1] else None)
+    return program, *compiled(tmp_path_factory.mktemp("model"), config)
+
+
+def compiled(folder, config):
+    """(image, its file)"""
     write_checkpoint(folder / "checkpoint", SMALL_BITNET, seed=7)
     image = compile_model(Checkpoint.open(folder / "checkpoint"), config, fraction_bits=20)
     image.save(folder / "image")
-    return build_driver(emitted_accelerator(config)), image, folder / "image.bin"
+    return image, folder / "image.bin"
+
+
+@pytest.fixture
+def wave(tmp_path):
+    """Path of a waveform file, which is large and not kept."""
+    yield tmp_path / "run.vcd"
+    (tmp_path / "run.vcd").unlink(missing_ok=True)
 
 
 def expected(image, prompt=PROMPT, count=4):
     return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
 
 
-def check(built, **options):
-    run = simulate(*built, PROMPT, 4, **options)
+def check(built, count=4, **options):
+    run = simulate(*built, PROMPT, count, **options)
     assert run.error is None
-    assert [(token.token, token.value) for token in run.tokens] == expected(built[1])
+    assert [(token.token, token.value) for token in run.tokens] == expected(built[1], count=count)
     return run
 
 
@@ -136,11 +153,11 @@ def test_preload_beyond_memory(built, tmp_path):
         simulate(program, image, file, PROMPT, 1, preload=[(image.memory_bytes - 99, tmp_path / "data")])
 
 
-def test_summary(built):
+def test_summary(built, wave):
     _, image, file = built
-    emitted = emitted_accelerator(image.config)
-    outcome = generate(image, file, emitted, PROMPT, 4, memory_model="ddr4", clock_mhz=200.0)
-    summary = summarize(outcome, image, emitted, PROMPT, memory_model="ddr4", clock_mhz=200.0)
+    outcome = generate(image, file, emitted(image.config), PROMPT, 4, memory_model="ddr4", clock_mhz=200.0,
+                       wave=wave if image.config is CONFIGS[1] else None)
+    summary = summarize(outcome, image, emitted(image.config), PROMPT, memory_model="ddr4", clock_mhz=200.0)
     memory = summary["memory"]
     assert memory["bound_gb_s"] == pytest.approx(image.config.bus_bytes * 0.2)  # far below the device
     assert memory["share_of_bound"]["run"] == pytest.approx(memory["achieved_gb_s"]["run"] / memory["bound_gb_s"], abs=1e-3)
@@ -160,3 +177,63 @@ def test_port_bases():
     assert port_bases(config, 5 << 20, "ddr4") == [port * ((2 << 20) + BANK_STRIDE) for port in range(4)]
     with pytest.raises(ValueError, match="memory must be at most 4 GiB"):
         port_bases(config, 5 << 30)
+
+
+def test_watchdog_sees_all_ports(built):
+    program, image, file = built
+    for channel, text in ((Channel.READ_DATA, "the program reader waits for memory"), (Channel.WRITE_DATA, "write data is not taken")):
+        run = simulate(program, image, file, PROMPT, 4, again=True, watchdog=2000, cycle_limit=400_000, stop_channels=channel)
+        assert text in run.before.error
+        assert run.error is None and [(token.token, token.value) for token in run.tokens] == expected(image)
+
+
+def test_refused_register(built):
+    """Named with its value; the run does not begin, and the next one is right."""
+    program, image, file = built
+    run = simulate(program, image, file, PROMPT, 4, registers={"PROMPT_LENGTH": 1 << 21}, again=True)
+    assert run.before.error == "register PROMPT_LENGTH refuses 2097152" and not run.before.tokens
+    assert run.error is None and [(token.token, token.value) for token in run.tokens] == expected(image)
+
+
+def test_wrong_error_response(built):
+    with pytest.raises(RuntimeError, match="status 2"):
+        simulate(*built, PROMPT, 1, error_response=1)
+
+
+@pytest.fixture(scope="module")
+def broken_master(tmp_path_factory):
+    program = tmp_path_factory.mktemp("master") / "broken_master"
+    source = Path(__file__).with_name("broken_master.cpp")
+    subprocess.run(["g++", "-std=c++20", "-O1", f"-I{SOURCES}", str(source), "-o", str(program)], check=True)
+    return program
+
+
+@pytest.mark.parametrize("channel", ["ar", "aw", "w"])
+@pytest.mark.parametrize(("cycles", "says"), [
+    (["1 0 64", "1 0 64", "1 1 64", "0 1 0", "1 1 128", "1 0 0"], ""),
+    (["1 0 64", "0 1 64"], "{}VALID fell before {}READY"),
+    (["1 0 64", "1 1 128"], "{} changed before {}READY"),
+    (["1 0 64", "reset", "0 0 0", "1 1 128"], ""),
+], ids=["sound", "withdrawn", "changed", "reset"])
+def test_offers_stand_until_taken(broken_master, channel, cycles, says):
+    said = subprocess.run([broken_master, *(each if each == "reset" else f"{channel} {each}" for each in cycles)],
+                          check=True, capture_output=True, text=True).stdout
+    assert said == says.format(*2 * [channel.upper()])
+
+
+def test_waves(wave, tmp_path):
+    """VCD needs no library."""
+    image, file = compiled(tmp_path, CONFIGS[1])
+    outcome = generate(image, file, emitted(CONFIGS[1]), PROMPT, 1, wave=wave)
+    assert outcome.golden_match
+    header, changes = wave.read_text().split("$enddefinitions $end")
+    assert all(f" {name} " in header for name in ("aclk", "m_axi_gmem_rdata", "m_axis_tokens_tdata"))
+    assert f"\n#{10 * outcome.run.tokens[0].cycle}\n" in changes
+
+
+def test_fst_waves(monkeypatch, tmp_path):
+    """What is missing is said before anything is built."""
+    monkeypatch.setattr(build, "FST_HEADERS", ("lz4.h", "no_such_header.h"))
+    message = r"(?s)FST waveforms need the headers of lz4 and zlib .* ends in \.vcd needs neither:.*\.h: No such file"
+    with pytest.raises(BuildError, match=message):
+        build_driver(emitted(CONFIGS[1]), wave=tmp_path / "run.fst")
