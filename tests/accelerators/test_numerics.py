@@ -5,7 +5,7 @@ from functools import partial
 from itertools import product
 
 import pytest
-from amaranth.hdl import Const, Module, Signal, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 from llmrtl.accelerators.numerics import Divider, Normalizer, SquareRoot
 from llmrtl.accelerators.numerics.pipelined import (
@@ -29,9 +29,9 @@ from llmrtl.accelerators.pipeline import Pipeline
     (lambda: Divider(8, 4, 4, 3), ValueError, r"bits_per_cycle must be in 1\.\.2, not 3"),
     (lambda: SquareRoot(65), ValueError, r"bits must be in 1\.\.64, not 65"),
     (lambda: Normalizer(1), ValueError, r"width must be in 2\.\.128, not 1"),
-    (lambda: unsigned_product(Pipeline(Module(), Const(1)), Signal(37), Signal(4)), ValueError,
+    (lambda: unsigned_product(Pipeline(Module()), Signal(37), Signal(4)), ValueError,
      "value must have at most 36 bits, not 37"),
-    (lambda: signed_product(Pipeline(Module(), Const(1)), Signal(signed(35)), Signal(signed(19))), ValueError,
+    (lambda: signed_product(Pipeline(Module()), Signal(signed(35)), Signal(signed(19))), ValueError,
      "operands must have at most 35 and 18 bits, not 35 and 19"),
 ])
 def test_refusals(make, error, message):
@@ -69,7 +69,7 @@ def test_divider_steps(quotient_bits, bits_per_cycle):
 def results(build, inputs, cases):
     """Output of ``build(pipeline, *inputs)`` for each tuple of values, fed one per cycle."""
     m = Module()
-    output, latency = build(Pipeline(m, Const(1)), *inputs)
+    output, latency = build(Pipeline(m), *inputs)
     found = []
 
     async def bench(ctx):

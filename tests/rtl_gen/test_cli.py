@@ -84,6 +84,7 @@ def test_sampled_run(model, tmp_path):
     assert tokens[0] == tokens[1] != tokens[2]
 
 
+@pytest.mark.bench  # builds an accelerator of its own; what it calls is in tests/sim/test_hidden_states.py
 def test_final_hidden_states_are_compared(model, tmp_path, capsys):
     options = ("--prompt-ids", "1,2,3", "--tokens", "3", "--ignore-eos", "--fill-context", "4")
     for compared, says in ((True, "token, its logit and its final hidden state equal"), (False, "token and its logit equal")):

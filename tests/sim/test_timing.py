@@ -18,7 +18,7 @@ from llmrtl.sim.timing.memory import Port, split
 from ..checkpoints import SMALL_BITNET
 
 TOLERANCE = 0.02
-QUICK = ("tiny-gqa", "pair-llama")
+QUICK = ("tiny-gqa",)
 TINY = preset("tiny")
 
 
