@@ -38,8 +38,8 @@ class Measurement:
     ----------
     name : str
         Unique in its topic, such as ``gearbox/ecp5/lut``.
-    value : int, float, str, bool or None
-        ``None``: not measured, ``note`` says why.
+    value : int, float, str, bool, dict or None
+        ``None``: not measured, ``note`` says why. A dictionary: several of a kind, such as latencies of a unit.
     unit : str
         ``"MHz"``, ``"cycles"``, ``""`` for counts and texts; ``"%"`` for shares, which are values from 0 to 1.
     kind : str
@@ -52,7 +52,7 @@ class Measurement:
     """
 
     name: str
-    value: int | float | str | bool | None
+    value: int | float | str | bool | dict | None
     unit: str
     kind: str
     command: str
@@ -75,6 +75,8 @@ def show(figure: Measurement) -> str:
     value = figure.value
     if value is None:
         return "not measured"
+    if isinstance(value, dict):
+        return ", ".join(f"{what} {each}" for what, each in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     if figure.unit == "%":

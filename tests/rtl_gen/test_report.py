@@ -217,3 +217,7 @@ def test_jobs_name_the_commands(monkeypatch, tmp_path):
     assert found["runs", "stories"].command.startswith("llmrtl run --checkpoint ")
     assert not found["runs", "stories"].unavailable
     assert "reference checkpoints" in found["accuracy", "llama-bit-h96"].unavailable
+
+
+def test_several_latencies_are_one_cell():
+    assert show(Measurement("step_scale/latency", {"plain": 15, "norm": 109}, "cycles", "measured", "pytest")) == "plain 15, norm 109"
