@@ -52,7 +52,7 @@ class Measurement:
     """
 
     name: str
-    value: int | float | str | bool | dict | None
+    value: int | float | str | bool | dict[str, int] | None
     unit: str
     kind: str
     command: str
