@@ -22,6 +22,7 @@ from .outputs import check_file, check_files, check_folder
 from .random_checkpoint import shape_named, write_random_checkpoint
 from .registry import UNITS, build, emit_unit, unit
 from .regmap_export import c_header, systemrdl
+from .report import show_kinds
 from .run_command import console_file, run
 
 __all__ = ["bench", "compare", "console_file", "estimate", "image", "list_units", "random_checkpoint", "run", "synth", "verilog"]
@@ -87,7 +88,7 @@ def _purpose(component: type) -> str:
 def _cycles(promise: int | dict[str, int] | None) -> str:
     """A latency or an interval, for each kind of item if they differ."""
     if isinstance(promise, dict):
-        return f"({', '.join(f'{kind} {cycles}' for kind, cycles in promise.items())})"
+        return f"({show_kinds(promise)})"
     return VARIES if promise is None else str(promise)
 
 

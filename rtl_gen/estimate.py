@@ -228,7 +228,7 @@ def _error() -> str:
     if not book.load(TOPIC):
         return "cycle model; its error was not measured here: `make bench`"
     errors = {name: figure.value for name, figure in book.topics[TOPIC].items() if name.endswith("/error")}
-    known = [abs(value) for value in errors.values() if isinstance(value, float)]
+    known = [abs(value) for value in errors.values() if isinstance(value, (int, float))]
     return f"cycle model, within {max(known):.2%} of RTL in {len(known)} comparisons (build/bench/{TOPIC}.json)"
 
 

@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .emit import write_if_changed
 from .yowasp import build_root
 
-__all__ = ["BENCH_PARTS", "DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measurement", "bench_folder", "render", "show"]
+__all__ = ["BENCH_PARTS", "DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measurement", "bench_folder", "render", "show",
+           "show_kinds"]
 
 KINDS = ("measured", "derived", "projected")
 RESULTS = Path("docs/RESULTS.md")
@@ -70,13 +71,18 @@ class Measurement:
         return show(self)
 
 
+def show_kinds(promise: dict[str, int]) -> str:
+    """A latency or an interval for each kind of item."""
+    return ", ".join(f"{kind} {cycles}" for kind, cycles in promise.items())
+
+
 def show(figure: Measurement) -> str:
     """A figure as text with thousands separators and a sensible number of digits, without its unit."""
     value = figure.value
     if value is None:
         return "not measured"
     if isinstance(value, dict):
-        return ", ".join(f"{what} {each}" for what, each in value.items())
+        return show_kinds(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if figure.unit == "%":
