@@ -25,8 +25,8 @@ from .memory.replay import ReplayBuffer
 from .memory.vector import VectorMemory
 from .numerics import SCALAR
 from .reset import ResetChain
-from .streams import Gearbox, Queue, Relay, word_layout
-from .streams.route import buffer_before, buffered, merge, pass_fields, steer, steer_data
+from .streams import Gearbox, Queue, word_layout
+from .streams.route import buffer_before, buffered, merge, pass_fields, scatter, steer, steer_data
 from .ternary.engine import TernaryEngine
 
 __all__ = ["CONTROL", "Core", "observe_layout"]
@@ -87,7 +87,12 @@ class Core(wiring.Component):
     latency = None
     interval = None
 
-    RESETS = 13
+    PARTS = (("frontend",), ("executor",), ("memory",), ("engine",), ("norm_quantize", "align", "head_exponents", "gains"),
+             ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention",), ("packer", "cache"), ("head",),
+             ("sampler",))
+    """Submodules by the register that resets them."""
+
+    RESETS = len(PARTS)
     """Cycles after reset until every part is out of it; ``start`` must not come earlier."""
 
     UNITS = ("engine", "norm_quantize", "rope", "residual", "glu", "attention", "head", "sampler", "embedding", "cache")
@@ -132,12 +137,13 @@ class Core(wiring.Component):
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
                                         "sin": data.ArrayLayout(signed(16), lanes)})
         table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
-        for parts in ({"frontend": frontend}, {"executor": executor}, {"memory": vectors}, {"engine": engine},
-                      {"norm_quantize": norm, "align": align, "head_exponents": exponents, "gains": gains},
-                      {"rope": rope, "rotary_table": table}, {"residual": residual}, {"glu": glu}, {"embedding": embedding},
-                      {"attention": attention}, {"packer": packer, "cache": cache}, {"head": head}, {"sampler": sampler}):
-            resets.add(**parts)
-        assert len(resets) == self.RESETS
+        parts = {"frontend": frontend, "executor": executor, "memory": vectors, "engine": engine, "norm_quantize": norm,
+                 "align": align, "head_exponents": exponents, "gains": gains, "rope": rope, "rotary_table": table,
+                 "residual": residual, "glu": glu, "embedding": embedding, "attention": attention, "packer": packer,
+                 "cache": cache, "head": head, "sampler": sampler}
+        for names in self.PARTS:
+            resets.add(**{name: parts.pop(name) for name in names})
+        assert not parts
         m.submodules.operations = operations = Queue(operation_layout(config), OPERATIONS)
         m.submodules.matrices = matrices = Queue(data.StructLayout({"head": 1}), OPERATIONS)
         m.submodules.reads = reads = Queue(executor.o_read.p.shape(), COMMANDS)
@@ -256,16 +262,8 @@ class Core(wiring.Component):
 
         # Vectors from memory to the elementwise units, which may be far away on the device.
         quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
-        fetched, ample = {}, []
-        for name, condition in (("rope", op[Opcode.ROPE]), ("residual", op[Opcode.RESIDUAL]), ("glu", op[Opcode.GLU]),
-                                ("align", quantizes)):
-            m.submodules[f"fetched_{name}"] = relay = Relay(vectors.o.p.shape())
-            m.d.comb += [relay.i.payload.eq(vectors.o.payload), relay.i.valid.eq(vectors.o.valid & vectors.o.ready & condition)]
-            ample.append(relay.ample & condition)
-            fetched[name] = relay.o
-        to_units = Signal()
-        m.d.sync += to_units.eq(Cat(ample).any())
-        m.d.comb += vectors.o.ready.eq(to_units)
+        fetched = scatter(m, vectors.o, "fetched", {"rope": op[Opcode.ROPE], "residual": op[Opcode.RESIDUAL],
+                                                    "glu": op[Opcode.GLU], "align": quantizes})
         for name, unit in (("rope", rope), ("residual", residual), ("glu", glu)):
             wiring.connect(m, fetched[name], unit.i)
         aligned, words = Signal(), fetched["align"]

@@ -48,6 +48,7 @@ UNITS: dict[str, Unit] = {
     for entry in (
         Unit("stream_buffer", _A + "streams:StreamBuffer", _B + "streams:StreamBufferBench"),
         Unit("queue", _A + "streams:Queue", _B + "streams:QueueBench"),
+        Unit("credit_queue", _A + "streams:CreditQueue", _B + "streams:CreditQueueBench"),
         Unit("relay", _A + "streams:Relay", _B + "streams:RelayBench"),
         Unit("fork", _A + "streams:Fork", _B + "streams:ForkBench"),
         Unit("join", _A + "streams:Join", _B + "streams:JoinBench"),
@@ -61,6 +62,7 @@ UNITS: dict[str, Unit] = {
         Unit("port_stripe", _A + "memory.stripe:PortStripe", _B + "stripe:PortStripeBench", ("tiny", "edge", "kv260")),
         Unit("vector_memory", _A + "memory.vector:VectorMemory", _B + "vector:VectorMemoryBench",
              presets=("tiny", "edge", "kv260")),
+        Unit("result_collector", _A + "memory.results:ResultCollector", _B + "vector:ResultCollectorBench", _ALL),
         Unit("head_exponents", _A + "attention.exponents:HeadExponents", _B + "exponents:HeadExponentsBench"),
         Unit("replay_buffer", _A + "memory.replay:ReplayBuffer", _B + "vector:ReplayBufferBench"),
         Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", presets=("tiny", "edge", "kv260")),
@@ -97,6 +99,7 @@ UNITS: dict[str, Unit] = {
         Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
              _B + "ternary_parts:AccumulatorsBench"),
         Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
+        Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench"),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )
 }

@@ -21,6 +21,7 @@ NO_VALUE_EXPONENT = -1024
 """Exponent of a lane that saw no V scale: below all in use, so that it never is the largest."""
 
 DEPTH = 4
+"""Registers from ``i`` to the queue of results: operands, products, their sum, rounding."""
 
 
 class Finish(wiring.Component):

@@ -16,6 +16,7 @@ CLEAR = 32
 """Rescaling shift that clears."""
 
 DEPTH = 17 + POW2_LATENCY
+"""Registers from a score to the queue of weights."""
 
 
 def clipped(value: Value, limit: int) -> Value:

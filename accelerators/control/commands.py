@@ -1,6 +1,6 @@
 """Commands that the executor issues to the units, and the registers and states with which it does so."""
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import data, wiring
 
 from ..config import AcceleratorConfig
@@ -8,8 +8,9 @@ from ..memory.vector import access_layout
 from ..numerics import SCALAR
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
-from .isa import Flag
+from .isa import Flag, Opcode
 from .operation import operation_layout
+from .steps import Steps
 
 __all__ = ["MULTIPLY", "Issue", "command_layouts"]
 
@@ -48,7 +49,8 @@ class Issue:
     Parameters
     ----------
     m : Module
-        Whose state machine is under construction when ``send`` and ``multiply`` are called.
+    steps : Steps
+        The machine that is under construction when ``send``, ``multiply`` and ``next_token`` are called.
     executor : component with the ports of ``command_layouts``
     launched : dict of str to Signal
         High in the cycle in which an item begins that the event of this name will report.
@@ -69,13 +71,16 @@ class Issue:
         ``magnitudes`` of ``slot``. Like the ends of loops a register late: a state lies between a step and its use.
     scales, products : Array of SCALAR, per slot
         Scales of the activations that NORM produced, of the products that GLU produced.
+    is_norm, is_append : Signal
+        Kind of the operation, from the second cycle after it was taken.
     result, key_scale : SCALAR
-        Results of ``multiply``.
+        Latest result of ``multiply``; the kept one of a key.
     """
 
-    def __init__(self, m: Module, executor: wiring.Component, config: AcceleratorConfig, launched: dict[str, Signal]):
+    def __init__(self, m: Module, steps: Steps, executor: wiring.Component, config: AcceleratorConfig,
+                 launched: dict[str, Signal]):
         lanes = config.token_lanes
-        self.m, self.executor, self.config, self.launched = m, executor, config, launched
+        self.m, self.steps, self.executor, self.config, self.launched = m, steps, executor, config, launched
         self.operation = Signal(operation_layout(config))
         self.op = self.operation.instruction
         self.token, self.head, self.sub = Signal(range(lanes + 1)), Signal(8), Signal(16)
@@ -94,11 +99,13 @@ class Issue:
         self.last_token, self.last_head, self.last_sub, self.last_of_tile, self.last_tile = (Signal(name=name) for name in (
             "last_token", "last_head", "last_sub", "last_of_tile", "last_tile"))
         self.bits = Signal.like(executor.magnitudes[0])
+        self.is_norm, self.is_append = Signal(name="is_norm"), Signal(name="is_append")
         m.d.sync += [
             self.last_token.eq(self.token + 1 == self.operation.tokens), self.last_head.eq(self.head + 1 == self.op.count),
             self.last_sub.eq(self.sub + 1 == self.op.group), self.last_of_tile.eq(self.token + 1 == self.tile_end),
             self.last_tile.eq(self.tile_end == self.operation.tokens),
             self.bits.eq(executor.magnitudes[self.slot]),
+            self.is_norm.eq(self.op.opcode == Opcode.NORM), self.is_append.eq(self.op.opcode == Opcode.APPEND),
         ]
         self._product()
 
@@ -109,50 +116,63 @@ class Issue:
         product, latency = unsigned_product(Pipeline(m), self._left.mantissa, self._right.mantissa,
                                             self.config.multiplier_bits)
         assert latency == PRODUCT_LATENCY
-        self._multiplying = Signal(1 + latency)
-        m.d.sync += [exponent.eq(self._left.exponent + self._right.exponent), self._multiplying.eq(self._multiplying << 1)]
-        self._normalized = Signal(SCALAR)
+        self._multiply, self._shift, self._multiplying = Signal(), Signal(signed(9)), Signal(1 + latency)
+        m.d.sync += [exponent.eq(self._left.exponent + self._right.exponent + self._shift),
+                     self._multiplying.eq(Cat(self._multiply, self._multiplying))]
+        self._normalized = normalized = Signal(SCALAR)
         with m.If(product[47]):
-            m.d.comb += [self._normalized.mantissa.eq(product[24:]), self._normalized.exponent.eq(exponent + 24)]
+            m.d.comb += [normalized.mantissa.eq(product[24:]), normalized.exponent.eq(exponent + 24)]
         with m.Elif(product[46]):
-            m.d.comb += [self._normalized.mantissa.eq(product[23:]), self._normalized.exponent.eq(exponent + 23)]
+            m.d.comb += [normalized.mantissa.eq(product[23:]), normalized.exponent.eq(exponent + 23)]
+        with m.If(self._multiplying[-1]):
+            m.d.sync += self.result.eq(normalized)
 
-    def restart(self) -> list:
-        """Assignments of the loop registers at the start of an operation."""
-        return [register.eq(0) for register in (self.token, self.head, self.sub, self.tile, self.group_offset, self.offset,
-                                                self.first_head, self.lane_head, self.second)]
+    def restart(self) -> None:
+        """Clear the loop registers at the start of an operation."""
+        for register in (self.token, self.head, self.sub, self.group_offset, self.offset, self.first_head, self.lane_head,
+                         self.second):
+            self.steps.set(register, 0)
 
-    def next_tile(self, begin: Value) -> list:
-        """Assignments that make the tile the one from token ``begin`` on: 0 or ``tile_end``."""
+    def next_tile(self, begin: ValueLike) -> None:
+        """Make the tile the one from token ``begin`` on: 0 or ``tile_end``."""
         end = begin + self.op.tiles
-        return [self.tile.eq(begin), self.tile_end.eq(Mux(end < self.operation.tokens, end, self.operation.tokens))]
+        self.steps.set(self.tile, begin)
+        self.steps.set(self.tile_end, Mux(end < self.operation.tokens, end, self.operation.tokens))
 
-    def send(self, name: str, after: str, launches: tuple[str, ...] = (), **fields):
+    def send(self, name: str, after: str | None, launches: tuple[str, ...] = (), **fields) -> Signal:
         """Offer a command; when it is taken, count what it launches and go on. Returns that condition."""
         m, port = self.m, getattr(self.executor, name)
-        m.d.comb += [port.valid.eq(1), *(port.p[field].eq(value) for field, value in fields.items())]
+        command = Signal.like(port.p, name=f"{name[2:]}_command")
+        m.d.comb += [command[field].eq(fields.pop(field, 0)) for field in port.p.shape().members]
+        assert not fields, f"{name} has no {', '.join(fields)}"
+        self.steps.drive(port.valid, 1)
+        self.steps.drive(port.p, command)
         with m.If(port.ready):
-            m.d.comb += [self.launched[event].eq(1) for event in launches]
-            m.next = after
+            for event in launches:
+                self.steps.drive(self.launched[event], 1)
+            if after is not None:
+                self.steps.go(after)
         return port.ready
 
-    def multiply(self, state: str, a, b, after: str, destination=None, shift=0) -> None:
-        """States that store ``a * b * 2**shift`` in ``destination`` (``result``)."""
-        m = self.m
-        destination = self.result if destination is None else destination
-        with m.State(state):
-            m.d.sync += [self._left.eq(a), self._right.eq(b), self._multiplying[0].eq(1)]
-            m.next = state + "_MULTIPLY"
-        with m.State(state + "_MULTIPLY"):
-            normalized = self._normalized
+    def multiply(self, state: str, a, b, after: str, store: data.View | None = None, shift=0) -> None:
+        """States that put ``a * b * 2**shift`` into ``result`` and, where it is to stay, ``store`` it."""
+        m, steps = self.m, self.steps
+        with steps.state(state):
+            steps.set(self._left, a)
+            steps.set(self._right, b)
+            steps.set(self._shift, shift)
+            steps.drive(self._multiply, 1)
+            steps.go(state + "_MULTIPLY")
+        with steps.state(state + "_MULTIPLY"):
             with m.If(self._multiplying[-1]):
-                m.d.sync += [destination.mantissa.eq(normalized.mantissa),
-                             destination.exponent.eq(Mux(normalized.mantissa == 0, 0, normalized.exponent + shift))]
-                m.next = after
+                if store is not None:
+                    m.d.sync += store.eq(self._normalized)
+                steps.go(after)
 
     def next_token(self, again: str) -> None:
         """Go on with the next token of the chunk, if there is one."""
-        self.m.d.sync += self.token.eq(self.token + 1)
-        self.m.next = again
+        self.steps.set(self.token, self.token + 1)
         with self.m.If(self.last_token):
-            self.m.next = "DRAIN"
+            self.steps.go("DRAIN")
+        with self.m.Else():
+            self.steps.go(again)

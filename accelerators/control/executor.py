@@ -9,7 +9,8 @@ from ..numerics import SCALAR
 from .commands import Issue, command_layouts
 from .isa import Flag, Opcode
 from .operation import operation_layout
-from .sequences import add_sequences, vector_scale
+from .sequences import add_sequences
+from .steps import Steps
 
 __all__ = ["Executor"]
 
@@ -83,8 +84,12 @@ class Executor(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         launched = {name: Signal(name=f"launch_{name}") for name in (*self.EVENTS, "sums_written")}
-        issue = Issue(m, self, self.config, launched)
-        operation, op, token = issue.operation, issue.op, issue.token
+        with Steps(m, "IDLE") as steps:
+            self._build(m, Issue(m, steps, self, self.config, launched))
+        return m
+
+    def _build(self, m: Module, issue: Issue) -> None:
+        operation, op, steps, launched = issue.operation, issue.op, issue.steps, issue.launched
 
         # Outstanding items; the operation ends when all have happened. But for the data gate they are counted a register late.
         outstanding = []
@@ -111,36 +116,37 @@ class Executor(wiring.Component):
             self.next_opcode.eq(op.opcode),
         ]
 
-        scale = vector_scale(issue)
-        with m.FSM() as fsm:
-            with m.State("IDLE"):
-                m.d.comb += self.i_operation.ready.eq(1)
-                with m.If(self.i_operation.valid):
-                    m.d.sync += [operation.eq(self.i_operation.p), *issue.restart()]
-                    m.next = "BEGIN"
-            with m.State("BEGIN"):
-                m.d.comb += waiting.eq(pending.bit_select(operation.chunk, 1))
-                with m.If(~waiting):
-                    m.d.comb += self.operation_start.eq(1)
-                    m.d.sync += [scale_slot.eq(issue.slot), *issue.next_tile(Const(0))]
-                    with m.Switch(op.opcode):
-                        for opcode in Opcode:
-                            if opcode is not Opcode.END:
-                                with m.Case(opcode):
-                                    m.next = opcode.name
-                        with m.Default():
-                            m.next = "IDLE"
-                    with m.If((op.opcode == Opcode.HEAD) | ((op.opcode == Opcode.NORM) & issue.flag[Flag.TO_HEAD])):
-                        last = operation.tokens - 1
-                        m.d.sync += [token.eq(last), scale_slot.eq(issue.slot + last)]
-            with m.State("DRAIN"):
-                with m.If(drained):
-                    m.d.comb += self.append_done.eq(op.opcode == Opcode.APPEND)
-                    m.next = "IDLE"
-            add_sequences(issue, scale)
-        with m.If(~(fsm.ongoing("IDLE") | fsm.ongoing("BEGIN"))):
+        last = operation.tokens - 1
+        from_last = (op.opcode == Opcode.HEAD) | ((op.opcode == Opcode.NORM) & issue.flag[Flag.TO_HEAD])
+        with steps.state("IDLE"):
+            m.d.comb += self.i_operation.ready.eq(1)
+            with m.If(self.i_operation.valid):
+                m.d.sync += operation.eq(self.i_operation.p)
+                issue.restart()
+                steps.go("BEGIN")
+        with steps.state("BEGIN"):
+            m.d.comb += waiting.eq(pending.bit_select(operation.chunk, 1))
+            with m.If(~waiting):
+                m.d.comb += self.operation_start.eq(1)
+                issue.next_tile(Const(0))
+                m.d.sync += scale_slot.eq(issue.slot)
+                with m.If(from_last):
+                    steps.set(issue.token, last)
+                    m.d.sync += scale_slot.eq(issue.slot + last)
+                with m.Switch(op.opcode):
+                    for opcode in Opcode:
+                        if opcode is not Opcode.END:
+                            with m.Case(opcode):
+                                steps.go(opcode.name)
+                    with m.Default():
+                        steps.go("IDLE")
+        with steps.state("DRAIN"):
+            with m.If(drained):
+                m.d.comb += self.append_done.eq(issue.is_append)
+                steps.go("IDLE")
+        add_sequences(issue)
+        with m.If(~(steps.ongoing("IDLE") | steps.ongoing("BEGIN"))):
             m.d.comb += self.opcode.eq(op.opcode)
-        return m
 
     def _matrices(self, m: Module, operation, tag, begins: Signal) -> Signal:
         """Which chunks have a matrix under way; they end in the order in which they began."""

@@ -78,6 +78,10 @@ class ResultCollector(wiring.Component):
             "magnitude_bits": Out(magnitude_layout(config)),
         })
 
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "ResultCollector":
+        return cls(config)
+
     def elaborate(self, platform):
         m = Module()
         config, layout = self.config, VectorLayout(self.config)

@@ -5,6 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, check_int
+from ..pipeline import Pipeline
 from .connect import connect
 from .queue import Queue
 from .words import word_layout
@@ -62,6 +63,11 @@ class CreditQueue(wiring.Component):
             "o": Out(stream.Signature(shape)),
         })
 
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "CreditQueue":
+        """Bus words with their ``last``, behind a register."""
+        return cls(word_layout(config.bus_bits), ROUND_TRIP + 2)
+
     def elaborate(self, platform):
         m = Module()
         m.submodules.queue = queue = Queue(self.o.p.shape(), self.depth)
@@ -117,11 +123,9 @@ class Relay(wiring.Component):
         m = Module()
         m.submodules.queue = queue = CreditQueue(self.o.p.shape(), self.stages + ROUND_TRIP + 2)
         connect(m, queue.o, wiring.flipped(self.o))
-        valid, payload = Signal(self.stages), [Signal.like(self.i.p, reset_less=True, name=f"stage_{k}") for k in range(self.stages)]
+        register, accepted = Pipeline(m).register, self.i.valid & queue.credit
         m.d.comb += [
-            self.i.ready.eq(queue.credit), self.ample.eq(queue.ample), queue.spend.eq(self.i.valid & queue.credit),
-            queue.i.valid.eq(valid[-1]), queue.i.p.eq(payload[-1]),
+            self.i.ready.eq(queue.credit), self.ample.eq(queue.ample), queue.spend.eq(accepted),
+            queue.i.valid.eq(register(accepted, self.stages, reset=True)), queue.i.p.eq(register(self.i.p, self.stages)),
         ]
-        m.d.sync += valid.eq(valid << 1 | queue.spend)
-        m.d.sync += [stage.eq(before) for stage, before in zip(payload, (self.i.p, *payload), strict=False)]
         return m

@@ -1,11 +1,12 @@
 """Wiring of streams between units: by condition, by field, through a buffer."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 
 from .buffer import StreamBuffer
+from .credit import Relay
 
-__all__ = ["buffer_before", "buffered", "merge", "pass_fields", "steer", "steer_data"]
+__all__ = ["buffer_before", "buffered", "merge", "pass_fields", "scatter", "steer", "steer_data"]
 
 
 def steer(m: Module, source, sinks) -> None:
@@ -21,6 +22,23 @@ def steer_data(m: Module, source, sink, condition) -> None:
     m.d.comb += [sink.valid.eq(source.valid & condition), sink.payload.eq(source.p.data)]
     with m.If(condition):
         m.d.comb += source.ready.eq(sink.ready)
+
+
+def scatter(m: Module, source, name: str, conditions: dict[str, Value]) -> dict:
+    """``source`` through a ``Relay`` to each sink far away, while its condition holds; conditions exclude each other.
+
+    Returns the ends of the relays. ``source.ready`` is a register, so in the cycle after a condition ended it may still be high:
+    nothing may be offered then.
+    """
+    ends, ample, ready = {}, [], Signal(name=f"{name}_ready")
+    for sink, condition in conditions.items():
+        m.submodules[f"{name}_{sink}"] = relay = Relay(source.p.shape())
+        m.d.comb += [relay.i.payload.eq(source.payload), relay.i.valid.eq(source.valid & source.ready & condition)]
+        ample.append(relay.ample & condition)
+        ends[sink] = relay.o
+    m.d.sync += ready.eq(Cat(ample).any())
+    m.d.comb += source.ready.eq(ready)
+    return ends
 
 
 def merge(m: Module, sources, sink) -> None:

@@ -1,14 +1,16 @@
-"""Bench of the register block: an AXI4-Lite master with control over every cycle."""
+"""Benches of the register block (an AXI4-Lite master with control over every cycle) and of its performance counters."""
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...accelerators.control.regmap import register_map
-from .agents import BenchFailure, always
+from .agents import BenchFailure, Model, Pattern, always
 from .environment import Environment
+from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["OKAY", "SLVERR", "AxiLiteMaster", "RegisterBlockBench", "begin", "check"]
+__all__ = ["OKAY", "SLVERR", "AxiLiteMaster", "CountersBench", "RegisterBlockBench", "begin", "check"]
 
 OKAY, SLVERR = 0, 2
 PREFIX = "s_axi_csr__"
@@ -34,6 +36,87 @@ class RegisterBlockBench(UnitBench):
                 "busy", "done", "position", "tokens_generated", "operation", "last_token", "last_value",
                 "raise_error", "raise_info", "progress", "outside_waits", "saturated", "read_beats", "write_beats",
                 "read_stall", "read_idle", "events"), 0)
+
+
+class CountersBench(UnitBench):
+    """No streams: random events and clears, and every total that comes by is compared."""
+
+    ALL_AT_ONCE = 0.5
+    """Share of the rounds in which every counter counts in every cycle."""
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        self.rng, self.share = rng, 1.0 if rng.random() < self.ALL_AT_ONCE else rng.random()
+        return {}
+
+    def boundary(self) -> Items:
+        self.rng, self.share = random.Random(0), 1.0
+        return {}
+
+    def expected(self, stimulus: Items) -> Items:
+        return {}
+
+    def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
+        self.counts = _Counts(ports, self)
+        return (self.counts,)
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"latency": self.counts.round, "interval": 1}
+
+
+class _Counts(Model):
+    """Drives the events of ``CountersBench``, and knows every total."""
+
+    name = "counts"
+    DELAY = 4
+    """Cycles from an event to the total that has it."""
+    CYCLES = 400
+
+    def __init__(self, ports: Mapping[str, Any], bench: CountersBench):
+        self._ports, self._bench = ports, bench
+        self._count = len(ports["events"])
+
+    def clear(self) -> None:
+        self._events: list[int] = []  # of every cycle since the last reset
+        self._begin = 0  # first cycle that counts
+        self._left = 0
+        self._moved: list[int] = []
+        self._seen: dict[int, int] = {}  # number -> cycle in which it came by
+        self.round = 0
+        self._ports["events"].value = self._ports["clear"].value = 0
+
+    def begin(self, sources: Pattern, sinks: Pattern) -> None:
+        self._left = self.CYCLES
+
+    @property
+    def transfers(self) -> list[int]:
+        return self._moved
+
+    def drive(self) -> None:
+        rng, share = self._bench.rng, self._bench.share
+        events = sum((rng.random() < share) << k for k in range(self._count)) if self._left else 0
+        clears = rng.random() < 0.01
+        if clears:
+            self._begin = len(self._events) + 1
+        self._events.append(events)
+        self._ports["events"].value, self._ports["clear"].value = events, int(clears)
+
+    def sample(self, cycle: int) -> bool:
+        index, value = (self._ports[name].value for name in ("index", "value"))
+        if not (index.is_resolvable and value.is_resolvable):
+            raise BenchFailure(f"index is {index}, value {value}")
+        number, now = int(index), len(self._events) - 1
+        if self._begin <= now:  # a clear acts in the next cycle
+            want = sum(each >> number & 1 for each in self._events[self._begin:max(now - self.DELAY + 1, self._begin)])
+            if int(value) != want:
+                raise BenchFailure(f"counter {number} is {int(value)} in cycle {now}, expected {want}")
+        self.round = now - self._seen.get(number, now)
+        self._seen[number] = now
+        self._moved.append(cycle)
+        self._left -= self._left > 0
+        return self._left > 0
+
+    def pending(self) -> str | None:
+        return f"{self._left} cycles of events to come" if self._left else None
 
 
 class AxiLiteMaster:

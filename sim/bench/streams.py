@@ -1,12 +1,14 @@
 """Benches of the stream plumbing."""
 
 import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from .agents import BenchFailure
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["DownsizerBench", "ForkBench", "GearboxBench", "JoinBench", "QueueBench", "RelayBench",
+__all__ = ["CreditQueueBench", "DownsizerBench", "ForkBench", "GearboxBench", "JoinBench", "QueueBench", "RelayBench",
            "StreamBufferBench", "UpsizerBench"]
 
 CORNERS = {bits: (-(1 << (bits - 1)), -1, 0, 1, (1 << (bits - 1)) - 1) for bits in (16, 32)}
@@ -55,6 +57,56 @@ class QueueBench(UnitBench):
 
     def levels(self, stimulus: Items) -> dict[str, int]:
         return {"level": 0}
+
+
+class CreditQueueBench(UnitBench):
+    """Items come 1 to 10 cycles after their place was spent, or later; all come out, in order. Promised are the free places,
+    no more and no fewer."""
+
+    COUNT, DEPTH = 200, 6
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        self.rng, self.slowest = rng, 0 if case == "latency" else 9
+        self.items = [{"data": rng.getrandbits(self.config.bus_bits), "last": rng.getrandbits(1)} for _ in range(self.COUNT)]
+        return {"i": []}
+
+    def boundary(self) -> Items:
+        bits = self.config.bus_bits
+        self.rng, self.slowest = random.Random(0), 0
+        self.items = [{"data": value, "last": last} for value in (0, 1, (1 << bits) - 1) for last in (0, 1)] * 8
+        return {"i": []}
+
+    def expected(self, stimulus: Items) -> Items:
+        return {"o": self.items}
+
+    def begin(self, stimulus: Items) -> None:
+        self.due: list[int] = []  # cycle before the one in which each item that has its place may come
+        self.sent = self.left = 0
+        self.returned = 0  # ``left`` a cycle ago: a place is free for others that late
+
+    def react(self, stream: str, payload: Any) -> Items:
+        self.left += 1
+        return {}
+
+    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
+        free = self.DEPTH - (len(self.due) - self.returned)
+        for port, places in (("credit", 1), ("ample", 2)):
+            if level(port) != (free >= places):
+                raise BenchFailure(f"{port} is {level(port)} with {free} of {self.DEPTH} places free")
+        self.cycle, self.returned = cycle, self.left
+        spend = level("credit") and len(self.due) < len(self.items) and self.rng.random() < (0.8 if self.slowest else 1)
+        if spend:
+            self.due.append(max(cycle + self.rng.randint(0, self.slowest), self.due[-1] if self.due else 0))
+        return {"spend": spend}
+
+    def offers(self) -> Items:
+        first = self.sent
+        while self.sent < len(self.due) and self.due[self.sent] < self.cycle:
+            self.sent += 1
+        return {"i": self.items[first:self.sent]}
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        return {"credit": 1, "ample": 1}
 
 
 class RelayBench(UnitBench):

@@ -12,7 +12,7 @@ from .agents import BenchFailure
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["ReplayBufferBench", "VectorMemoryBench"]
+__all__ = ["ReplayBufferBench", "ResultCollectorBench", "VectorMemoryBench"]
 
 INT32 = (-(1 << 31), (1 << 31) - 1)
 
@@ -39,7 +39,70 @@ class _Read(NamedTuple):
     events: int
 
 
-class VectorMemoryBench(UnitBench):
+class _ResultsBench(UnitBench):
+    """Matrix results go in; when each ends and how large its magnitudes are is checked in every cycle."""
+
+    ACCESS, BUSY, DONE = "i_sums_access", "sums_busy", "sums_done"
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.depth = config.vector_memory // config.vector_lanes
+        self.groups = config.vector_lanes // config.table_rows
+        self.largest = 127 * config.max_vector
+
+    def begin(self, stimulus: Items) -> None:
+        self.events: Counter[str] = Counter()
+        self.done: list[int] = []
+        self.results = self._results(VectorBanks(self.config), stimulus)
+        self.magnitudes = [[(0, 0)] * self.config.token_lanes for _ in range(self.config.chunks)]
+
+    def _result(self, items: Items, rng: random.Random, chunk: int, base: int, words: int, again: int = 0) -> None:
+        groups = words * self.groups
+        split = rng.choice((0, 1, groups, 65535, rng.randint(0, groups)))
+        items[self.ACCESS] += [{"chunk": chunk, "base": base, "split": split}] * (1 + again)
+        count = self.config.token_lanes * self.config.table_rows
+        size = [1 << rng.randint(0, self.largest.bit_length() - 2) for _ in range(count)]
+        items["i_sums"] += _packet([[rng.choice((-k, rng.randint(-k, k - 1))) for k in size] for _ in range(groups)],
+                                   "sums") * (1 + again)
+
+    def _results(self, banks: VectorBanks, stimulus: Items) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Chunk and magnitudes of every result."""
+        packets = _packets(stimulus.get("i_sums", []), "sums")
+        return [(access["chunk"], banks.write_sums(access["chunk"], access["base"], access["split"], groups))
+                for access, groups in zip(stimulus.get(self.ACCESS, []), packets, strict=True)]
+
+    def accepted(self, stream: str, payload: Any) -> Items:
+        self.events[stream] += payload["last"] if stream in ("i", "i_sums") else 1
+        return {}
+
+    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
+        """Ends and magnitudes of results, as they come."""
+        finished, announced = self.events["done"], self.events[self.ACCESS]
+        busy = announced != finished
+        if level(self.BUSY) != busy:
+            raise BenchFailure(f"{self.BUSY} is {level('sums_busy')} after {finished} of {announced} results")
+        bits = level("magnitude_bits")
+        for chunk, magnitudes in enumerate(self.magnitudes):
+            if busy and self.results[finished][0] == chunk:
+                continue
+            found = bits >> 12 * self.config.token_lanes * chunk & (1 << 12 * self.config.token_lanes) - 1
+            want = self._packed(magnitudes)
+            if found != want:
+                raise BenchFailure(f"magnitude_bits of chunk {chunk} after {finished} results is {found:#x}, expected {want:#x}")
+        if level(self.DONE):
+            if self.events["i_sums"] != finished + 1:
+                raise BenchFailure(f"{self.DONE} number {finished + 1} after {self.events['i_sums']} results")
+            self.events["done"] += 1
+            self.done.append(cycle)
+            chunk, self.magnitudes[chunk] = self.results[finished]
+        return {}
+
+    @staticmethod
+    def _packed(magnitudes: list[tuple[int, int]]) -> int:
+        return sum((first | second << 6) << 12 * token for token, (first, second) in enumerate(magnitudes))
+
+
+class VectorMemoryBench(_ResultsBench):
     """Writes and matrix results go in as they like; each is read back as soon as it, and what overlaps it, is in memory.
 
     Some are written once more with the same values, and read meanwhile: so a read may meet the word that is being written.
@@ -47,12 +110,6 @@ class VectorMemoryBench(UnitBench):
 
     RESULT = 24
     """Vector words of the result that is measured."""
-
-    def __init__(self, config: Any):
-        super().__init__(config)
-        self.depth = config.vector_memory // config.vector_lanes
-        self.groups = config.vector_lanes // config.table_rows
-        self.largest = 127 * config.max_vector
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         self.free = 0
@@ -88,15 +145,6 @@ class VectorMemoryBench(UnitBench):
         items["i"] += _packet([[rng.randint(*INT32) for _ in range(self.config.vector_lanes)] for _ in range(length)],
                               "x") * (1 + again)
 
-    def _result(self, items: Items, rng: random.Random, chunk: int, base: int, words: int, again: int = 0) -> None:
-        groups = words * self.groups
-        split = rng.choice((0, 1, groups, 65535, rng.randint(0, groups)))
-        items["i_sums_access"] += [{"chunk": chunk, "base": base, "split": split}] * (1 + again)
-        count = self.config.token_lanes * self.config.table_rows
-        size = [1 << rng.randint(0, self.largest.bit_length() - 2) for _ in range(count)]
-        items["i_sums"] += _packet([[rng.choice((-k, rng.randint(-k, k - 1))) for k in size] for _ in range(groups)],
-                                   "sums") * (1 + again)
-
     def boundary(self) -> Items:
         lanes, tokens, slots, rows = (self.config.vector_lanes, self.config.token_lanes, self.config.token_slots,
                                       self.config.table_rows)
@@ -128,29 +176,15 @@ class VectorMemoryBench(UnitBench):
             again = announced[n + 1:n + 2] == [access]
             for lane in range(self.config.token_lanes):
                 target = Access(access["chunk"] * self.config.token_lanes + lane, access["base"], len(groups) // self.groups)
-                reads.insert(place, _Read(target, "i_sums_access", n + 2) if again else _Read(target, "sums_done", n + 1))
+                reads.insert(place, _Read(target, "i_sums_access", n + 2) if again else _Read(target, "done", n + 1))
                 place += 1
             place += 2
         return reads
 
     def begin(self, stimulus: Items) -> None:
+        super().begin(stimulus)
         self.reads = self._reads(stimulus)
         self.released = 0
-        self.events: Counter[str] = Counter()
-        self.done: list[int] = []
-        self.results = self._results(VectorBanks(self.config), stimulus)
-        self.magnitudes = [[(0, 0)] * self.config.token_lanes for _ in range(self.config.chunks)]
-
-    @staticmethod
-    def _results(banks: VectorBanks, stimulus: Items) -> list[tuple[int, list[tuple[int, int]]]]:
-        """Chunk and magnitudes of every result."""
-        packets = _packets(stimulus.get("i_sums", []), "sums")
-        return [(access["chunk"], banks.write_sums(access["chunk"], access["base"], access["split"], groups))
-                for access, groups in zip(stimulus.get("i_sums_access", []), packets, strict=True)]
-
-    def accepted(self, stream: str, payload: Any) -> Items:
-        self.events[stream] += payload["last"] if stream in ("i", "i_sums") else 1
-        return {}
 
     def offers(self) -> Items:
         first = self.released
@@ -164,31 +198,6 @@ class VectorMemoryBench(UnitBench):
             banks.write(Access(**access), packet)
         self._results(banks, stimulus)
         return {"o": [item for read in self._reads(stimulus) for item in _packet(banks.read(read.access), "x")]}
-
-    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
-        finished, announced = self.events["sums_done"], self.events["i_sums_access"]
-        busy = announced != finished
-        if level("sums_busy") != busy:
-            raise BenchFailure(f"sums_busy is {level('sums_busy')} after {finished} of {announced} results")
-        bits = level("magnitude_bits")
-        for chunk, magnitudes in enumerate(self.magnitudes):
-            if busy and self.results[finished][0] == chunk:
-                continue
-            found = bits >> 12 * self.config.token_lanes * chunk & (1 << 12 * self.config.token_lanes) - 1
-            want = self._packed(magnitudes)
-            if found != want:
-                raise BenchFailure(f"magnitude_bits of chunk {chunk} after {finished} results is {found:#x}, expected {want:#x}")
-        if level("sums_done"):
-            if self.events["i_sums"] != finished + 1:
-                raise BenchFailure(f"sums_done number {finished + 1} after {self.events['i_sums']} results")
-            self.events["sums_done"] += 1
-            self.done.append(cycle)
-            chunk, self.magnitudes[chunk] = self.results[finished]
-        return {}
-
-    @staticmethod
-    def _packed(magnitudes: list[tuple[int, int]]) -> int:
-        return sum((first | second << 6) << 12 * token for token, (first, second) in enumerate(magnitudes))
 
     def levels(self, stimulus: Items) -> dict[str, int]:
         return {"sums_busy": 0, "write_busy": 0, "sums_done": 0}
@@ -212,6 +221,92 @@ class VectorMemoryBench(UnitBench):
         done = VectorLayout(self.config).done
         wait = self.RESULT * self.groups + done if self.config.chunks == 1 else 0
         return {**attributes, "access": 2, "done": done, "wait": wait}
+
+
+class ResultCollectorBench(_ResultsBench):
+    """Every word of every result is written once, where the layout of the vector memory has it."""
+
+    ACCESS, BUSY, DONE = "i_access", "busy", "done"
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.layout = VectorLayout(config)
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        items: Items = {"i_access": [], "i_sums": []}
+        free = 0
+        for _ in range(8):
+            words = rng.randint(1, 12)
+            self._result(items, rng, rng.randrange(self.config.chunks), free, words)
+            free += words
+        return items
+
+    def boundary(self) -> Items:
+        items: Items = {"i_access": [], "i_sums": []}
+        self._result(items, random.Random(0), self.config.chunks - 1, self.depth - 1, 1)
+        self._result(items, random.Random(1), 0, 0, 2)
+        for n, value in enumerate((0, -1, 1, self.largest, -self.largest, -(1 << self.largest.bit_length() - 1))):
+            items["i_access"].append({"chunk": n % self.config.chunks, "base": 16 + n, "split": 1})
+            items["i_sums"] += _packet([[value] * (self.config.token_lanes * self.config.table_rows)] * self.groups, "sums")
+        return items
+
+    def expected(self, stimulus: Items) -> Items:
+        return {}
+
+    def begin(self, stimulus: Items) -> None:
+        super().begin(stimulus)
+        self.written: dict[tuple[int, int], list[int]] = {}  # (slot, address) -> elements
+        self.first_word: int | None = None
+
+    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
+        into, turn = level("into"), level("turn")
+        if into:
+            if self.first_word is None:
+                self.first_word = cycle
+            if into.bit_count() != 1 or turn.bit_count() != 1 or into >> level("chunk") != 1:
+                raise BenchFailure(f"into is {into:b} and turn {turn:b} for chunk {level('chunk')}")
+            self._collect(level("chunk"), turn.bit_length() - 1, level("address"), level("words"))
+        return super().control(cycle, level)
+
+    def _collect(self, chunk: int, turn: int, address: int, words: int) -> None:
+        """One word for each bank."""
+        lanes, bits = self.config.vector_lanes, self.config.sum_bits
+        for bank in range(self.layout.banks):
+            if turn >= len(self.layout.lanes(bank)):
+                continue
+            slot = chunk * self.config.token_lanes + self.layout.lanes(bank)[turn]
+            place = slot, address - turn * self.layout.words
+            if place in self.written:
+                raise BenchFailure(f"word {place[1]} of slot {slot} is written twice")
+            elements = (words >> (bank * lanes + lane) * bits & (1 << bits) - 1 for lane in range(lanes))
+            self.written[place] = [value - (value >> bits - 1 << bits) for value in elements]
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        banks = VectorBanks(self.config)
+        self._results(banks, stimulus)
+        slots = range(self.config.token_slots)
+        want = {(slot, address): words[0] for slot in slots for address in range(self.depth)
+                if None not in (words := banks.read(Access(slot, address, 1)))[0]}
+        if wrong := [place for place in sorted({*want, *self.written}) if want.get(place) != self.written.get(place)]:
+            slot, address = wrong[0]
+            raise BenchFailure(f"{len(wrong)} wrong words; word {address} of slot {slot} is {self.written.get(wrong[0])}, expected "
+                               f"{want.get(wrong[0])}")
+        return {"busy": 0, "done": 0}
+
+    def latency_stimulus(self) -> Items:
+        items: Items = {"i_access": [], "i_sums": []}
+        for base in (0, 20):
+            self._result(items, random.Random(base), self.config.chunks - 1, base, 20)
+        return items
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        sums, groups = trace.accepted["i_sums"], 20 * self.groups
+        assert self.first_word is not None
+        return {"latency": self.first_word - sums[self.groups - 1], "interval": max(b - a for a, b in pairwise(sums[:groups])),
+                "done": self.done[0] - sums[groups - 1], "next": sums[groups] - sums[groups - 1]}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return {**attributes, "done": self.layout.done, "next": self.layout.done + 2}
 
 
 class ReplayBufferBench(UnitBench):
