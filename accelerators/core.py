@@ -173,11 +173,12 @@ class Core(wiring.Component):
         wiring.connect(m, frontend.o_operation, operations.i)
         wiring.connect(m, operations.o, executor.i_operation)
         # An operation ends one cycle after its last item; ``events`` are counted three cycles after that.
-        running = Signal(4)
-        m.d.sync += running.eq(Cat(self.start | frontend.busy, running))
+        running = Signal(3)
+        m.d.sync += [running.eq(Cat(self.start | frontend.busy, running)),
+                     self.busy.eq(self.start | frontend.busy | running.any())]
         m.d.comb += [
             frontend.append_done.eq(executor.append_done),
-            self.busy.eq(running.any()), self.done.eq(frontend.done), self.tag.eq(executor.tag),
+            self.done.eq(frontend.done), self.tag.eq(executor.tag),
             self.position.eq(frontend.position), self.generated.eq(frontend.generated),
             executor.inverse_temperature.eq(self.inverse_temperature),
             executor.magnitudes.eq(vectors.magnitude_bits), executor.top_exponents.eq(exponents.top),

@@ -52,5 +52,5 @@ def token_ids(text: str) -> list[int]:
 
 def configuration(options: Namespace) -> AcceleratorConfig:
     """The preset, with wider formats if ``--high-precision`` was given."""
-    config = preset(options.preset)
+    config = preset(options.preset or DEFAULT_PRESET)
     return high_precision(config) if options.high_precision else config

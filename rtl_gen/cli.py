@@ -21,7 +21,7 @@ _PRESET = "accelerator configuration (see `llmrtl list`)"
 
 
 def _formats(option: Callable[..., None]) -> None:
-    option("--preset", default=DEFAULT_PRESET, help=_PRESET)
+    option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}")
     option("--fraction-bits", type=whole(0, 24), metavar="N",
            help="fraction bits of the residual stream, 0 to 24; default: by a calibration run")
     option("--high-precision", action="store_true",
@@ -107,9 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
            help="tokens of the prompt for the time to first token; default: 128, or what the context holds besides a token")
     option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, 1 to 1200 MHz")
     option("--latency", type=whole(1, MEMORY_OPTIONS["latency"][1]), default=20, metavar="CYCLES", help="latency of the memory")
-    option("--memory-efficiency", type=float, default=1.0, metavar="SHARE",
+    option("--memory-efficiency", type=number(0.01, 1), default=1.0, metavar="SHARE",
            help="share of the port's bytes per cycle that the memory sustains: what `llmrtl run --memory-model ddr4` reports as "
-                "achieved, over bus bytes times clock")
+                "achieved, over bus bytes times clock; 0.01 to 1")
     option("--plot", type=Path, metavar="FILE.png", help="write a roofline plot")
     option("--json", type=Path, metavar="FILE", help="also write the figures here")
 

@@ -118,7 +118,11 @@ def image(options: Namespace) -> int:
     """``llmrtl image``."""
     if not options.stem.name:
         raise ValueError(f"STEM {options.stem}: must end in the name of a file")
-    if options.checkpoint is not None:
+    if options.checkpoint is None:
+        if given := [f"--{name}" for name in ("preset", "context", "fraction-bits", "high-precision")
+                     if (value := getattr(options, name.replace("-", "_"))) is not None and value is not False]:
+            raise ValueError(f"{', '.join(given)}: only with --checkpoint; an image is what it was compiled as")
+    else:
         config = configuration(options)
         check_files(("STEM", path) for path in image_files(options.stem))
         checkpoint = Checkpoint.open(options.checkpoint)

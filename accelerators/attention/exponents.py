@@ -38,7 +38,7 @@ class HeadExponents(wiring.Component):
     shift : Out(6)
         ``min(top - exponent, 63)`` of the word at hand.
 
-    Latency: a stored exponent counts from the next cycle; ``shift`` follows ``word_taken`` in the next cycle. Interval: 1.
+    Latency: a stored exponent counts two cycles later; ``shift`` follows ``word_taken`` in the next cycle. Interval: 1.
     """
 
     latency = 1
@@ -76,20 +76,30 @@ class HeadExponents(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [each.eq(LOWEST) for each in top]
 
+        # What the next word needs comes into registers while this one is at hand.
         token, head, second = Signal.like(self.i.p.token), Signal.like(self.i.p.head), Signal()
-        word = Signal(16)
-        difference = Signal(range(1 << 17))
+        word, last_word = Signal(16), Signal()
+        next_token, next_head, next_word = (Signal.like(each, name=f"next_{name}") for name, each in
+                                            (("token", token), ("head", head), ("word", word)))
+        m.d.comb += [next_token.eq(token), next_head.eq(head), next_word.eq(word)]
+        with m.If(self.word_taken):
+            m.d.comb += next_word.eq(word + 1)
+            with m.If(last_word):
+                m.d.comb += [next_word.eq(0), next_head.eq(head + 1)]
+            with m.If(self.vector_end):
+                m.d.comb += [next_word.eq(0), next_head.eq(0), next_token.eq(token + second)]
+                m.d.sync += second.eq(~second)
+        with m.If(self.restart):
+            m.d.comb += [next_token.eq(0), next_head.eq(0), next_word.eq(0)]
+            m.d.sync += second.eq(0)
+        exponent, largest, difference = Signal(signed(16)), Signal(signed(16)), Signal(range(1 << 17))
         m.d.comb += [
-            read.addr.eq(token * self.heads + head),
-            difference.eq((top[token] - read.data)[:17]),
+            read.addr.eq(next_token * self.heads + next_head),
+            difference.eq((largest - exponent)[:17]),
             self.shift.eq(Mux(difference > 63, 63, difference)),
         ]
-        with m.If(self.word_taken):
-            m.d.sync += word.eq(word + 1)
-            with m.If(word + 1 == self.words):
-                m.d.sync += [word.eq(0), head.eq(head + 1)]
-            with m.If(self.vector_end):
-                m.d.sync += [word.eq(0), head.eq(0), second.eq(~second), token.eq(token + second)]
-        with m.If(self.restart):
-            m.d.sync += [token.eq(0), head.eq(0), second.eq(0), word.eq(0)]
+        m.d.sync += [
+            token.eq(next_token), head.eq(next_head), word.eq(next_word), last_word.eq(next_word + 1 == self.words),
+            exponent.eq(read.data), largest.eq(top[next_token]),
+        ]
         return m

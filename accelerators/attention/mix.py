@@ -110,7 +110,8 @@ class Mix(wiring.Component):
 
         # Sequence of one operation: rows, then over to the drain.
         beat_number, row_number = Signal.like(beat), Signal.like(rows_done)  # the last ones
-        last_beat, last_pass = beat == beat_number, step == last_step
+        last_beat, last_pass, last_row = beat == beat_number, step == last_step, Signal()
+        m.d.sync += last_row.eq(rows_done == row_number)  # a row takes longer than that
         m.d.comb += last_turn.eq(second | (command.lanes <= lanes) if config.query_lanes > 1 else 1)
         draining, drain_start = Signal(), Signal()
         with m.FSM():
@@ -118,7 +119,8 @@ class Mix(wiring.Component):
                 m.d.comb += self.i_command.ready.eq(1)
                 with m.If(self.i_command.valid):
                     m.d.sync += [command.eq(self.i_command.p), bank.eq(~bank), rows_done.eq(0),
-                                 beat_number.eq(self.i_command.p.beats - 1), row_number.eq(self.i_command.p.rows - 1)]
+                                 beat_number.eq(self.i_command.p.beats - 1), row_number.eq(self.i_command.p.rows - 1),
+                                 last_row.eq(self.i_command.p.rows == 1)]
                     m.next = "ROWS"
             with m.State("ROWS"):
                 m.d.comb += [
@@ -134,7 +136,7 @@ class Mix(wiring.Component):
                             m.d.sync += [step.eq(0), second.eq(~last_turn)]
                 with m.If(row_done):
                     m.d.sync += rows_done.eq(rows_done + 1)
-                    with m.If(rows_done == row_number):
+                    with m.If(last_row):
                         m.next = "HAND_OVER"
             with m.State("HAND_OVER"):
                 with m.If(~draining):
@@ -256,11 +258,11 @@ class Mix(wiring.Component):
         config = self.config
         lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes
         lane, position = Signal(range(config.query_lanes + 1)), Signal(range(max(lanes, 2)))
-        part, word = Signal(range(max(parts, 2))), Signal(16)
+        part, left, last_word = Signal(range(max(parts, 2))), Signal(16), Signal()  # words left behind this one
         held = Signal.like(read_sums, reset_less=True)
         wait = Signal(range(AHEAD + 1))  # until the sums come that are read
-        last_number, last_lane = Signal.like(word), Signal.like(lane)
-        free, last_word = self.o.ready | ~self.o.valid, word == last_number
+        last_number, last_lane = Signal.like(left), Signal.like(lane)
+        free = self.o.ready | ~self.o.valid
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.FSM(name="drain"):
@@ -271,6 +273,7 @@ class Mix(wiring.Component):
                                  address.beat.eq(0), address.second.eq(0), address.bank.eq(bank)]
                     m.next = "FLUSH"
             with m.State("FLUSH"):  # HAZARD + 1 cycles from the last row to the first read
+                m.d.sync += [left.eq(last_number), last_word.eq(last_number == 0)]
                 m.next = "READ"
             with m.State("READ"):
                 m.d.comb += issue.eq(1)
@@ -282,12 +285,14 @@ class Mix(wiring.Component):
                     m.next = "WORDS"
             with m.State("WORDS"):
                 with m.If(free):
-                    m.d.sync += [self.o.valid.eq(1), self.o.p.last.eq(last_word), part.eq(part + 1), word.eq(word + 1)]
+                    m.d.sync += [self.o.valid.eq(1), self.o.p.last.eq(last_word), part.eq(part + 1), left.eq(left - 1),
+                                 last_word.eq(left == 1)]
                     with m.If(part == parts - 1):
                         m.d.sync += address.beat.eq(address.beat + 1)
                         m.next = "READ"
                     with m.If(last_word):
-                        m.d.sync += [word.eq(0), address.beat.eq(0), lane.eq(lane + 1), position.eq(position + 1)]
+                        m.d.sync += [left.eq(last_number), last_word.eq(last_number == 0), address.beat.eq(0), lane.eq(lane + 1),
+                                     position.eq(position + 1)]
                         with m.If(position == lanes - 1):
                             m.d.sync += [position.eq(0), address.second.eq(1)]
                         m.next = "READ"

@@ -9,6 +9,7 @@ from ..config import AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import Queue, StreamBuffer
+from ..streams.route import buffered
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
@@ -374,14 +375,15 @@ class FrontEnd(wiring.Component):
         m.submodules.read = offered = StreamBuffer(layout)  # many states of the main machine make these
         m.submodules.reads = queue = Queue(layout, max(16, config.max_heads * tiles))
         wiring.connect(m, offered.o, queue.i)
+        following = buffered(m, queue.o, "next_read").o
         pushed, appended, behind = Signal(APPEND_BITS), Signal(APPEND_BITS), Signal(APPEND_BITS)
         opened = Signal()
         m.d.sync += [pushed.eq(pushed + push_append), appended.eq(appended + self.append_done)]
         m.d.comb += [
             offered.i.p.due.eq(pushed),
-            behind.eq(appended - queue.o.p.due),  # modulo 2**APPEND_BITS: negative while some are missing
-            opened.eq(~queue.o.p.fenced | ~behind[-1]),
-            self.o_data.valid.eq(queue.o.valid & opened), queue.o.ready.eq(self.o_data.ready & opened),
-            self.o_data.p.address.eq(queue.o.p.address), self.o_data.p.beats.eq(queue.o.p.beats),
+            behind.eq(appended - following.p.due),  # modulo 2**APPEND_BITS: negative while some are missing
+            opened.eq(~following.p.fenced | ~behind[-1]),
+            self.o_data.valid.eq(following.valid & opened), following.ready.eq(self.o_data.ready & opened),
+            self.o_data.p.address.eq(following.p.address), self.o_data.p.beats.eq(following.p.beats),
         ]
         return offered.i

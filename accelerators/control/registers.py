@@ -66,7 +66,7 @@ class RegisterBlock(wiring.Component):
     error_pending : Out(1), irq : Out(1)
         An error is kept; STATUS.done or an error is pending.
     progress : In(1)
-        Restarts the watchdog, which raises WATCHDOG after WATCHDOG_LIMIT busy cycles without it.
+        Restarts the watchdog, which raises WATCHDOG after WATCHDOG_LIMIT busy cycles without it, and two until they are counted.
     outside_waits : In(8)
         A bit for each of ``OUTSIDE_STREAMS`` that waits: with the units' events, the info of WATCHDOG.
     saturated : In(range(vector_lanes + 1))
@@ -74,13 +74,13 @@ class RegisterBlock(wiring.Component):
     read_beats, write_beats, read_stall, read_idle : In(1); events : In(array of {busy, starved, stalled})
         Counted in cycles in which ``busy`` is high.
 
-    Latency (a dictionary): a read takes 3 cycles from the address to ``rvalid``, a write 3 from the later of address and
+    Latency (a dictionary): a read takes 3 cycles from the address to ``rvalid``, a write 4 from the later of address and
     data to ``bvalid``; the low half of a performance counter up to ``3 + Counters.count``. Interval: 4 cycles
-    for a read, 3 for a write, both at the same time.
+    for either, both at the same time.
     """
 
-    latency = {"read": 3, "write": 3}
-    interval = {"read": 4, "write": 3}
+    latency = {"read": 3, "write": 4}
+    interval = {"read": 4, "write": 4}
 
     def __init__(self, config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES):
         self.map, self.units = register_map(config, units), tuple(units)
@@ -113,10 +113,8 @@ class RegisterBlock(wiring.Component):
         events = {"cycles": Const(1), **{name: getattr(self, name) for name in COUNTERS if name != "cycles"}}
         for unit, ports in zip(self.units, self.events, strict=True):
             events |= {f"{unit}_{event}": ports[event] for event in UNIT_EVENTS}
-        m.d.comb += [
-            *(counters.events[number].eq(self.busy & events[name]) for name, number in numbers.items()),
-            counters.clear.eq(self.start),
-        ]
+        m.d.comb += counters.clear.eq(self.start)
+        m.d.sync += [counters.events[number].eq(self.busy & events[name]) for name, number in numbers.items()]
         values = self._storage(m)
         self._write_channel(m, values)
         self._errors(m, values)
@@ -129,10 +127,13 @@ class RegisterBlock(wiring.Component):
         with m.If(~self.busy):
             m.d.sync += self.stop.eq(0)
         with m.If(self.start):
-            m.d.sync += [values["done"].eq(0), values["saturations"].eq(0)]
-        with m.Elif(self.busy):
-            total = values["saturations"] + self.saturated
-            m.d.sync += values["saturations"].eq(Mux(total[WORD], ~0, total))
+            m.d.sync += values["done"].eq(0)
+        saturations = Signal(WORD + 1)  # the top bit stays
+        m.d.sync += values["saturations"].eq(saturations[:WORD] | saturations[WORD].replicate(WORD))
+        with m.If(self.start):
+            m.d.sync += saturations.eq(0)
+        with m.Elif(~saturations[WORD]):
+            m.d.sync += saturations.eq(saturations + Mux(self.busy, self.saturated, 0))
         m.d.comb += [
             self.inverse_temperature.mantissa.eq(values["inverse_temperature_mantissa"]),
             self.inverse_temperature.exponent.eq(values["inverse_temperature_exponent"]),
@@ -170,9 +171,21 @@ class RegisterBlock(wiring.Component):
             m.d.sync += [word.eq(bus.wdata), strobe.eq(bus.wstrb), has_word.eq(1)]
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
-        # One cycle decides, the next one writes.
-        decided = Signal()
-        m.d.sync += [decided.eq(has_address & has_word & ~bus.bvalid & ~decided), refused.eq(1)]
+        # One cycle finds the register, one decides, the next one writes.
+        found, decided = Signal(), Signal()
+        writable = {register.name: register for register in self.map if register.writable}
+        chosen = {name: Signal(name=f"writes_{name.lower()}") for name in writable}
+        forbidden = Signal(WORD)
+        unwelcome = word[0] & strobe[0] & (self.busy | self.start | self.error_pending)
+        m.d.sync += [
+            found.eq(has_address & has_word & ~bus.bvalid & ~found & ~decided), decided.eq(found), forbidden.eq(~0),
+            *(signal.eq(address == writable[name].offset // 4) for name, signal in chosen.items()),
+            refused.eq((word & bits & forbidden).any() | ~Cat(chosen.values()).any() | (chosen["CONTROL"] & unwelcome)),
+        ]
+        with m.Switch(address):
+            for register in writable.values():
+                with m.Case(register.offset // 4):
+                    m.d.sync += forbidden.eq(~register.mask)
         with m.If(decided):
             m.d.sync += [
                 bus.bvalid.eq(1),
@@ -180,19 +193,10 @@ class RegisterBlock(wiring.Component):
                 has_address.eq(0),
                 has_word.eq(0),
             ]
-        writable = [register for register in self.map if register.writable]
-        with m.Switch(address):
-            for register in writable:
-                with m.Case(register.offset // 4):
-                    m.d.sync += refused.eq((word & bits & ~register.mask).any())
-                    if register.name == "CONTROL":
-                        with m.If(word[0] & strobe[0] & (self.busy | self.start | self.error_pending)):
-                            m.d.sync += refused.eq(1)
-        with m.If(decided & ~refused), m.Switch(address):
-            for register in writable:
-                with m.Case(register.offset // 4):
-                    for field in register.fields:
-                        self._write_field(m, field, values[field.name], word, strobe)
+        for name, signal in chosen.items():
+            with m.If(decided & ~refused & signal):
+                for field in writable[name].fields:
+                    self._write_field(m, field, values[field.name], word, strobe)
 
     def _write_field(self, m: Module, field: Field, value, word, strobe) -> None:
         if field.name == "seed":
@@ -212,14 +216,11 @@ class RegisterBlock(wiring.Component):
                     m.d.sync += value[part].eq(bits)
 
     def _errors(self, m: Module, values: dict) -> None:
-        quiet = Signal(WORD)
-        expired = Signal()
+        quiet, waits, expired = Signal(WORD), Signal(), Signal()
         limit = self.watchdog_limit
-        m.d.comb += [
-            self.error_pending.eq(values["error_cause"] != ErrorCause.NONE),
-            expired.eq((limit != 0) & (quiet == limit)),
-        ]
-        m.d.sync += quiet.eq(Mux(self.busy & ~self.progress & ~expired, quiet + 1, 0))
+        m.d.comb += self.error_pending.eq(values["error_cause"] != ErrorCause.NONE)
+        m.d.sync += [waits.eq(self.busy & ~self.progress), quiet.eq(Mux(waits & ~expired, quiet + 1, 0)),
+                     expired.eq((limit != 0) & (quiet == limit) & ~expired)]
         cause, info = values["error_cause"], values["error_info"]
         with m.If(self.clear_errors):
             m.d.sync += [cause.eq(ErrorCause.NONE), info.eq(0)]

@@ -59,8 +59,8 @@ class Sampler(wiring.Component):
         With ``reseed`` the generator restarts from ``seed`` (0 stands for ``2**32 - 1``), and makes
         ``WARM_UP`` steps before its next use. After reset it starts from seed 1.
 
-    Latency: from the last logit, ``latency`` cycles for a greedy choice, at most ``35 + 94 * k`` for a draw
-    (some ``67 * k`` for usual scales), and up to ``1 + k`` more if that logit is inserted. Interval: 1 cycle
+    Latency: from the last logit, ``latency`` cycles for a greedy choice, at most ``35 + 95 * k`` for a draw
+    (some ``68 * k`` for usual scales), and up to ``1 + k`` more if that logit is inserted. Interval: 1 cycle
     per logit that is not among the best ``k`` so far, up to ``2 + k`` cycles for one that is.
     """
 
@@ -122,7 +122,7 @@ class Sampler(wiring.Component):
         most_steps = LOGIT_BITS + 2 * FACTOR_BITS  # leave nothing of any product
         factor, scale_steps = Signal(FACTOR_BITS), Signal(range(most_steps))
         shift, clamps, large = Signal(signed(18)), Signal(), Signal()
-        steps = Signal.like(scale_steps)
+        steps, last_step = Signal.like(scale_steps), Signal()
         drawing = Signal()
         total = Signal(config.probability_bits + 1 + (config.top_k - 1).bit_length())
         m.d.comb += [
@@ -132,14 +132,13 @@ class Sampler(wiring.Component):
             p_write.addr.eq(item),
             write.addr.eq(position),
             large.eq(product[u_bits:].any() | (clamps & product.any())),
-            power.i.p.u.eq(Mux(large, (1 << u_bits) - 1, product)),
             p_write.data.eq(power.o.p.p),
             self.o.p.token.eq(token),
             self.o.p.value.eq(best),
         ]
 
-        def multiply(a, b, last_step) -> None:
-            m.d.sync += [operand.eq(a), multiplier.eq(b), steps.eq(last_step), high.eq(0), low.eq(0)]
+        def multiply(a, b, more_steps) -> None:
+            m.d.sync += [operand.eq(a), multiplier.eq(b), steps.eq(more_steps), last_step.eq(0), high.eq(0), low.eq(0)]
             m.next = "MULTIPLY"
 
         with m.FSM():
@@ -202,12 +201,15 @@ class Sampler(wiring.Component):
                 m.d.sync += [
                     product.eq(Cat(low[1:], high + addend)),
                     multiplier.eq(multiplier >> 1),
-                    steps.eq(steps - 1),
+                    steps.eq(steps - 1), last_step.eq(steps == 1),
                 ]
-                with m.If(steps == 0):
-                    m.next = "POWER"
+                with m.If(last_step):
+                    m.next = "CLAMP"
                     with m.If(drawing):
                         m.next = "PICK"
+            with m.State("CLAMP"):
+                m.d.sync += power.i.p.u.eq(Mux(large, (1 << u_bits) - 1, product))
+                m.next = "POWER"
             with m.State("POWER"):
                 m.d.comb += power.i.valid.eq(1)
                 with m.If(power.i.ready):

@@ -91,8 +91,8 @@ class SamplerBench(UnitBench):
         taken, given = trace.accepted["i"], trace.delivered["o"]
         for draw, k in enumerate(self.ks):
             cycles = given[draw] - taken[50 * draw + 49]
-            if k and cycles > 35 + 94 * k:
-                raise BenchFailure(f"a draw of k = {k} took {cycles} cycles, more than {35 + 94 * k}")
+            if k and cycles > 35 + 95 * k:
+                raise BenchFailure(f"a draw of k = {k} took {cycles} cycles, more than {35 + 95 * k}")
         gaps = [after - before for before, after in pairwise(taken[1:50])]
         return {"latency": given[0] - taken[49], "interval": max(gaps)}
 

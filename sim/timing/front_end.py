@@ -170,6 +170,6 @@ class FrontEnd:
 
     def _read(self, address: int, beats: int, kind: str, appends: int = 0) -> Process:
         yield from self.reads.room()
-        self.reads.add(Read(self.kernel.now + StreamBuffer.latency + queue_latency(self.reads.depth), address, beats, appends))
+        self.reads.add(Read(self.kernel.now + 2 * StreamBuffer.latency + queue_latency(self.reads.depth), address, beats, appends))
         self.result.beats[kind] += beats
         yield self.kernel.now + 1

@@ -258,6 +258,8 @@ def test_image(model, tmp_path, capsys):
     assert main(["image", str(stem), "--checkpoint", str(model), "--preset", "tiny", "--program"]) == 0
     out = capsys.readouterr().out
     assert "layers.0.qkv" in out and "LINEAR" in out and "bits per ternary weight" in out
+    assert main(["image", str(stem), "--preset", "tiny", "--fraction-bits", "0"]) == 2
+    assert "--preset, --fraction-bits: only with --checkpoint" in capsys.readouterr().err
     path = stem.with_suffix(".bin")
     path.write_bytes(path.read_bytes()[:-4])
     assert main(["image", str(stem)]) == 2
