@@ -342,7 +342,7 @@ class Core(wiring.Component):
         # K/V records to memory.
         pass_fields(m, cache.o_write, self.o_record)
         m.d.comb += cache.o_read.ready.eq(1)
-        pass_fields(m, packer.o, self.o_record_data)
+        wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
         m.d.comb += [
             # The front end lets no position beyond kv_capacity or max_context come here.
             cache.capacity.eq(config.max_context), cache.record_beats.eq(self.kv_record_beats),

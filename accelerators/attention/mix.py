@@ -224,8 +224,10 @@ class Mix(wiring.Component):
         ]
         with m.If(accepted):
             m.d.sync += so_far.eq(write.data)
-        last_step = Signal(4)
-        m.d.sync += last_step.eq(Mux(turn_done, ahead.data, read.data))
+        # Chosen behind the registers: in front of them synthesis would make one read port of two, behind ``turn_done``.
+        here, there, moved, last_step = Signal(4), Signal(4), Signal(), Signal(4)
+        m.d.sync += [here.eq(read.data), there.eq(ahead.data), moved.eq(turn_done)]
+        m.d.comb += last_step.eq(Mux(moved, there, here))
         return ports, Mux(row_done, ready > 1, ready != 0), last_step
 
     def _values(self, m: Module, beat: Signal, beats, row_done: Signal):

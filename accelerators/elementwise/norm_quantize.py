@@ -19,7 +19,7 @@ SIGNIFICANT_BITS = 24
 RECIPROCAL_BITS = 26
 LEVELS = (127, 32767)
 RECIPROCAL_SHIFT = (42, 34)  # levels << shift has 49 bits in both cases
-DEPTH = 10  # registers from a word to its q
+DEPTH = 11  # registers from a word to its q
 AT_PRODUCT = 3  # of which to its products
 
 
@@ -160,10 +160,11 @@ class NormQuantize(wiring.Component):
         replayed = register(replaying, reset=True)
         entering = replayed | register(quantizes, AT_PRODUCT, reset=True)
         entering_last = Mux(replayed, register(replay_ends), register(self.i.p.last, AT_PRODUCT))
-        factor, late_wide = register(reciprocal, 2), register(wide, 5)
+        shift, factor, late_wide = register(justify), register(reciprocal, 3), register(wide, 6)
         quantized = []
         for product, negative, stored in zip(products, signs, read.data, strict=True):
-            n = left_justify(pipeline, Mux(replayed, stored.size, product), justify, SIGNIFICANT_BITS)
+            chosen = register(Mux(replayed, stored.size, product))  # block memory is slow to give its data
+            n = left_justify(pipeline, chosen, shift, SIGNIFICANT_BITS)
             scaled, _ = unsigned_product(pipeline, n, factor, self.config.multiplier_bits)
             half = Mux(late_wide, 1 << (RECIPROCAL_SHIFT[1] - 1), 1 << (RECIPROCAL_SHIFT[0] - 1))
             rounded = register((scaled + half)[RECIPROCAL_SHIFT[1]:])

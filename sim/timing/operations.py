@@ -75,7 +75,7 @@ class Operations:
         self.written = StreamBuffer.latency
         """From a unit's result to vector memory."""
         packer_queue = max(3, 4 * max_beats(config))
-        self.record_written = 2 + queue_latency(packer_queue) + BurstWriter.latency + memory.latency - 1
+        self.record_written = 2 + queue_latency(packer_queue) + StreamBuffer.latency + BurstWriter.latency + memory.latency - 1
         if config.memory_ports > 1:
             self.record_written += STRIPED_WRITE
         self.record_interval = promised(ContiguousCache(config)).interval
