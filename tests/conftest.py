@@ -8,7 +8,7 @@ from llmrtl.rtl_gen.yowasp import build_root
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """What `make test` came to stays in ``build/test.txt``, for README; a run of chosen tests leaves it alone."""
-    chosen = config.option.keyword or config.option.lf or config.args_source is not config.ArgsSource.TESTPATHS
+    chosen = config.option.keyword or getattr(config.option, "lf", False) or config.args_source is not config.ArgsSource.TESTPATHS
     if exitstatus == 0 and not chosen and not hasattr(config, "workerinput"):
         counts = ((what, len(terminalreporter.stats.get(what, []))) for what in ("passed", "skipped", "deselected"))
         write_if_changed(build_root() / "test.txt", ", ".join(f"{count:,} {what}" for what, count in counts if count) + "\n")

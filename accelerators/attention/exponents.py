@@ -79,18 +79,17 @@ class HeadExponents(wiring.Component):
         # What the next word needs comes into registers while this one is at hand.
         token, head, second = Signal.like(self.i.p.token), Signal.like(self.i.p.head), Signal()
         word, last_word = Signal(16), Signal()
-        next_token, next_head, next_word = (Signal.like(each, name=f"next_{name}") for name, each in
-                                            (("token", token), ("head", head), ("word", word)))
-        m.d.comb += [next_token.eq(token), next_head.eq(head), next_word.eq(word)]
+        next_token, next_head = Signal.like(token), Signal.like(head)
+        head_starts = self.restart | (self.word_taken & (last_word | self.vector_end))
+        m.d.comb += [next_token.eq(token), next_head.eq(head)]
         with m.If(self.word_taken):
-            m.d.comb += next_word.eq(word + 1)
             with m.If(last_word):
-                m.d.comb += [next_word.eq(0), next_head.eq(head + 1)]
+                m.d.comb += next_head.eq(head + 1)
             with m.If(self.vector_end):
-                m.d.comb += [next_word.eq(0), next_head.eq(0), next_token.eq(token + second)]
+                m.d.comb += [next_head.eq(0), next_token.eq(token + second)]
                 m.d.sync += second.eq(~second)
         with m.If(self.restart):
-            m.d.comb += [next_token.eq(0), next_head.eq(0), next_word.eq(0)]
+            m.d.comb += [next_token.eq(0), next_head.eq(0)]
             m.d.sync += second.eq(0)
         exponent, largest, difference = Signal(signed(16)), Signal(signed(16)), Signal(range(1 << 17))
         m.d.comb += [
@@ -99,7 +98,8 @@ class HeadExponents(wiring.Component):
             self.shift.eq(Mux(difference > 63, 63, difference)),
         ]
         m.d.sync += [
-            token.eq(next_token), head.eq(next_head), word.eq(next_word), last_word.eq(next_word + 1 == self.words),
+            token.eq(next_token), head.eq(next_head), word.eq(Mux(head_starts, 0, word + self.word_taken)),
+            last_word.eq(Mux(head_starts, self.words == 1, Mux(self.word_taken, word + 2 == self.words, word + 1 == self.words))),
             exponent.eq(read.data), largest.eq(top[next_token]),
         ]
         return m

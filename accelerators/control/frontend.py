@@ -136,9 +136,12 @@ class FrontEnd(wiring.Component):
         with m.If(failed.cause != 0):
             m.d.sync += [self.error.eq(failed.cause), self.error_info.eq(failed.info)]
 
-        def fail(cause: ErrorCause, info) -> None:
-            m.d.comb += [failing.cause.eq(cause), failing.info.eq(info)]
-            m.next = "ERROR"
+        def fail(cause: ErrorCause, when, info) -> None:
+            """In a state: fail ``when`` that is so. The info alone decides nothing, so it does not wait for ``when``."""
+            m.d.comb += failing.info.eq(info)
+            with m.If(when):
+                m.d.comb += failing.cause.eq(cause)
+                m.next = "ERROR"
 
         # Descriptor fetch: holds one descriptor ahead of the main machine.
         descriptor = Signal(unsigned(INSTRUCTION_BYTES * 8))
@@ -232,14 +235,11 @@ class FrontEnd(wiring.Component):
                                  remaining.eq(self.prompt_length), prompt_next.eq(self.prompt_address)]
                     m.next = "CHECK"
             with m.State("CHECK"):
-                with m.If((self.prompt_length == 0) | (self.max_new_tokens == 0)):
-                    fail(ErrorCause.EMPTY_PROMPT, self.prompt_length)
-                with m.Else():
-                    m.next = "CHECK_LENGTH"
+                m.next = "CHECK_LENGTH"
+                fail(ErrorCause.EMPTY_PROMPT, (self.prompt_length == 0) | (self.max_new_tokens == 0), self.prompt_length)
             with m.State("CHECK_LENGTH"):
                 m.next = "CHUNK"
-                with m.If(needed > capacity):
-                    fail(ErrorCause.PROMPT_TOO_LONG, needed)
+                fail(ErrorCause.PROMPT_TOO_LONG, needed > capacity, needed)
             with m.State("CHUNK"):
                 m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
                              finals[loading].eq(remaining <= lanes), row.eq(0)]
@@ -247,8 +247,7 @@ class FrontEnd(wiring.Component):
                 with m.If(remaining == 0):
                     m.d.sync += [counts[0].eq(1), tokens[0][0].eq(result.token)]
                     m.next = "OPERATIONS"
-                    with m.If(full):
-                        fail(ErrorCause.CONTEXT_FULL, self.position)
+                fail(ErrorCause.CONTEXT_FULL, (remaining == 0) & full, self.position)
             with m.State("PROMPT_COMMAND"):
                 m.d.comb += prompt_command.eq(1)
                 with m.If(self.o_program.ready):
@@ -273,13 +272,13 @@ class FrontEnd(wiring.Component):
                 m.next = "DECODE"
             with m.State("DECODE"):
                 m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetching)]
+                legal = is_intact(descriptor) & fetched_opcode.matches(*Opcode)
                 with m.If(fetched):
                     m.d.sync += decode_fields(op, descriptor)
-                    with m.If(is_intact(descriptor) & fetched_opcode.matches(*Opcode)):
+                    with m.If(legal):
                         m.d.comb += take.eq(1)
                         m.next = "ISSUE"
-                    with m.Else():
-                        fail(ErrorCause.ILLEGAL_INSTRUCTION, offsets[fetching])
+                fail(ErrorCause.ILLEGAL_INSTRUCTION, fetched & ~legal, offsets[fetching])
             with m.State("ISSUE"):
                 m.next = "PUSH"
                 with m.If(skipped):
@@ -321,8 +320,7 @@ class FrontEnd(wiring.Component):
                 m.next = "ROW_SUM"
             with m.State("ROW_SUM"):
                 m.next = "ROW_COMMAND"
-                with m.If(outside):
-                    fail(ErrorCause.TOKEN_OUT_OF_RANGE, token)
+                fail(ErrorCause.TOKEN_OUT_OF_RANGE, outside, token)
             with m.State("ROW_COMMAND"):
                 m.d.comb += [reads.valid.eq(1), reads.p.address.eq(op.address + row_offset), reads.p.beats.eq(op.beats)]
                 with m.If(reads.ready):
@@ -339,6 +337,7 @@ class FrontEnd(wiring.Component):
             with m.State("ROWS_COMMAND"):
                 m.d.comb += [reads.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(reads.ready), reads.p.fenced.eq(1),
                              reads.p.address.eq(cache.o_read.p.address), reads.p.beats.eq(cache.o_read.p.beats)]
+                fail(ErrorCause.CACHE_FULL, cache.error & ~(reads.valid & reads.ready), self.position)
                 with m.If(reads.valid & reads.ready):
                     m.next = "TILE"
                     with m.If(tile_end == count):
@@ -347,8 +346,6 @@ class FrontEnd(wiring.Component):
                             m.next = "DECODE"
                     with m.Else():
                         m.d.sync += first.eq(tile_end)
-                with m.Elif(cache.error):
-                    fail(ErrorCause.CACHE_FULL, self.position)
             with m.State("TOKEN"):
                 m.d.comb += self.i_token.ready.eq(1)
                 with m.If(self.i_token.valid):
