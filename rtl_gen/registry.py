@@ -78,6 +78,8 @@ UNITS: dict[str, Unit] = {
         Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _ALL),
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
+        Unit("block_pool", _A + "cache.blocks:BlockPool", _B + "paged:BlockPoolBench"),
+        Unit("paged_cache", _A + "cache.paged:PagedCache", _B + "paged:PagedCacheBench"),
         Unit("divider", _A + "numerics:Divider", _B + "numerics:DividerBench"),
         Unit("square_root", _A + "numerics:SquareRoot", _B + "numerics:SquareRootBench"),
         Unit("normalizer", _A + "numerics:Normalizer", _B + "numerics:NormalizerBench"),

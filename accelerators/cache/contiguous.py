@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig
+from ..config import AcceleratorConfig, check_int
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 
 __all__ = ["ContiguousCache", "request_layout"]
@@ -13,9 +13,10 @@ HEAD_BITS = 8
 BEATS_BITS = BURST_COMMAND["beats"].width
 
 
-def request_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """``count`` rows from ``position`` on, of K/V head ``head`` of the layer whose rows start at ``base``."""
-    positions = range(config.max_context + 1)
+def request_layout(config: AcceleratorConfig, rows: int | None = None) -> data.StructLayout:
+    """``count`` rows from ``position`` on, of K/V head ``head`` of the layer whose rows start at ``base``; at most ``rows``
+    (``max_context``)."""
+    positions = range((config.max_context if rows is None else rows) + 1)
     return data.StructLayout({"write": 1, "base": ADDRESS_BITS, "head": HEAD_BITS, "position": positions,
                               "count": positions})
 
@@ -37,15 +38,17 @@ class ContiguousCache(wiring.Component):
     ----------
     config : AcceleratorConfig
         Of it: ``bus_bits``, ``kv_bits``, ``max_context``, ``max_head_dim``.
+    rows : int
+        Most rows of a head, ``max_context`` by default; with the longest record they must take fewer than 2**24 beats.
 
     Members
     -------
     i_request : In(stream.Signature({write: 1, base: 32, head: 8, position, count}))
-        ``position`` and ``count`` hold 0 to ``max_context``; ``base`` is a multiple of the bus word.
+        ``position`` and ``count`` hold 0 to ``rows``; ``base`` is a multiple of the bus word.
     o_read, o_write : Out(stream.Signature({address: 32, beats: 24}))
         One command on one of them for every request within bounds, in order; a request of no rows gives one
         of no beats. Registered.
-    capacity : In(range(max_context + 1))
+    capacity : In(range(rows + 1))
         Rows of a head.
     record_beats : In(...)
         Bus words of a record, up to that of ``max_head_dim``.
@@ -61,16 +64,18 @@ class ContiguousCache(wiring.Component):
     taken. Addresses are modulo 2**32.
     """
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: AcceleratorConfig, rows: int | None = None):
+        rows = config.max_context if rows is None else rows
+        check_int("rows", rows, 1, ((1 << BEATS_BITS) - 1) // config.max_record_beats)
         self.config = config
-        self.steps = max(HEAD_BITS, config.max_context.bit_length())
+        self.steps = max(HEAD_BITS, rows.bit_length())
         self.latency = self.steps + 1
         self.interval = self.steps + 2
         super().__init__({
-            "i_request": In(stream.Signature(request_layout(config))),
+            "i_request": In(stream.Signature(request_layout(config, rows))),
             "o_read": Out(stream.Signature(BURST_COMMAND)),
             "o_write": Out(stream.Signature(BURST_COMMAND)),
-            "capacity": In(range(config.max_context + 1)),
+            "capacity": In(range(rows + 1)),
             "record_beats": In(range(config.max_record_beats + 1)),
             "head_stride": In(ADDRESS_BITS),
             "error": Out(1),

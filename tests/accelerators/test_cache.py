@@ -7,6 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 from llmrtl.accelerators.cache.append import RecordPacker
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
+from llmrtl.accelerators.cache.paged import PagedCache
 from llmrtl.accelerators.config import header_in_tail, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
@@ -110,3 +111,15 @@ def test_other_configurations(component, bench, change, tmp_path):
     assert lint(emitted) == []
     report = run_bench(emitted, f"llmrtl.sim.bench.cache:{bench}", "icarus", seed=5, folder=tmp_path)
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"sequences": 1}, r"sequences must be in 2\.\.256, not 1"),
+    ({"block_size": 12}, "block_size must be a power of two"),
+    ({"block_size": 1024}, r"block_size must be in 1\.\.512, not 1024"),
+    ({"blocks": 1}, r"blocks must be in 2\.\.65536, not 1"),
+    ({"blocks": 65536, "block_size": 512}, "rows must be in 1"),
+])
+def test_paged_cache_refuses_what_it_cannot_have(options, message):
+    with pytest.raises(ValueError, match=message):
+        PagedCache(preset("edge"), **options)

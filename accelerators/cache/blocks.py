@@ -1,0 +1,134 @@
+"""Blocks of a paged KV cache: free list and reference counts."""
+
+from enum import IntEnum
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig, check_int
+
+__all__ = ["BlockPool", "PoolCommand", "block_count", "pool_command", "pool_result"]
+
+COUNT_BITS = 8
+"""Width of a reference count."""
+
+
+class PoolCommand(IntEnum):
+    """What is asked of the pool."""
+
+    ALLOCATE = 0
+    """A block that nobody has; its count becomes 1. ``block`` does not matter."""
+    SHARE = 1
+    """One more has ``block``."""
+    RELEASE = 2
+    """One fewer has ``block``; at 0 it is free again."""
+    COUNT = 3
+    """How many have ``block``."""
+
+
+def block_count(config: AcceleratorConfig, block_size: int, sequences: int) -> int:
+    """Blocks of the pool that a configuration gets: half of what ``sequences`` contexts would take without sharing, and one
+    context at least."""
+    check_int("block_size", block_size, 1, 1024, power_of_two=True)
+    each = -(-config.max_context // block_size)
+    return max(each, sequences * each // 2)
+
+
+def pool_command(blocks: int) -> data.StructLayout:
+    """``{command: PoolCommand, block}``."""
+    return data.StructLayout({"command": 2, "block": range(blocks)})
+
+
+def pool_result(blocks: int) -> data.StructLayout:
+    """``{block, count, refused}``."""
+    return data.StructLayout({"block": range(blocks), "count": COUNT_BITS, "refused": 1})
+
+
+class BlockPool(wiring.Component):
+    """Gives out the blocks of a paged KV cache and counts who has them (vLLM's block manager, arXiv:2309.06180, section 4).
+
+    Blocks that were never given out are counted by a register, those that came back lie on a stack: so nothing has to be
+    initialized, and the block freed last is given out first.
+
+    Parameters
+    ----------
+    blocks : int
+        2 to 2**16.
+
+    Members
+    -------
+    i : In(stream of pool_command)
+    o : Out(stream of pool_result)
+        One for each command. ``count`` is the count after the command; 0 is free. ``refused``: nothing has changed, because no
+        block is free (ALLOCATE), nobody has the block (SHARE, RELEASE), or 255 have it (SHARE); ``count`` is what it is.
+    free : Out(range(blocks + 1))
+        Free blocks.
+
+    Latency: 2 cycles. Interval: 3 cycles.
+    """
+
+    latency = 2
+    interval = 3
+
+    def __init__(self, blocks: int):
+        check_int("blocks", blocks, 2, 1 << 16)
+        self.blocks = blocks
+        super().__init__({
+            "i": In(stream.Signature(pool_command(blocks))),
+            "o": Out(stream.Signature(pool_result(blocks))),
+            "free": Out(range(blocks + 1), init=blocks),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "BlockPool":
+        """Of four sequences in blocks of 16 positions."""
+        return cls(block_count(config, 16, 4))
+
+    def elaborate(self, platform):
+        m = Module()
+        blocks = self.blocks
+        m.submodules.counts = counts = memory.Memory(shape=COUNT_BITS, depth=blocks, init=[])
+        m.submodules.returned = returned = memory.Memory(shape=range(blocks), depth=blocks, init=[])
+        read, write = counts.read_port(domain="comb"), counts.write_port()
+        pop, push = returned.read_port(domain="comb"), returned.write_port()
+        fresh, stacked = Signal(range(blocks + 1)), Signal(range(blocks + 1))  # first block never given out; blocks on the stack
+        command, held = Signal.like(self.i.p), Signal(COUNT_BITS)
+        taken, deciding = Signal(), Signal()
+        block, count, refused = Signal(range(blocks)), Signal(COUNT_BITS), Signal()
+        allocates = command.command == PoolCommand.ALLOCATE
+        has_room = Signal()
+        m.d.comb += [
+            self.i.ready.eq(~deciding & ~self.o.valid), taken.eq(self.i.valid & self.i.ready),
+            read.addr.eq(self.i.p.block), pop.addr.eq(stacked - 1), push.addr.eq(stacked),
+            block.eq(Mux(allocates, Mux(stacked != 0, pop.data, fresh), command.block)),
+            push.data.eq(block), write.addr.eq(block), write.data.eq(count),
+        ]
+        m.d.sync += [deciding.eq(taken), has_room.eq(self.free != 0)]
+        with m.If(taken):
+            m.d.sync += [command.eq(self.i.p), held.eq(Mux(self.i.p.block < fresh, read.data, 0))]
+        with m.Switch(command.command):
+            with m.Case(PoolCommand.ALLOCATE):
+                m.d.comb += [refused.eq(~has_room), count.eq(~refused)]
+            with m.Case(PoolCommand.SHARE):
+                m.d.comb += [refused.eq((held == 0) | held.all()), count.eq(held + ~refused)]
+            with m.Case(PoolCommand.RELEASE):
+                m.d.comb += [refused.eq(held == 0), count.eq(held - ~refused)]
+            with m.Case(PoolCommand.COUNT):
+                m.d.comb += count.eq(held)
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(deciding):
+            m.d.sync += [self.o.valid.eq(1), self.o.p.block.eq(block), self.o.p.count.eq(count), self.o.p.refused.eq(refused)]
+            with m.If(~refused):
+                m.d.comb += write.en.eq(1)
+                with m.If(allocates):
+                    m.d.sync += self.free.eq(self.free - 1)
+                    with m.If(stacked != 0):
+                        m.d.sync += stacked.eq(stacked - 1)
+                    with m.Else():
+                        m.d.sync += fresh.eq(fresh + 1)
+                with m.Elif((command.command == PoolCommand.RELEASE) & (count == 0)):
+                    m.d.comb += push.en.eq(1)
+                    m.d.sync += [stacked.eq(stacked + 1), self.free.eq(self.free + 1)]
+        return m

@@ -1,0 +1,351 @@
+"""Paged KV cache: a block table for each sequence, shared prefixes, copy on write."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig, check_int
+from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from ..streams import connect
+from .blocks import BlockPool, PoolCommand, block_count
+from .contiguous import ContiguousCache, request_layout
+
+__all__ = ["PagedCache", "SequenceCommand", "SequenceError", "copy_layout", "paged_request", "sequence_command", "sequence_result"]
+
+
+class SequenceCommand(IntEnum):
+    """What is asked for a sequence."""
+
+    EXTEND = 0
+    """Room for ``count`` positions more at its end."""
+    FORK = 1
+    """It begins with the first ``count`` positions of ``other``, and shares their blocks."""
+    FREE = 2
+    """It has no positions any more."""
+
+
+class SequenceError(IntEnum):
+    """Why a command was refused. Nothing has changed then, but that after NO_BLOCK the sequence keeps the blocks it got, for when it
+    is extended again; FREE gives them back."""
+
+    NONE = 0
+    NO_BLOCK = 1
+    """EXTEND: the pool has no block left."""
+    TOO_LONG = 2
+    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has."""
+    NOT_EMPTY = 3
+    """FORK: the sequence has positions or blocks."""
+    SHARED_TOO_OFTEN = 4
+    """FORK: a block would have more than 255 owners."""
+
+
+def _positions(config: AcceleratorConfig):
+    return range(config.max_context + 1)
+
+
+def sequence_command(config: AcceleratorConfig, sequences: int) -> data.StructLayout:
+    """``{command: SequenceCommand, sequence, other, count}``."""
+    return data.StructLayout({"command": 2, "sequence": range(sequences), "other": range(sequences), "count": _positions(config)})
+
+
+def sequence_result(config: AcceleratorConfig) -> data.StructLayout:
+    """``{error: SequenceError, length}``: positions of the sequence after the command."""
+    return data.StructLayout({"error": 3, "length": _positions(config)})
+
+
+def copy_layout(blocks: int, block_size: int) -> data.StructLayout:
+    """``{source, target, rows}``: the first ``rows`` rows of block ``source`` are to be copied to block ``target``, of every
+    head of every layer."""
+    return data.StructLayout({"source": range(blocks), "target": range(blocks), "rows": range(block_size + 1)})
+
+
+def paged_request(config: AcceleratorConfig, sequences: int) -> data.StructLayout:
+    """``request_layout`` of a ``sequence``."""
+    return data.StructLayout({**request_layout(config).members, "sequence": range(sequences)})
+
+
+class PagedCache(wiring.Component):
+    """Turns rows of a K/V head of a sequence into burst commands, one for each run of blocks that lie one behind the other.
+
+    A block holds ``block_size`` positions, of every head of every layer (vLLM, arXiv:2309.06180): block b has rows ``b *
+    block_size`` and on of each head's region, which ``ContiguousCache`` addresses. Sequences that begin with the same tokens share
+    blocks (BatchLLM, arXiv:2412.03594): FORK counts one owner more. Before a sequence is extended within a block that others have
+    too, it gets a copy of it: the first divergent append copies, all others write in place::
+
+        i_command -> tables and lengths -> BlockPool -> o_copy (source, target) -> o_done
+        i_request -> tables -> runs of blocks -> ContiguousCache -> o_read, o_write
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        As for ``ContiguousCache``.
+    sequences : int
+        2 to 256.
+    block_size : int
+        Positions of a block, a power of two up to 1024 and to ``max_context``.
+    blocks : int
+        Blocks of the pool, 2 to 2**16.
+
+    Members
+    -------
+    i_command : In(stream of sequence_command); o_done : Out(stream of sequence_result)
+        One result for each command. Commands and requests that are offered together take turns in no stated order.
+    o_copy : Out(stream of copy_layout)
+        Before ``o_done`` of an EXTEND that had to copy. Who takes it copies before rows of the sequence are read or written.
+    i_request : In(stream of paged_request); o_read, o_write : Out(stream of BURST_COMMAND)
+        Commands in the order of the rows, for requests within the sequence; a request of no rows gives none.
+    record_beats, head_stride, clear : In
+        See ``ContiguousCache``.
+    error : Out(1)
+        Sticky: a request went beyond the length of its sequence, or would have written to a shared block. Nothing was issued
+        for it, or the rows before that block.
+    free : Out(range(blocks + 1))
+        Free blocks.
+
+    Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, 2 and 5 more for each block
+    that follows in the same run; for others see ``CYCLES``. Interval: that of ``ContiguousCache`` for each run.
+    """
+
+    CYCLES = {"extend": 3, "extend_block": 4, "own_tail": 4, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5}
+    """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing, and what comes for each block; for
+    an EXTEND within a block, to see whether others have it too; and for the copy then."""
+
+    def __init__(self, config: AcceleratorConfig, *, sequences: int = 4, block_size: int = 16, blocks: int | None = None):
+        check_int("sequences", sequences, 2, 256)
+        check_int("block_size", block_size, 1, min(1024, config.max_context), power_of_two=True)
+        blocks = block_count(config, block_size, sequences) if blocks is None else blocks
+        self.config, self.sequences, self.block_size, self.blocks = config, sequences, block_size, blocks
+        self._pool, self._rows = BlockPool(blocks), ContiguousCache(config, rows=blocks * block_size)
+        self.latency = {"read": 4 + self._rows.latency, "write": 7 + self._rows.latency, **self.CYCLES}
+        super().__init__({
+            "i_command": In(stream.Signature(sequence_command(config, sequences))),
+            "o_done": Out(stream.Signature(sequence_result(config))),
+            "o_copy": Out(stream.Signature(copy_layout(blocks, block_size))),
+            "i_request": In(stream.Signature(paged_request(config, sequences))),
+            "o_read": Out(stream.Signature(BURST_COMMAND)),
+            "o_write": Out(stream.Signature(BURST_COMMAND)),
+            "record_beats": In(range(config.max_record_beats + 1)),
+            "head_stride": In(ADDRESS_BITS),
+            "error": Out(1),
+            "clear": In(1),
+            "free": Out(range(blocks + 1)),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "PagedCache":
+        """Four sequences, blocks of 16 positions."""
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        config, offset_bits = self.config, self.block_size.bit_length() - 1
+        m.submodules.pool = pool = self._pool
+        m.submodules.rows = rows = self._rows
+        connect(m, rows.o_read, wiring.flipped(self.o_read))
+        connect(m, rows.o_write, wiring.flipped(self.o_write))
+        m.d.comb += [rows.capacity.eq(self.blocks * self.block_size), rows.record_beats.eq(self.record_beats),
+                     rows.head_stride.eq(self.head_stride), self.free.eq(pool.free)]
+        with m.If(self.clear):
+            m.d.sync += self.error.eq(0)
+
+        # Length and blocks of each sequence; after reset all are empty. Its blocks, in order.
+        index_bits = (-(-config.max_context // self.block_size) - 1).bit_length()
+        kept = data.StructLayout({"length": _positions(config), "held": range(-(-config.max_context // self.block_size) + 1)})
+        m.submodules.sequences = sequences = memory.Memory(shape=kept, depth=self.sequences, init=[])
+        m.submodules.tables = tables = memory.Memory(shape=range(self.blocks), depth=self.sequences << index_bits, init=[])
+        mine, theirs, keep = sequences.read_port(domain="comb"), sequences.read_port(domain="comb"), sequences.write_port()
+        entry, enter = tables.read_port(), tables.write_port()
+        used = Signal(self.sequences)
+
+        command, request = Signal.like(self.i_command.p), Signal.like(self.i_request.p)
+        sequence = Signal(range(self.sequences))
+        state, source_length = Signal(kept), Signal(_positions(config))
+        index, reads_other = Signal(range(1 << index_bits)), Signal()
+        needed, total = Signal.like(state.held), Signal(len(state.length) + 1)
+        block, copied_from = Signal(range(self.blocks)), Signal(range(self.blocks))
+        answer = self.o_done.p
+        m.d.comb += [
+            mine.addr.eq(Mux(self.i_command.valid, self.i_command.p.sequence, self.i_request.p.sequence)),
+            theirs.addr.eq(self.i_command.p.other),
+            entry.addr.eq(index | Mux(reads_other, command.other, sequence) << index_bits),
+            enter.addr.eq(index | sequence << index_bits), enter.data.eq(pool.o.p.block),
+            keep.addr.eq(sequence), keep.data.eq(state),
+            self.o_copy.p.source.eq(copied_from), self.o_copy.p.target.eq(block),
+            self.o_copy.p.rows.eq(state.length[:offset_bits]),
+            answer.length.eq(state.length),
+        ]
+
+        def blocks_of(count):
+            return (count + self.block_size - 1) >> offset_bits
+
+        @contextmanager
+        def ask(name: str, what: PoolCommand, about, refused: str) -> Iterator[Value]:
+            """States that send a command to the pool, and what happens when it was done: while the given signal is high."""
+            with m.State(name):
+                m.d.comb += [pool.i.valid.eq(1), pool.i.p.command.eq(what), pool.i.p.block.eq(about)]
+                with m.If(pool.i.ready):
+                    m.next = name + "_ANSWER"
+            with m.State(name + "_ANSWER"):
+                m.d.comb += pool.o.ready.eq(1)
+                m.d.sync += block.eq(pool.o.p.block)
+                with m.If(pool.o.valid & pool.o.p.refused):
+                    m.next = refused
+                yield pool.o.valid & ~pool.o.p.refused
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [self.i_command.ready.eq(1), self.i_request.ready.eq(~self.i_command.valid)]
+                m.d.sync += [
+                    command.eq(self.i_command.p), request.eq(self.i_request.p), sequence.eq(mine.addr), reads_other.eq(0),
+                    state.eq(Mux(used.bit_select(mine.addr, 1), mine.data.as_value(), 0)),
+                    source_length.eq(Mux(used.bit_select(theirs.addr, 1), theirs.data.length, 0)),
+                ]
+                with m.If(self.i_command.valid):
+                    m.next = "DECIDE"
+                with m.Elif(self.i_request.valid):
+                    m.next = "CHECK"
+            with m.State("DECIDE"):
+                m.d.comb += total.eq(state.length + command.count)
+                m.d.sync += [answer.error.eq(SequenceError.NONE), used.bit_select(sequence, 1).eq(1)]
+                m.next = "ANSWER"
+                with m.Switch(command.command):
+                    with m.Case(SequenceCommand.EXTEND):
+                        m.d.sync += [index.eq(state.length >> offset_bits), needed.eq(blocks_of(total))]
+                        with m.If(total > config.max_context):
+                            m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                        with m.Elif(state.length[:offset_bits].any() & (command.count != 0)):
+                            m.next = "TAIL_READ"
+                        with m.Else():
+                            m.next = "GROW"
+                    with m.Case(SequenceCommand.FORK):
+                        m.d.sync += [index.eq(0), needed.eq(blocks_of(command.count)), reads_other.eq(1)]
+                        with m.If(command.count > source_length):
+                            m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                        with m.Elif((state.length != 0) | (state.held != 0)):
+                            m.d.sync += answer.error.eq(SequenceError.NOT_EMPTY)
+                        with m.Elif(command.count != 0):
+                            m.next = "SHARE_READ"
+                    with m.Case(SequenceCommand.FREE):
+                        m.next = "DROP"
+
+            # EXTEND: an own block at the end, then blocks behind it.
+            with m.State("TAIL_READ"):
+                m.next = "TAIL"
+            with ask("TAIL", PoolCommand.COUNT, entry.data, "TAIL") as known:
+                with m.If(known):
+                    m.d.sync += copied_from.eq(pool.o.p.block)
+                    m.next = "GROW"
+                    with m.If(pool.o.p.count > 1):
+                        m.next = "OWN"
+            with ask("OWN", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
+                with m.If(given):
+                    m.d.comb += enter.en.eq(1)
+                    m.next = "COPY"
+            with m.State("COPY"):
+                m.d.comb += self.o_copy.valid.eq(1)
+                with m.If(self.o_copy.ready):
+                    m.next = "LEAVE"
+            with ask("LEAVE", PoolCommand.RELEASE, copied_from, "LEAVE") as left:
+                with m.If(left):
+                    m.next = "GROW"
+            with m.State("GROW"):
+                m.d.sync += index.eq(state.held)
+                m.next = "TAKE"
+                with m.If(state.held >= needed):
+                    m.d.sync += state.length.eq(state.length + command.count)
+                    m.next = "ANSWER"
+            with ask("TAKE", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
+                with m.If(given):
+                    m.d.comb += enter.en.eq(1)
+                    m.d.sync += state.held.eq(state.held + 1)
+                    m.next = "GROW"
+            with m.State("NO_BLOCK"):
+                m.d.sync += answer.error.eq(SequenceError.NO_BLOCK)
+                m.next = "ANSWER"
+
+            # FORK.
+            with m.State("SHARE_READ"):
+                m.next = "SHARE"
+            with ask("SHARE", PoolCommand.SHARE, entry.data, "SHARED_TOO_OFTEN") as shared:
+                with m.If(shared):
+                    m.d.comb += enter.en.eq(1)
+                    m.d.sync += [index.eq(index + 1), state.held.eq(state.held + 1)]
+                    m.next = "SHARE_READ"
+                    with m.If(state.held + 1 == needed):
+                        m.d.sync += state.length.eq(command.count)
+                        m.next = "ANSWER"
+            with m.State("SHARED_TOO_OFTEN"):
+                m.d.sync += answer.error.eq(SequenceError.SHARED_TOO_OFTEN)
+                m.next = "DROP"
+
+            # FREE, and what a FORK had when it failed.
+            with m.State("DROP"):
+                m.d.sync += [reads_other.eq(0), index.eq(state.held - 1), state.length.eq(0)]
+                m.next = "DROP_READ"
+                with m.If(state.held == 0):
+                    m.next = "ANSWER"
+            with m.State("DROP_READ"):
+                m.next = "GIVE_BACK"
+            with ask("GIVE_BACK", PoolCommand.RELEASE, entry.data, "GIVE_BACK") as gone:
+                with m.If(gone):
+                    m.d.sync += state.held.eq(state.held - 1)
+                    m.next = "DROP"
+            with m.State("ANSWER"):
+                m.d.comb += [keep.en.eq(1), self.o_done.valid.eq(1)]
+                with m.If(self.o_done.ready):
+                    m.next = "IDLE"
+            self._requests(m, request, state.length, index, entry.data, ask)
+        return m
+
+    def _requests(self, m: Module, request, length, index, entry, ask) -> None:
+        """States that walk over the blocks of a request, and send a run of them as soon as the next block is elsewhere."""
+        config, offset_bits, rows = self.config, self.block_size.bit_length() - 1, self._rows
+        at, left = Signal(_positions(config)), Signal(_positions(config))  # the part that is still to come
+        here, offset = Signal(range(self.block_size + 1)), Signal(range(max(self.block_size, 2)))
+        run = Signal(data.StructLayout({"start": range(self.blocks * self.block_size), "rows": _positions(config)}))
+        follows, last_block = Signal(), Signal(range(self.blocks))
+        room = self.block_size - offset
+        m.d.comb += [
+            offset.eq(at[:offset_bits]), here.eq(Mux(left < room, left, room)),
+            follows.eq((run.rows == 0) | (entry == last_block + 1)),
+            *(rows.i_request.p[name].eq(request[name]) for name in ("write", "base", "head")),
+            rows.i_request.p.position.eq(run.start), rows.i_request.p.count.eq(run.rows),
+        ]
+        with m.State("CHECK"):
+            m.d.sync += [at.eq(request.position), left.eq(request.count), index.eq(request.position >> offset_bits), run.rows.eq(0)]
+            m.next = "LOOK"
+            with m.If(request.count == 0):
+                m.next = "IDLE"
+            with m.If(request.position + request.count > length):
+                m.d.sync += self.error.eq(1)
+                m.next = "IDLE"
+        with m.State("LOOK"):
+            m.next = "ROWS"
+            with m.If(request.write):
+                m.next = "OWNERS"
+        with ask("OWNERS", PoolCommand.COUNT, entry, "OWNERS") as known:
+            with m.If(known):
+                m.next = "ROWS"
+                with m.If(self._pool.o.p.count > 1):
+                    m.d.sync += [self.error.eq(1), left.eq(0)]
+                    m.next = "SEND"
+        with m.State("ROWS"):
+            m.next = "SEND"
+            with m.If(follows):
+                m.d.sync += [run.rows.eq(run.rows + here), at.eq(at + here), left.eq(left - here), index.eq(index + 1),
+                             last_block.eq(entry)]
+                with m.If(run.rows == 0):
+                    m.d.sync += run.start.eq(entry << offset_bits | offset)
+                with m.If(left != here):
+                    m.next = "LOOK"
+        with m.State("SEND"):
+            m.d.comb += rows.i_request.valid.eq(run.rows != 0)
+            with m.If(rows.i_request.ready | (run.rows == 0)):
+                m.d.sync += run.rows.eq(0)
+                m.next = "ROWS"
+                with m.If(left == 0):
+                    m.next = "IDLE"
