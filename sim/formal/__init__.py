@@ -1,0 +1,1 @@
+"""Formal proofs of what streams and controllers promise."""
