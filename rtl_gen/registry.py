@@ -48,7 +48,7 @@ UNITS: dict[str, Unit] = {
     for entry in (
         Unit("stream_buffer", _A + "streams:StreamBuffer", _B + "streams:StreamBufferBench"),
         Unit("queue", _A + "streams:Queue", _B + "streams:QueueBench"),
-        Unit("credit_queue", _A + "streams:CreditQueue", _B + "streams:CreditQueueBench"),
+        Unit("credit_queue", _A + "streams:CreditQueue", _B + "streams:CreditQueueBench", ("tiny",)),
         Unit("relay", _A + "streams:Relay", _B + "streams:RelayBench"),
         Unit("fork", _A + "streams:Fork", _B + "streams:ForkBench"),
         Unit("join", _A + "streams:Join", _B + "streams:JoinBench"),
@@ -78,7 +78,8 @@ UNITS: dict[str, Unit] = {
         Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _ALL),
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
-        Unit("block_pool", _A + "cache.blocks:BlockPool", _B + "paged:BlockPoolBench"),
+        Unit("window_cache", _A + "cache.window:WindowCache", _B + "cache:WindowCacheBench"),
+        Unit("block_pool", _A + "cache.blocks:BlockPool", _B + "paged:BlockPoolBench", ("tiny",)),
         Unit("paged_cache", _A + "cache.paged:PagedCache", _B + "paged:PagedCacheBench"),
         Unit("divider", _A + "numerics:Divider", _B + "numerics:DividerBench"),
         Unit("square_root", _A + "numerics:SquareRoot", _B + "numerics:SquareRootBench"),
@@ -101,7 +102,7 @@ UNITS: dict[str, Unit] = {
         Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
              _B + "ternary_parts:AccumulatorsBench"),
         Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
-        Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench"),
+        Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )
 }

@@ -1,15 +1,16 @@
-"""Benches of the record packer and the contiguous cache."""
+"""Benches of the record packer, the contiguous cache and the window cache."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..golden.cache import contiguous_command, pack_record, record_beats
 from ..golden.numerics import Scalar
+from ..golden.window import window_commands
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["ContiguousCacheBench", "RecordPackerBench"]
+__all__ = ["ContiguousCacheBench", "RecordPackerBench", "WindowCacheBench"]
 
 
 def _random_scale(rng: random.Random) -> Scalar:
@@ -140,3 +141,76 @@ class ContiguousCacheBench(UnitBench):
 
     def latency_stimulus(self) -> Items:
         return {"i_request": [self._request(k & 1, 4096 * k, k, k, 1) for k in range(10)]}
+
+
+class WindowCacheBench(UnitBench):
+    """Requests for what is there and for what is not, at one length of the text per run."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.head_stride = config.max_context * self.beats * config.bus_bytes
+        self.sinks = self.recent = self.length = 1
+
+    def constants(self) -> Mapping[str, int]:
+        return {"record_beats": self.beats, "head_stride": self.head_stride}
+
+    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
+        return {"sinks": self.sinks, "recent": self.recent, "length": self.length}
+
+    def _at(self, sinks: int, recent: int, length: int) -> None:
+        self.sinks, self.recent, self.length = sinks, recent, length
+
+    def _request(self, write: int, position: int, count: int, base: int = 0, head: int = 0) -> dict[str, int]:
+        return {"write": write, "base": base, "head": head, "position": position, "count": count}
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        most = self.config.max_context
+        sinks = rng.choice((0, 1, 4, rng.randrange(most)))
+        recent = rng.choice((1, most - sinks, rng.randint(1, most - sinks)))
+        self._at(sinks, recent, rng.choice((rng.randint(0, most), rng.randint(0, 10 * most), rng.getrandbits(20))))
+        oldest = max(self.sinks, self.length - self.recent)
+        requests = []
+        for _ in range(40):
+            first = rng.choice((0, rng.randint(0, self.sinks), oldest, rng.randint(oldest, max(oldest, self.length)), oldest - 1))
+            first = max(0, min(first, (1 << 20) - 1))
+            there = max(0, (self.length if first >= oldest or oldest == self.sinks else self.sinks) - first)
+            count = min(rng.choice((there, there, rng.randint(0, there), there + 1, 0, 1)), most)
+            requests.append(self._request(rng.getrandbits(1), first, count, rng.getrandbits(20) * self.config.bus_bytes,
+                                          rng.getrandbits(8)))
+        return {"i_request": requests}
+
+    def boundary(self) -> Items:
+        most, last = self.config.max_context, (1 << 20) - 1
+        self._at(4, most - 4, last)
+        return {"i_request": [self._request(write, first, count, (1 << 32) - self.config.bus_bytes, 255)
+                              for write in (0, 1) for first, count in (
+                                  (0, 4), (3, 1), (3, 2), (0, 0), (last - most + 4, most - 4), (last - most + 3, 1), (last - 1, 1),
+                                  (last - 1, 2), (last, 0), (last, 1), (last, most), (4, 1))]}
+
+    def _commands(self, stimulus: Items) -> list[tuple[int, Any]]:
+        return [(request["write"], command) for request in stimulus["i_request"] for command in window_commands(
+            *(request[name] for name in ("base", "head", "position", "count")), sinks=self.sinks, recent=self.recent,
+            length=self.length, capacity=self.config.max_context, record_beats=self.beats, head_stride=self.head_stride,
+            bus_bits=self.config.bus_bits)]
+
+    def expected(self, stimulus: Items) -> Items:
+        commands: Items = {"o_read": [], "o_write": []}
+        for write, command in self._commands(stimulus):
+            if command is not None:
+                commands["o_write" if write else "o_read"].append({"address": command.address, "beats": command.beats})
+        return commands
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        return {"error": int(any(command is None for _, command in self._commands(stimulus)))}
+
+    def latency_stimulus(self) -> Items:
+        self._at(4, 20, 1000)
+        return {"i_request": [self._request(0, 0, 4), self._request(0, 990, 1), self._request(0, 990, 1)]}
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        """The second command waits for nothing: the first one has left before it is known."""
+        return {name: trace.delivered["o_read"][k] - trace.accepted["i_request"][k] for k, name in enumerate(("sinks", "recent"))}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return attributes["latency"]

@@ -63,9 +63,10 @@ def prove(name: str, contract: StreamContract, *, method: str, depth: int) -> Pr
     (folder / "proof.sby").write_text(
         f"[options]\nmode {modes[method]}\ndepth {depth}\n\n[engines]\nsmtbmc z3\n\n[script]\nread_rtlil top.il\nprep -top top\n\n"
         "[files]\ntop.il\n")
-    environment = {**os.environ, "PATH": f"{_programs(folder)}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run([str(Path(sys.executable).parent / "yowasp-sby"), "-f", "-d", "work", "proof.sby"], cwd=folder,
-                            env=environment, capture_output=True, text=True, check=False)
+    beside = Path(sys.executable).parent
+    path = os.pathsep.join((str(_programs(folder)), str(beside), os.environ["PATH"]))
+    result = subprocess.run([str(beside / "yowasp-sby"), "-f", "-d", "work", "proof.sby"], cwd=folder,
+                            env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
     verdict = folder / "work" / "status"
     said = verdict.read_text().split()[0] if verdict.exists() else "ERROR"
     if said not in ("PASS", "FAIL", "UNKNOWN"):

@@ -15,6 +15,7 @@ from llmrtl.rtl_gen.lint import lint
 from llmrtl.sim.bench.runner import run_bench
 from llmrtl.sim.bench.simulators import icarus_missing
 from llmrtl.sim.golden import cache as golden
+from llmrtl.sim.golden import window
 from llmrtl.sim.golden.numerics import Scalar
 
 
@@ -123,3 +124,24 @@ def test_other_configurations(component, bench, change, tmp_path):
 def test_paged_cache_refuses_what_it_cannot_have(options, message):
     with pytest.raises(ValueError, match=message):
         PagedCache(preset("edge"), **options)
+
+
+@pytest.mark.parametrize(("sinks", "recent"), [(4, 12), (0, 5), (3, 1)])
+def test_window_against_lists(sinks, recent):
+    """Ten times the cache: every slot holds what a list of sinks and recent positions has, and nothing is moved."""
+    slots, writes = {}, 0
+    for position in range(10 * (sinks + recent)):
+        length = position + 1
+        (run,) = window.window_runs(position, 1, sinks=sinks, recent=recent, length=length)
+        slots[run[0]] = position
+        writes += 1
+        kept = [*range(min(length, sinks)), *range(max(sinks, length - recent), length)]
+        assert sorted(slots.values()) == kept and len(slots) == len(kept)
+        assert all(window.slot(each, sinks, recent) == place for place, each in slots.items())
+        first = max(sinks, length - recent)
+        runs = window.window_runs(first, max(0, length - first), sinks=sinks, recent=recent, length=length)
+        assert [slots[place] for start, count in runs for place in range(start, start + count)] == kept[min(length, sinks):]
+        if first > sinks:
+            assert window.window_runs(first - 1, 1, sinks=sinks, recent=recent, length=length) is None
+        assert window.window_runs(position, 2, sinks=sinks, recent=recent, length=length) is None
+    assert writes == 10 * (sinks + recent)

@@ -1,0 +1,139 @@
+"""KV cache of attention sinks and a ring of recent positions."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import AcceleratorConfig
+from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from ..streams import connect
+from .contiguous import ContiguousCache, request_layout
+
+__all__ = ["POSITION_BITS", "WindowCache", "window_request"]
+
+POSITION_BITS = 20
+"""Width of a position: text may be much longer than the cache."""
+
+
+def window_request(config: AcceleratorConfig) -> data.StructLayout:
+    """As ``request_layout``, with positions in the text."""
+    return data.StructLayout({**request_layout(config).members, "position": POSITION_BITS})
+
+
+class WindowCache(wiring.Component):
+    """Turns positions of a text into rows of a cache that keeps the first ones (the sinks) and the latest ones (StreamingLLM,
+    arXiv:2309.17453): ``slot(j) = j`` below ``sinks``, else ``sinks + (j - sinks) mod recent``.
+
+    A key stays where it was written, rotated for its absolute position, until its slot is needed; nothing is ever moved::
+
+        slots   0 .. sinks - 1 | sinks .. sinks + recent - 1
+        hold    0 .. sinks - 1 | the last ``recent`` positions, from the oldest one's slot on, around the end
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        As for ``ContiguousCache``; ``max_context`` is the most slots.
+
+    Members
+    -------
+    i_request : In(stream of window_request)
+        Positions ``position`` to ``position + count - 1`` of a K/V head.
+    o_read, o_write : Out(stream of BURST_COMMAND)
+        One command for each run of slots, in the order of the positions: sinks, ring up to its end, ring from its begin; those
+        that lie one behind the other are not joined.
+    sinks, recent : In(range(max_context + 1))
+        Slots of either kind, together at most ``max_context``; ``recent`` at least 1. They stand still while requests are under way.
+    length : In(20)
+        Positions of the text so far, those included for which slots are written next.
+    record_beats, head_stride : In; error : Out(1), clear : In(1)
+        See ``ContiguousCache``; an error is a request beyond ``length`` or for positions whose slots have been taken by later
+        ones. Nothing is issued for it.
+
+    Latency (a dictionary): ``sinks`` cycles from a request to its command if it begins with a sink, ``recent`` else. Interval: that
+    of ``ContiguousCache`` for each run, and ``recent - sinks`` for the first one in the ring.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self._rows = ContiguousCache(config)
+        self.latency = {"sinks": 2 + self._rows.latency, "recent": 2 + POSITION_BITS + self._rows.latency}
+        slots = range(config.max_context + 1)
+        super().__init__({
+            "i_request": In(stream.Signature(window_request(config))),
+            "o_read": Out(stream.Signature(BURST_COMMAND)),
+            "o_write": Out(stream.Signature(BURST_COMMAND)),
+            "sinks": In(slots), "recent": In(slots, init=1), "length": In(POSITION_BITS),
+            "record_beats": In(range(config.max_record_beats + 1)),
+            "head_stride": In(ADDRESS_BITS),
+            "error": Out(1),
+            "clear": In(1),
+        })
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "WindowCache":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.rows = rows = self._rows
+        connect(m, rows.o_read, wiring.flipped(self.o_read))
+        connect(m, rows.o_write, wiring.flipped(self.o_write))
+        request = Signal.like(self.i_request.p)
+        sent = rows.i_request
+        m.d.comb += [
+            rows.capacity.eq(self.config.max_context), rows.record_beats.eq(self.record_beats), rows.head_stride.eq(self.head_stride),
+            *(sent.p[name].eq(request[name]) for name in ("write", "base", "head")),
+        ]
+        with m.If(self.clear):
+            m.d.sync += self.error.eq(0)
+
+        # What is still to come; a slot is found by restoring division, a bit of ``quotient`` per cycle.
+        position, left = Signal(POSITION_BITS), Signal.like(request.count)
+        remainder, dividend, step = Signal(len(self.recent) + 1), Signal(POSITION_BITS), Signal(range(POSITION_BITS))
+        doubled = Cat(dividend[-1], remainder)
+        end, oldest = Signal(POSITION_BITS + 1), Signal(POSITION_BITS + 1)
+        room = Signal.like(self.recent)
+        m.d.comb += [end.eq(request.position + request.count), room.eq(self.recent - remainder[:len(room)])]
+        m.d.sync += oldest.eq(Mux(self.length > self.recent, self.length - self.recent, 0))
+
+        def send(where, most, after: str) -> None:
+            """Offer the rows from ``where`` on, at most ``most``; all of them end the request, else ``after`` goes on."""
+            count = Mux(left < most, left, most)
+            m.d.comb += [sent.valid.eq(1), sent.p.position.eq(where), sent.p.count.eq(count)]
+            with m.If(sent.ready):
+                m.d.sync += [position.eq(position + count), left.eq(left - count)]
+                m.next = after
+                with m.If(left <= most):
+                    m.next = "IDLE"
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.i_request.ready.eq(1)
+                m.d.sync += request.eq(self.i_request.p)
+                with m.If(self.i_request.valid):
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                m.d.sync += [position.eq(request.position), left.eq(request.count), dividend.eq(request.position - self.sinks),
+                             remainder.eq(0), step.eq(0)]
+                m.next = "DIVIDE"
+                with m.If(request.position < self.sinks):
+                    m.next = "SINKS"
+                gone = (end > self.sinks) & (Mux(request.position < self.sinks, self.sinks, request.position) < oldest)
+                with m.If(request.count == 0):
+                    m.next = "IDLE"
+                with m.Elif((end > self.length) | gone):
+                    m.d.sync += self.error.eq(1)
+                    m.next = "IDLE"
+            with m.State("SINKS"):
+                m.d.sync += dividend.eq(0)  # of the first position in the ring
+                send(position, self.sinks - position, "DIVIDE")
+            with m.State("DIVIDE"):
+                m.d.sync += [remainder.eq(Mux(doubled >= self.recent, doubled - self.recent, doubled)),
+                             dividend.eq(dividend << 1), step.eq(step + 1)]
+                with m.If(step == POSITION_BITS - 1):
+                    m.next = "RING"
+            with m.State("RING"):
+                send(self.sinks + remainder, room, "AROUND")
+            with m.State("AROUND"):
+                send(self.sinks, self.recent, "IDLE")
+        return m

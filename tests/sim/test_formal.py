@@ -1,0 +1,66 @@
+"""Proofs of streams and controllers, and that a proof can fail."""
+
+import pytest
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from llmrtl.accelerators.streams import StreamBuffer
+from llmrtl.sim.formal.cases import CASES
+from llmrtl.sim.formal.contract import StreamContract
+from llmrtl.sim.formal.prove import missing_tools, prove
+
+pytestmark = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.formal if case.slow else ()) for name, case in CASES.items()])
+def test_proof(name):
+    case = CASES[name]
+    proof = prove(name, case.contract(), method=case.method, depth=case.depth)
+    assert proof.proved, proof.log
+
+
+class Careless(wiring.Component):
+    """Offers the input as it is, a register late, whether the last item was taken or not."""
+
+    def __init__(self):
+        super().__init__({"i": In(stream.Signature(4)), "o": Out(stream.Signature(4))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.i.ready.eq(1)
+        m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        return m
+
+
+class Swapping(wiring.Component):
+    """A buffer that gives items 1 and 2 with their payloads exchanged for zeros."""
+
+    def __init__(self):
+        super().__init__({"i": In(stream.Signature(2)), "o": Out(stream.Signature(2))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.buffer = buffer = StreamBuffer(2)
+        wiring.connect(m, wiring.flipped(self.i), buffer.i)
+        count = Signal(3)
+        m.d.comb += [self.o.valid.eq(buffer.o.valid), buffer.o.ready.eq(self.o.ready), self.o.payload.eq(buffer.o.payload)]
+        with m.If(self.o.valid & self.o.ready & (count < 7)):
+            m.d.sync += count.eq(count + 1)
+        with m.If(count == 1):
+            m.d.comb += self.o.payload.eq(0)
+        return m
+
+
+@pytest.mark.parametrize("name, contract", [
+    ("careless", lambda: StreamContract(Careless())),
+    ("swapping", lambda: StreamContract(Swapping(), order=("i", "o"), items=4)),
+    ("patient", lambda: StreamContract(StreamBuffer(1), answered=1)),
+])
+def test_a_broken_promise_is_found(name, contract):
+    proof = prove(name, contract(), method="bounded", depth=8)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+def test_refuses_another_method():
+    with pytest.raises(ValueError, match="method must be one of induction, bounded, not 'hope'"):
+        prove("none", StreamContract(StreamBuffer(1)), method="hope", depth=3)
