@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 from llmrtl.accelerators.cache.append import RecordPacker
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
 from llmrtl.accelerators.cache.paged import PagedCache
+from llmrtl.accelerators.cache.select import TopSelect
 from llmrtl.accelerators.config import header_in_tail, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
@@ -145,3 +146,10 @@ def test_window_against_lists(sinks, recent):
             assert window.window_runs(first - 1, 1, sinks=sinks, recent=recent, length=length) is None
         assert window.window_runs(position, 2, sinks=sinks, recent=recent, length=length) is None
     assert writes == 10 * (sinks + recent)
+
+
+@pytest.mark.parametrize(("depth", "bits", "message"), [
+    (1, 8, r"depth must be in 2\.\.65536, not 1"), (8, 49, r"bits must be in 1\.\.48, not 49")])
+def test_top_select_refuses_what_it_cannot_have(depth, bits, message):
+    with pytest.raises(ValueError, match=message):
+        TopSelect(depth, bits)
