@@ -4,6 +4,7 @@ The commands are executed as they stand in the page. Their JSON is kept in ``bui
 and checkpoint, so an interrupted ``llmrtl bench`` goes on where it stopped and figures of older hardware never appear.
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -180,9 +181,22 @@ def _hash(paths: Any) -> str:
     return digest.hexdigest()
 
 
+def _golden_model() -> list[Path]:
+    """The files of the golden model of the accelerator: ``sim/golden/machine.py`` and what it imports from there."""
+    folder, found = _PACKAGE / "sim" / "golden", set[Path]()
+    missing = [folder / "__init__.py", folder / "machine.py"]
+    while missing:
+        path = missing.pop()
+        found.add(path)
+        imported = {folder / f"{node.module}.py" for node in ast.walk(ast.parse(path.read_text()))
+                    if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module}
+        missing += imported - found
+    return sorted(found)
+
+
 def _sources(topic: str, config: AcceleratorConfig) -> str:
     """Hash of what decides the figures of a topic: golden model and compiler, and for runs the Verilog and the driver."""
-    paths = [*sorted((_PACKAGE / "sim" / "golden").rglob("*.py")), *(_PACKAGE / "rtl_gen" / name for name in _COMPILER)]
+    paths = [*_golden_model(), *(_PACKAGE / "rtl_gen" / name for name in _COMPILER)]
     if topic == "accuracy":
         return _hash([*paths, _PACKAGE / "sim" / "reference.py"])
     native = (path for path in sorted((_PACKAGE / "sim" / "native").iterdir()) if path.suffix in (".py", ".cpp", ".h"))
