@@ -79,6 +79,7 @@ UNITS: dict[str, Unit] = {
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
         Unit("window_cache", _A + "cache.window:WindowCache", _B + "cache:WindowCacheBench"),
+        Unit("row_mover", _A + "cache.mover:RowMover", _B + "mover:RowMoverBench", ("tiny",)),
         Unit("top_select", _A + "cache.select:TopSelect", _B + "select:TopSelectBench", ("tiny",)),
         Unit("block_pool", _A + "cache.blocks:BlockPool", _B + "paged:BlockPoolBench", ("tiny",)),
         Unit("paged_cache", _A + "cache.paged:PagedCache", _B + "paged:PagedCacheBench"),
