@@ -75,6 +75,7 @@ UNITS: dict[str, Unit] = {
         Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", _ALL),
         Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench", _ALL),
         Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench", _ALL),
+        Unit("attention_merge", _A + "attention.merge:PartialMerge", _B + "merge:PartialMergeBench"),
         Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _ALL),
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),

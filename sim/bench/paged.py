@@ -73,6 +73,8 @@ class PagedCacheBench(UnitBench):
     def constants(self) -> Mapping[str, int]:
         return {"record_beats": self.beats, "head_stride": self.head_stride}
 
+    script: list[tuple[str, dict[str, int]]]
+
     def _tables(self) -> PagedTables:
         return PagedTables(sequences=SEQUENCES, max_context=self.config.max_context, block_size=BLOCK_SIZE,
                            blocks=_blocks(self.config))

@@ -63,7 +63,7 @@ class StreamContract(Elaboratable):
             sinks = [streams[name] for name, member in self.component.signature.members.items()
                      if not member.is_port and member.flow != In]
             sources = [port for name, port in streams.items() if not any(port is sink for sink in sinks)]
-            self._answers(m, sources, sinks)
+            self._answers(m, sources, sinks, self.answered)
         return m
 
     def _free(self, m: Module, signal, name: str) -> None:
@@ -93,9 +93,9 @@ class StreamContract(Elaboratable):
             Assert((gone_out <= gone_in + enters) | gone_in[-1]),
         ]
 
-    def _answers(self, m: Module, sources, sinks) -> None:
+    def _answers(self, m: Module, sources, sinks, answered: int) -> None:
         stalled = Cat(sink.valid & ~sink.ready for sink in sinks).any()
         for number, source in enumerate(sources):
-            waits = Signal(range(self.answered + 1), name=f"waits_{number}")
+            waits = Signal(range(answered + 1), name=f"waits_{number}")
             m.d.sync += waits.eq(Mux(source.valid & ~source.ready & ~stalled, waits + 1, 0))
-            m.d.comb += Assert(waits != self.answered)
+            m.d.comb += Assert(waits != answered)

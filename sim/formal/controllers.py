@@ -1,6 +1,6 @@
 """What the block pool and the credit queue promise beyond the rules of streams."""
 
-from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Assume, Cat, Mux, Signal
 
 from ...accelerators.cache.blocks import COUNT_BITS, BlockPool, PoolCommand
 from ...accelerators.streams import CreditQueue
@@ -56,7 +56,7 @@ class CreditContract(StreamContract):
         super().__init__(CreditQueue(bits, depth), order=("i", "o"), items=8)
 
     def elaborate(self, platform):
-        m: Module = super().elaborate(platform)
+        m = super().elaborate(platform)
         queue = self.component
         owed, inside = Signal(range(queue.depth + 2)), Signal(range(queue.depth + 2))
         leaves = queue.o.valid & queue.o.ready
