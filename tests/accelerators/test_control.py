@@ -20,8 +20,12 @@ CASES = [("vector_memory", ONE), ("vector_memory", ODD), ("vector_memory", ROWS)
          ("replay_buffer", WIDE), ("head_exponents", ONE), ("head_exponents", ODD), ("front_end", ONE),
          ("front_end", ODD), ("front_end", WIDE), ("executor", ONE), ("executor", ODD)]
 
+LONG = (("vector_memory", ROWS), ("front_end", WIDE), ("executor", ODD))
+"""With ``make bench``: others in ``CASES`` have what is particular about them."""
 
-@pytest.mark.parametrize(("name", "config"), CASES, ids=[f"{name}-{config.name}" for name, config in CASES])
+
+@pytest.mark.parametrize(("name", "config"), [
+    pytest.param(*case, id=f"{case[0]}-{case[1].name}", marks=pytest.mark.bench if case in LONG else ()) for case in CASES])
 def test_beyond_the_presets(name, config):
     emitted = emit_unit(name, config)
     assert lint(emitted) == []
