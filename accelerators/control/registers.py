@@ -72,7 +72,7 @@ class RegisterBlock(wiring.Component):
     saturated : In(range(vector_lanes + 1))
         Elements clamped in this cycle.
     read_beats, write_beats, read_stall, read_idle : In(1); events : In(array of {busy, starved, stalled})
-        Counted in cycles in which ``busy`` is high.
+        Counted in cycles in which ``busy`` is high; some cycles later, so read STATUS first to have all of a run.
 
     Latency (a dictionary): a read takes 3 cycles from the address to ``rvalid``, a write 4 from the later of address and
     data to ``bvalid``; the low half of a performance counter up to ``3 + Counters.count``. Interval: 4 cycles

@@ -139,7 +139,7 @@ async def live_values(dut: Any) -> None:
 
 @cocotb.test()
 async def counters(dut: Any) -> None:
-    """Every counter counts its own event, only while busy, exactly; a start clears all."""
+    """Every counter counts its own event, only while busy, exactly when STATUS has shown the end; a start clears all."""
     bus = await begin(dut)
     rng = bus.env.rng("counters")
     events = [name for name in COUNTERS if name != "cycles"]
@@ -164,6 +164,7 @@ async def counters(dut: Any) -> None:
                     model[name] += bits >> index & 1
             await bus.step()
         bus.set(busy=0)
+        await bus.expect("STATUS", 0)
         for name in [*rng.sample(list(model), 12), "cycles"]:
             check(name, await bus.wide(name.upper()), model[name])
         await bus.expect("SATURATIONS", clamped)
