@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from ...accelerators.cache.append import RecordPacker
 from ...accelerators.cache.contiguous import ContiguousCache
-from ...accelerators.cache.mover import RowMover
 from ...accelerators.cache.paged import PagedCache
 from ...accelerators.cache.window import WindowCache
 from ...accelerators.memory.bursts import BurstSplitter
@@ -13,7 +12,7 @@ from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.presets import preset
 from ...accelerators.streams import Downsizer, Gearbox, Queue, Relay, StreamBuffer, Upsizer
 from .contract import StreamContract
-from .controllers import CreditContract, PoolContract
+from .controllers import CreditContract, MoverContract, PoolContract
 
 __all__ = ["CASES", "Case"]
 
@@ -56,8 +55,8 @@ CASES = {
     "burst_splitter": Case(lambda: StreamContract(BurstSplitter(32, 8)), "bounded", 10),
     "record_packer": Case(lambda: StreamContract(RecordPacker(_TINY)), "induction", 4),
     "contiguous_cache": Case(lambda: StreamContract(ContiguousCache(_TINY), answered=12), "bounded", 26, slow=True),
-    "row_mover": Case(lambda: StreamContract(RowMover(_TINY, rows=3)), "bounded", 14, slow=True),
+    "row_mover": Case(lambda: MoverContract(3), "bounded", 14, slow=True),
     "window_cache": Case(lambda: StreamContract(WindowCache(_TINY)), "bounded", 30, slow=True),
-    "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 22, slow=True),
-    "paged_cache": Case(lambda: StreamContract(PagedCache(_TINY, sequences=2, blocks=2)), "bounded", 24, slow=True),
+    "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12, slow=True),
+    "paged_cache": Case(lambda: StreamContract(PagedCache(_TINY, sequences=2, blocks=2)), "bounded", 14, slow=True),
 }

@@ -1,12 +1,14 @@
-"""What the block pool and the credit queue promise beyond the rules of streams."""
+"""What controllers promise beyond the rules of streams, or need beyond them."""
 
 from amaranth.hdl import Array, Assert, Assume, Cat, Mux, Signal
 
 from ...accelerators.cache.blocks import COUNT_BITS, BlockPool, PoolCommand
+from ...accelerators.cache.mover import RowMover
+from ...accelerators.presets import preset
 from ...accelerators.streams import CreditQueue
 from .contract import StreamContract
 
-__all__ = ["CreditContract", "PoolContract"]
+__all__ = ["CreditContract", "MoverContract", "PoolContract"]
 
 
 class PoolContract(StreamContract):
@@ -66,4 +68,18 @@ class CreditContract(StreamContract):
             Assert(~queue.credit | (owed + inside < queue.depth)), Assert(owed + inside <= queue.depth),
             Assert(Mux(queue.ample, owed + inside + 2 <= queue.depth, 1)),
         ]
+        return m
+
+
+class MoverContract(StreamContract):
+    """Memory answers writes that were commanded, and no others."""
+
+    def __init__(self, rows: int):
+        super().__init__(RowMover(preset("tiny"), rows=rows))
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        mover, owed = self.component, Signal(8)
+        m.d.sync += owed.eq(owed + (mover.o_write.valid & mover.o_write.ready) - mover.i_written.valid)
+        m.d.comb += Assume(~mover.i_written.valid | (owed != 0))
         return m
