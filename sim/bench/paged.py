@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...accelerators.cache.blocks import block_count
 from ..golden.cache import record_beats
 from ..golden.paged import BlockPool, PagedTables
 from .trace import Trace
@@ -16,16 +17,11 @@ EXTEND, FORK, FREE = range(3)
 SEQUENCES, BLOCK_SIZE = 4, 16
 
 
-def _blocks(config: Any) -> int:
-    each = -(-config.max_context // BLOCK_SIZE)
-    return max(each, SEQUENCES * each // 2)
-
-
 class BlockPoolBench(UnitBench):
     """Random commands; blocks are known from the golden model, so most commands are about blocks in use."""
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
-        pool, commands = BlockPool(_blocks(self.config)), []
+        pool, commands = BlockPool(block_count(self.config, BLOCK_SIZE, SEQUENCES)), []
         for _ in range(6):
             shares = rng.choice(((8, 2, 1, 1), (2, 4, 4, 1), (1, 1, 8, 1)))
             for _ in range(rng.randint(10, 120)):
@@ -37,14 +33,14 @@ class BlockPoolBench(UnitBench):
 
     def boundary(self) -> Items:
         """All blocks and one more, twice; the most owners, and one more; none, and one fewer."""
-        blocks = _blocks(self.config)
+        blocks = block_count(self.config, BLOCK_SIZE, SEQUENCES)
         everything = [{"command": ALLOCATE, "block": 0}] * (blocks + 1)
         back = [{"command": RELEASE, "block": block} for block in (*range(blocks), 0)]
         return {"i": [{"command": command, "block": block} for command in (SHARE, RELEASE, COUNT) for block in (0, blocks - 1)]
                 + everything + [{"command": SHARE, "block": 1}] * 256 + [{"command": RELEASE, "block": 1}] * 256 + back + everything}
 
     def expected(self, stimulus: Items) -> Items:
-        pool = BlockPool(_blocks(self.config))
+        pool = BlockPool(block_count(self.config, BLOCK_SIZE, SEQUENCES))
         return {"o": [self._answer(pool, command) for command in stimulus["i"]]}
 
     @staticmethod
@@ -56,7 +52,7 @@ class BlockPoolBench(UnitBench):
         return vars({SHARE: pool.share, RELEASE: pool.release, COUNT: pool.count}[command["command"]](block))
 
     def levels(self, stimulus: Items) -> dict[str, int]:
-        pool = BlockPool(_blocks(self.config))
+        pool = BlockPool(block_count(self.config, BLOCK_SIZE, SEQUENCES))
         for command in stimulus["i"]:
             self._answer(pool, command)
         return {"free": pool.free}
@@ -68,7 +64,7 @@ class PagedCacheBench(UnitBench):
     def __init__(self, config: Any):
         super().__init__(config)
         self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
-        self.head_stride = _blocks(config) * BLOCK_SIZE * self.beats * config.bus_bytes
+        self.head_stride = block_count(config, BLOCK_SIZE, SEQUENCES) * BLOCK_SIZE * self.beats * config.bus_bytes
 
     def constants(self) -> Mapping[str, int]:
         return {"record_beats": self.beats, "head_stride": self.head_stride}
@@ -77,7 +73,7 @@ class PagedCacheBench(UnitBench):
 
     def _tables(self) -> PagedTables:
         return PagedTables(sequences=SEQUENCES, max_context=self.config.max_context, block_size=BLOCK_SIZE,
-                           blocks=_blocks(self.config))
+                           blocks=block_count(self.config, BLOCK_SIZE, SEQUENCES))
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         self.script = []
