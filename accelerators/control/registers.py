@@ -72,7 +72,8 @@ class RegisterBlock(wiring.Component):
     saturated : In(range(vector_lanes + 1))
         Elements clamped in this cycle.
     read_beats, write_beats, read_stall, read_idle : In(1); events : In(array of {busy, starved, stalled})
-        Counted in cycles in which ``busy`` is high; some cycles later, so read STATUS first to have all of a run.
+        Counted in cycles in which ``busy`` is high. What a read shows may lack the ``COUNTER_LAG`` cycles before its
+        address: who reads STATUS first has all of a run.
 
     Latency (a dictionary): a read takes 3 cycles from the address to ``rvalid``, a write 4 from the later of address and
     data to ``bvalid``; the low half of a performance counter up to ``3 + Counters.count``. Interval: 4 cycles
@@ -81,6 +82,7 @@ class RegisterBlock(wiring.Component):
 
     latency = {"read": 3, "write": 4}
     interval = {"read": 4, "write": 4}
+    COUNTER_LAG = 2
 
     def __init__(self, config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES):
         self.map, self.units = register_map(config, units), tuple(units)
