@@ -1,5 +1,5 @@
-"""Every registered unit, in every preset it names: emitted, linted, put through the menu. Those of kv260, and Icarus on edge,
-take long and run with `make bench`."""
+"""Every registered unit, in every preset it names: emitted, linted, put through the menu. Those of tiny run with `make test`,
+those of larger presets take long and run with `make bench`."""
 
 import pytest
 from llmrtl.accelerators.presets import preset
@@ -11,18 +11,18 @@ from llmrtl.sim.bench.simulators import icarus_missing
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 
 
-def each(cases, quick):
+def each(cases):
     return pytest.mark.parametrize(("unit", "name"), [
-        pytest.param(unit, name, id=f"{unit.name}-{name}", marks=() if name in quick else pytest.mark.bench)
+        pytest.param(unit, name, id=f"{unit.name}-{name}", marks=() if name.startswith("tiny") else pytest.mark.bench)
         for unit, name in cases])
 
 
-@each(EACH, {"tiny", "edge"})
+@each(EACH)
 def test_lint(unit, name):
     assert lint(emit_unit(unit, preset(name))) == []
 
 
-@each(EACH, {"tiny", "edge"})
+@each(EACH)
 def test_verilator(unit, name):
     report = run_unit(unit, preset(name), "verilator")
     assert report.ok, str(report)
@@ -32,7 +32,7 @@ def test_verilator(unit, name):
 IN_ICARUS = [case for case in EACH if case[0].icarus and preset(case[1]).bus_bits < 512]
 
 
-@each(IN_ICARUS, {"tiny"})
+@each(IN_ICARUS)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
     report = run_unit(unit, preset(name), "icarus")

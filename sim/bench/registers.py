@@ -15,6 +15,7 @@ __all__ = ["OKAY", "SLVERR", "AxiLiteMaster", "CountersBench", "RegisterBlockBen
 OKAY, SLVERR = 0, 2
 PREFIX = "s_axi_csr__"
 PATIENCE = 200
+"""Cycles until an access must have been answered, besides those in which the master does not take the answer."""
 
 
 class RegisterBlockBench(UnitBench):
@@ -181,8 +182,10 @@ class AxiLiteMaster:
         """Write; address and data are offered after so many cycles. Returns the response."""
         waiting = {"aw": address_after, "w": data_after}
         self.drive(awaddr=self.address(register), wdata=value & 0xFFFF_FFFF, wstrb=strobe)
-        for _ in range(PATIENCE):
+        waited = 0
+        while waited < PATIENCE:
             ready = taken()
+            waited += ready
             offered = [channel for channel, delay in waiting.items() if delay <= 0]
             self.drive(awvalid="aw" in offered, wvalid="w" in offered, bready=ready)
             accepted = [channel for channel in offered if self.bus(f"{channel}ready")]
@@ -200,9 +203,10 @@ class AxiLiteMaster:
     async def read(self, register: str | int, *, taken: Callable[[], bool] = always) -> tuple[int, int]:
         """Read: ``(data, response)``."""
         self.drive(araddr=self.address(register), arvalid=1)
-        waiting = True
-        for _ in range(PATIENCE):
+        waiting, waited = True, 0
+        while waited < PATIENCE:
             ready = taken()
+            waited += ready
             self.drive(arvalid=waiting, rready=ready)
             accepted = waiting and self.bus("arready")
             answer = (self.bus("rdata"), self.bus("rresp")) if self.bus("rvalid") else None
