@@ -9,13 +9,19 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["HEADER_BITS", "AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div", "check_int",
-           "header_in_tail", "record_beats"]
+__all__ = ["CACHES", "HEADER_BITS", "POSITION_BITS", "AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div",
+           "check_int", "header_in_tail", "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 HEADER_BITS = 64
 """Header of a K/V record: the scales of key and value."""
+
+CACHES = ("contiguous", "window")
+"""Controllers of the KV cache that an accelerator can have."""
+
+POSITION_BITS = 20
+"""Width of a position in a text that may be longer than the cache."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -205,6 +211,8 @@ class AcceleratorConfig(_Json):
         Depth of the queue of all other data (gains, tables, embedding and K/V rows), beats, a power of two.
     top_k : int
         Longest candidate list of the sampler.
+    cache : ``"contiguous"`` or ``"window"``
+        Controller of the KV cache: all positions, or the first ones and the latest ones of a text of any length.
     """
 
     name: str
@@ -236,6 +244,7 @@ class AcceleratorConfig(_Json):
     data_beats: int = 64
     buffer_tokens: int = 1
     multiplier_bits: int = 18
+    cache: str = "contiguous"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -285,9 +294,25 @@ class AcceleratorConfig(_Json):
         check_int("data_beats", self.data_beats, 16, 1 << 16, power_of_two=True)
         check_int("top_k", self.top_k, 1, 64)
         check_int("max_heads", self.max_heads, 1, 128, power_of_two=True)
+        if self.cache not in CACHES:
+            raise ValueError(f"cache must be one of {', '.join(CACHES)}, not {self.cache!r}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All parameters but those that came later and have their default, so that the hashes of older configurations stay."""
+        return {name: value for name, value in super().to_json().items() if (name, value) != ("cache", "contiguous")}
+
+    @property
+    def attention_runs(self) -> bool:
+        """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
+        return self.cache != "contiguous"
+
+    @property
+    def max_positions(self) -> int:
+        """Positions of the longest text."""
+        return (1 << POSITION_BITS) - 1 if self.attention_runs else self.max_context
 
     @property
     def bus_bytes(self) -> int:

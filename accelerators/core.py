@@ -8,11 +8,13 @@ from .attention.engine import Attention
 from .attention.exponents import HeadExponents
 from .cache.append import RecordPacker
 from .cache.contiguous import ContiguousCache
+from .cache.window import WindowCache
 from .config import AcceleratorConfig, ceil_div
 from .control.executor import Executor
-from .control.frontend import BURST, FrontEnd, token_layout
+from .control.frontend import BURST, FrontEnd, settings, token_layout
 from .control.isa import Flag, Opcode
 from .control.operation import operation_layout
+from .control.rows import rows_layout
 from .elementwise.align import Align
 from .elementwise.embedding import Embedding
 from .elementwise.glu import Glu
@@ -29,20 +31,16 @@ from .streams import Gearbox, Queue, word_layout
 from .streams.route import buffer_before, buffered, merge, pass_fields, scatter, steer, steer_data
 from .ternary.engine import TernaryEngine
 
-__all__ = ["CONTROL", "Core", "observe_layout"]
-
-CONTROL = {
-    "stop": 1, "program_address": 32, "prompt_address": 32, "prompt_length": 20, "start_position": 20,
-    "max_new_tokens": 20, "eos_token": 20, "ignore_eos": 1, "kv_capacity": 20, "kv_record_beats": 16,
-    "kv_head_stride": 32,
-}
-"""Inputs passed on to the front end: name -> width."""
+__all__ = ["Core", "observe_layout"]
 
 COMMANDS = 4
 """Commands that wait in front of a unit."""
 
 OPERATIONS = 16
 """Operations, and matrices, that the front end may be ahead of the executor."""
+
+ROWS_AHEAD = 64
+"""Runs of K/V rows that it may be ahead."""
 
 
 def observe_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -61,7 +59,7 @@ class Core(wiring.Component):
 
     Members
     -------
-    start : In(1); others of ``CONTROL`` : In
+    start : In(1); others of ``frontend.settings`` : In
         See ``FrontEnd``.
     greedy : In(1); top_k : In(8); inverse_temperature : In(SCALAR); seed : In(32); reseed : In(1)
         See ``Sampler``.
@@ -102,7 +100,7 @@ class Core(wiring.Component):
         word = stream.Signature(word_layout(config.bus_bits))
         burst = stream.Signature(BURST)
         super().__init__({
-            "start": In(1), **{name: In(width) for name, width in CONTROL.items()},
+            "start": In(1), **{name: In(width) for name, width in settings(config).items()},
             "greedy": In(1), "top_k": In(8), "inverse_temperature": In(SCALAR), "seed": In(32), "reseed": In(1),
             "o_program": Out(burst), "i_program": In(word), "o_data": Out(burst), "i_data": In(word),
             "o_weights": Out(burst), "i_weights": In(word),
@@ -131,7 +129,8 @@ class Core(wiring.Component):
         engine, norm, attention, head = TernaryEngine(config), NormQuantize(config), Attention(config), HeadMatvec(config)
         rope, residual, glu, embedding = Rope(config), ResidualAdd(config), Glu(config), Embedding(config)
         align, exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
-        packer, cache, sampler = RecordPacker(config), ContiguousCache(config), Sampler(config)
+        window = config.cache == "window"
+        packer, cache, sampler = RecordPacker(config), WindowCache(config) if window else ContiguousCache(config), Sampler(config)
         vector_words = ceil_div(config.max_vector, lanes)
         gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
@@ -151,7 +150,9 @@ class Core(wiring.Component):
         m.submodules.short_words = short_words = Gearbox(config.bus_bits, 16 * lanes)
         m.submodules.table_words = table_words = Gearbox(config.bus_bits, 32 * lanes)
         m.submodules.lane_words = lane_words = Gearbox(config.bus_bits, config.lane_bits)
-        m.submodules.limits = limits = Queue(data.StructLayout({"limit": range(config.max_context + 1)}), queue_depth)
+        runs = config.attention_runs
+        bounds = dict.fromkeys(("start", "limit") if runs else ("limit",), range(config.max_context + 1))
+        m.submodules.limits = limits = Queue(data.StructLayout(bounds), queue_depth)
         m.submodules.owners = owners = Queue(data.StructLayout({"token": range(max(config.token_lanes, 2)), "head": 8}),
                                              2 * queue_depth)
 
@@ -166,7 +167,7 @@ class Core(wiring.Component):
         m.d.comb += to_head.eq((executor.flags & Flag.TO_HEAD).any())
 
         # Control.
-        m.d.comb += [frontend.start.eq(self.start), *(getattr(frontend, name).eq(getattr(self, name)) for name in CONTROL)]
+        m.d.comb += [frontend.start.eq(self.start), *(getattr(frontend, name).eq(getattr(self, name)) for name in settings(config))]
         for name in ("o_program", "o_data", "o_token"):
             wiring.connect(m, getattr(frontend, name), wiring.flipped(getattr(self, name)))
         wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
@@ -257,9 +258,16 @@ class Core(wiring.Component):
         lane = executor.o_lane
         m.d.comb += [
             limits.i.p.limit.eq(lane.p.limit), limits.i.valid.eq(lane.valid & owners.i.ready),
-            owners.i.p.token.eq(lane.p.token), owners.i.p.head.eq(lane.p.head), owners.i.valid.eq(lane.valid & limits.i.ready),
+            owners.i.p.token.eq(lane.p.token), owners.i.p.head.eq(lane.p.head),
+            owners.i.valid.eq(lane.valid & limits.i.ready & lane.p.ends if runs else lane.valid & limits.i.ready),
             lane.ready.eq(limits.i.ready & owners.i.ready),
         ]
+        if runs:
+            m.submodules.rows = rows = Queue(rows_layout(config), ROWS_AHEAD)
+            wiring.connect(m, frontend.o_rows, rows.i)
+            wiring.connect(m, rows.o, executor.i_rows)
+            m.d.comb += [limits.i.p.start.eq(lane.p.start), attention.i_lane.p.start.eq(limits.o.p.start),
+                         executor.window.eq(self.kv_window)]
 
         # Vectors from memory to the elementwise units, which may be far away on the device.
         quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
@@ -342,11 +350,19 @@ class Core(wiring.Component):
         # K/V records to memory.
         pass_fields(m, cache.o_write, self.o_record)
         m.d.comb += cache.o_read.ready.eq(1)
+        if window:
+            # The front end lets no sinks and window come here that the slots do not hold; no position is written late.
+            slots, length = Signal.like(cache.recent), Signal.like(cache.length)
+            m.d.sync += [slots.eq(self.kv_capacity), cache.recent.eq(slots - self.kv_sinks)]
+            with m.If(cache.i_request.valid & cache.i_request.ready):
+                m.d.sync += length.eq(cache.i_request.p.position + 1)
+            m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(length), cache.clear.eq(self.start)]
+        else:
+            # The front end lets no position beyond kv_capacity or max_context come here.
+            m.d.comb += cache.capacity.eq(config.max_context)
         wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
         m.d.comb += [
-            # The front end lets no position beyond kv_capacity or max_context come here.
-            cache.capacity.eq(config.max_context), cache.record_beats.eq(self.kv_record_beats),
-            cache.head_stride.eq(self.kv_head_stride),
+            cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride),
             self.i_record_done.ready.eq(1), executor.record_written.eq(self.i_record_done.valid),
         ]
 

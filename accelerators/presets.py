@@ -1,23 +1,34 @@
 """Named configurations: each one is a complete accelerator that the tests, benches and tools know.
 
-- ``tiny``: the smallest useful accelerator, for tests and the demonstration.
+- ``tiny``: the smallest useful accelerator, for tests and the demonstration; ``tiny_window``: with a KV cache of sinks and a ring.
 - ``edge``: a ULX3S-class ECP5 board, 16-bit SDRAM behind a 64-bit port.
 - ``kv260``: AMD KV260, four 128-bit ports; BitNet b1.58 of 0.73B to 2B parameters.
 """
 
+from dataclasses import replace
+
 from .config import AcceleratorConfig
 from .names import unknown_name
 
-__all__ = ["PRESETS", "preset"]
+__all__ = ["PRESETS", "preset", "with_cache"]
+
+
+def with_cache(config: AcceleratorConfig, cache: str) -> AcceleratorConfig:
+    """``config`` with another controller of the KV cache, and its name with that of the controller."""
+    return replace(config, cache=cache, name=f"{config.name}_{cache}")
+
+
+_TINY = AcceleratorConfig(
+    name="tiny", bus_bits=32, vector_lanes=2, token_lanes=2, tables=8, table_rows=1,
+    query_lanes=4, max_vector=528, max_block_rows=256, vector_memory=4096, max_head_dim=64,
+    max_context=128, max_vocab=1024, prefetch_beats=128, top_k=8,
+)
 
 PRESETS = {
     config.name: config
     for config in (
-        AcceleratorConfig(
-            name="tiny", bus_bits=32, vector_lanes=2, token_lanes=2, tables=8, table_rows=1,
-            query_lanes=4, max_vector=528, max_block_rows=256, vector_memory=4096, max_head_dim=64,
-            max_context=128, max_vocab=1024, prefetch_beats=128, top_k=8,
-        ),
+        _TINY,
+        with_cache(_TINY, "window"),
         AcceleratorConfig(
             name="edge", bus_bits=64, vector_lanes=2, token_lanes=4, tables=16, table_rows=1,
             query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,

@@ -7,9 +7,10 @@ from amaranth.lib.wiring import In, Out
 from .axi import AXI4LiteSignature, AXI4Signature, merge_channels
 from .config import AcceleratorConfig
 from .control.errors import OUTSIDE_STREAMS, ErrorCause
+from .control.frontend import settings
 from .control.registers import RegisterBlock
 from .control.regmap import UNIT_EVENTS, WINDOW_BITS
-from .core import CONTROL, Core, observe_layout
+from .core import Core, observe_layout
 from .memory.arbiter import ReadArbiter
 from .memory.bursts import default_burst_beats
 from .memory.reader import BurstReader
@@ -233,7 +234,7 @@ class Accelerator(wiring.Component):
             core.start.eq(registers.start), core.reseed.eq(registers.reseed), core.seed.eq(registers.seed),
             core.greedy.eq(registers.greedy), core.top_k.eq(registers.top_k),
             core.inverse_temperature.eq(registers.inverse_temperature),
-            *(getattr(core, name).eq(getattr(registers, name)) for name in CONTROL),
+            *(getattr(core, name).eq(getattr(registers, name)) for name in settings(config)),
             registers.busy.eq(core.busy | halted), registers.done.eq(core.done & ~core_reset),
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
             registers.progress.eq(core.progress),

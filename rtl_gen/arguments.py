@@ -5,10 +5,10 @@ from collections.abc import Callable
 from math import nan
 
 from ..accelerators.config import AcceleratorConfig
-from ..accelerators.presets import preset
+from ..accelerators.presets import preset, with_cache
 from .formats import high_precision
 
-__all__ = ["DEFAULT_PRESET", "SEED_LIMITS", "TOKEN_LIMITS", "configuration", "number", "token_ids", "whole"]
+__all__ = ["DEFAULT_PRESET", "SEED_LIMITS", "TOKEN_LIMITS", "configuration", "number", "token_ids", "whole", "window"]
 
 DEFAULT_PRESET = "edge"
 SEED_LIMITS = 0, (1 << 32) - 1
@@ -51,6 +51,17 @@ def token_ids(text: str) -> list[int]:
 
 
 def configuration(options: Namespace) -> AcceleratorConfig:
-    """The preset, with wider formats if ``--high-precision`` was given."""
+    """The preset, with wider formats if ``--high-precision`` was given, and with another cache if ``--window`` was."""
     config = preset(options.preset or DEFAULT_PRESET)
+    if window(options) is not None and config.cache != "window":
+        config = with_cache(config, "window")
     return high_precision(config) if options.high_precision else config
+
+
+def window(options: Namespace) -> tuple[int, int] | None:
+    """Sinks and window, if ``--window`` was given."""
+    if getattr(options, "window", None) is None:
+        if getattr(options, "sinks", None) is not None:
+            raise ValueError("--sinks has no effect without --window: all positions are kept")
+        return None
+    return options.sinks or 0, options.window

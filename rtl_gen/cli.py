@@ -28,6 +28,13 @@ def _formats(option: Callable[..., None]) -> None:
            help="wider K/V, LM head, embedding, probabilities: tells what a format costs from what a bug costs")
 
 
+def _window(option: Callable[..., None]) -> None:
+    option("--window", type=_tokens, metavar="W",
+           help="a token sees the latest W positions, itself included, and the sinks: the KV cache keeps no others, and text may be "
+                "longer than it (StreamingLLM)")
+    option("--sinks", type=whole(0, TOKEN_LIMITS[1]), metavar="S", help="with --window: the first S positions are kept; default: 0")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = argparse.ArgumentParser(
@@ -57,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
                      "Compiles the checkpoint, emits and builds the accelerator, prefills the prompt and decodes token by "
                      "token; every token is compared with the golden model. Exit status 1 if one differs.",
                      "--checkpoint models/stories --prompt 'Once upon a time' --tokens 20",
-                     "--checkpoint models/stories --preset tiny --prompt-ids 1,2,3 --tokens 8 --temperature 0.8 --seed 7")
+                     "--checkpoint models/stories --preset tiny --prompt-ids 1,2,3 --tokens 8 --temperature 0.8 --seed 7",
+                     "--checkpoint models/stories --window 128 --sinks 4 --tokens 700 --ignore-eos")
     option("--checkpoint", type=Path, required=True, metavar="DIR",
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
@@ -71,7 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
            help="with --temperature: sample among the best K tokens; default: the preset's limit")
     option("--seed", type=_seed, metavar="S",
            help="seed of --temperature and of --prompt-length, 0 to 2**32 - 1; default: 1")
-    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow")
+    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow. With --window: "
+           "positions of the text; default: enough for prompt and tokens")
+    _window(option)
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
            help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
     option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for GB/s and DRAM models")
@@ -141,7 +151,9 @@ def build_parser() -> argparse.ArgumentParser:
                      "build/model --checkpoint models/stories --preset edge", "build/model --program")
     option("stem", type=Path, metavar="STEM", help="path of the image without its suffix")
     option("--checkpoint", type=Path, metavar="DIR", help="the model to compile")
-    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow")
+    option("--context", type=_tokens, metavar="N", help="positions of KV cache (with --window: of the text); default: what model and "
+           "preset allow")
+    _window(option)
     option("--program", action="store_true", help="print the program")
 
     option = command(commands.random_checkpoint, "random-checkpoint", "write a checkpoint with random weights",

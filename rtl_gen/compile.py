@@ -21,7 +21,7 @@ from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opc
 from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing
-from .image import Image, MemoryMap, Section, image_files
+from .image import Image, MemoryMap, Section, Window, image_files
 from .tensors import Contents, PackedTensors, TensorSizes
 
 __all__ = ["CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
@@ -76,7 +76,9 @@ class VectorMemory:
         self.v = self.k + model.kv_heads * self.head
         self.attention = self.v + model.kv_heads * self.head
         self.up = self.gate + self.ffn
-        end = max(self.sums + self.hidden, self.attention + model.heads * self.head, self.up + self.ffn)
+        self.sink_q = self.attention + model.heads * self.head  # queries for the sinks
+        sink_words = model.heads * self.head if config.cache == "window" else 0
+        end = max(self.sums + self.hidden, self.sink_q + sink_words, self.up + self.ffn)
         self.elements = end * lanes
 
 
@@ -126,18 +128,18 @@ class Plan(MemoryMap):
     program: list[Instruction]
 
 
-def plan(model: ModelShape, config: AcceleratorConfig, context: int | None = None) -> Plan:
+def plan(model: ModelShape, config: AcceleratorConfig, context: int | None = None, window: tuple[int, int] | None = None) -> Plan:
     """Program and layout of a model of this shape. Fields of the program that depend on weights (scales, shifts) mean nothing.
 
     Raises ``CompileError`` as ``compile_model`` does.
     """
-    capacity = _capacity(model, config, context)
-    return _plan(model, config, TensorSizes(model, config), _Layout(config.bus_bytes), 0, capacity, lambda name: None)
+    room = _room(model, config, context, window)
+    return _plan(model, config, TensorSizes(model, config), _Layout(config.bus_bytes), 0, room, lambda name: None)
 
 
 def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int,
-                  context: int | None = None, progress: Callable[[str], None] = lambda name: None,
-                  stem: Path | None = None) -> Image:
+                  context: int | None = None, window: tuple[int, int] | None = None,
+                  progress: Callable[[str], None] = lambda name: None, stem: Path | None = None) -> Image:
     """Compile ``checkpoint`` for ``config``. Sections go to a file as they are packed; the image is a map of it.
 
     Parameters
@@ -145,7 +147,10 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
     fraction_bits : int
         Of the residual stream, 0 to 24 (``fraction_bits_for`` of a calibration run's peak).
     context : int
-        Positions of KV cache; the smaller of the model's and the configuration's maximum by default.
+        Positions of KV cache; the smaller of the model's and the configuration's maximum by default. With a window: positions of
+        the longest text, the model's maximum by default.
+    window : (int, int)
+        For ``cache = "window"``, and only for it: sinks, and the latest positions that a token sees (see ``Window``).
     progress : callable
         Called with the name of each section before it is packed.
     stem : Path
@@ -153,12 +158,12 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
 
     Raises ``CompileError`` if the model does not fit and ``CheckpointError`` for a bad checkpoint.
     """
-    capacity = _capacity(checkpoint.model, config, context)
+    room = _room(checkpoint.model, config, context, window)
     if not 0 <= fraction_bits <= 24:
         raise CompileError(f"fraction_bits must be in 0..24, not {fraction_bits}")
     with TemporaryFile() if stem is None else replacing(image_files(stem)[0]) as file:
         layout = _FileLayout(config.bus_bytes, file)
-        planned = _plan(checkpoint.model, config, PackedTensors(checkpoint, config, fraction_bits), layout, fraction_bits, capacity,
+        planned = _plan(checkpoint.model, config, PackedTensors(checkpoint, config, fraction_bits), layout, fraction_bits, room,
                         progress)
         image = Image(**{each.name: getattr(planned, each.name) for each in fields(MemoryMap)}, data=layout.contents(),
                       sha256=layout.digest.hexdigest(), fraction_bits=fraction_bits, checkpoint_sha256=checkpoint.sha256)
@@ -167,25 +172,45 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
     return image
 
 
-def _capacity(model: ModelShape, config: AcceleratorConfig, context: int | None) -> int:
-    """Positions of KV cache; ``CompileError`` if the model does not fit or has not so many."""
+@dataclass(frozen=True)
+class _Room:
+    """Rows per head of the KV cache, positions of the rotary table and of the prompt buffer, and what is seen of them."""
+
+    capacity: int
+    positions: int
+    window: Window | None = None
+
+
+def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, window: tuple[int, int] | None) -> _Room:
+    """``CompileError`` if the model does not fit, or the cache has not so many positions."""
     check_fit(model, config)
-    limit = min(model.max_context, config.max_context)
-    capacity = limit if context is None else context
-    if not 1 <= capacity <= limit:
-        raise CompileError(f"context must be in 1..{limit}, not {capacity}")
-    return capacity
+    if (window is None) != (config.cache != "window"):
+        raise CompileError(f"sinks and window go with a cache of kind 'window' and only with it; {config.name!r} has {config.cache!r}")
+    limit = min(model.max_context, config.max_context) if window is None else config.max_positions
+    longest = min(limit, model.max_context) if context is None else context
+    if not 1 <= longest <= limit:
+        raise CompileError(f"context must be in 1..{limit}, not {longest}")
+    if window is None:
+        return _Room(longest, limit)
+    sinks, recent = window
+    # A chunk's tokens are all written before the first of them has read what it sees.
+    capacity = sinks + recent + config.token_lanes - 1
+    if sinks < 0 or recent < 1 or capacity > config.max_context:
+        raise CompileError(f"sinks (0 or more) and window (1 or more) must together be at most "
+                           f"{config.max_context - config.token_lanes + 1} on preset {config.name!r}, max_context less a chunk's "
+                           f"token_lanes - 1, not {sinks} + {recent}")
+    return _Room(capacity, longest, Window(sinks, recent, longest))
 
 
 def _plan(model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors | TensorSizes, layout: _Layout, fraction_bits: int,
-          capacity: int, progress: Callable[[str], None]) -> Plan:
+          room: _Room, progress: Callable[[str], None]) -> Plan:
     """Fill ``layout`` and describe it."""
-    build = _Builder(model, config, tensors, layout, fraction_bits, capacity, progress)
+    build = _Builder(model, config, tensors, layout, fraction_bits, room, progress)
     program = build.program()
     # The cache lies behind the program and the prompt buffer; the operations count its addresses from 0 until here.
     program_bytes = ceil_div(len(program) * INSTRUCTION_BYTES, config.bus_bytes) * config.bus_bytes
     prompt_address = layout.end + program_bytes
-    kv_address = prompt_address + min(model.max_context, config.max_context) * config.bus_bytes
+    kv_address = prompt_address + room.positions * config.bus_bytes
     memory_bytes = kv_address + model.layers * model.kv_heads * build.head_stride
     if memory_bytes >= 1 << 32:
         raise CompileError(f"image and KV cache take {memory_bytes} bytes; addresses have 32 bits")
@@ -193,23 +218,23 @@ def _plan(model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors |
                for op in program]
     program_address, _ = layout.add("program", np.frombuffer(encode_program(program), np.uint8), "program")
     return Plan(model=model, config=config, program=program, operations=build.names, sections=layout.sections,
-                memory_bytes=memory_bytes, program_address=program_address, prompt_address=prompt_address, kv_capacity=capacity,
-                kv_record_beats=build.record_beats, kv_head_stride=build.head_stride)
+                memory_bytes=memory_bytes, program_address=program_address, prompt_address=prompt_address,
+                kv_capacity=room.capacity, kv_record_beats=build.record_beats, kv_head_stride=build.head_stride, window=room.window)
 
 
 class _Builder:
     """Lays out the sections and writes the program of one model."""
 
     def __init__(self, model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors | TensorSizes, layout: _Layout,
-                 fraction_bits: int, capacity: int, progress: Callable[[str], None]) -> None:
-        self.model, self.config, self.tensors = model, config, tensors
+                 fraction_bits: int, room: _Room, progress: Callable[[str], None]) -> None:
+        self.model, self.config, self.tensors, self.room = model, config, tensors, room
         self.layout, self.fraction_bits, self.progress = layout, fraction_bits, progress
         self.memory = VectorMemory(self.model, config)
         self.names: list[str] = []
         self.ops: list[Instruction] = []
         self.kv_beats = ceil_div(self.model.head_dim * config.kv_bits, config.bus_bits)
         self.record_beats = record_beats(self.model.head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
-        self.head_stride = capacity * self.record_beats * config.bus_bytes
+        self.head_stride = room.capacity * self.record_beats * config.bus_bytes
 
     def emit(self, name: str, opcode: Opcode, **fields) -> None:
         scalars = {key: (value.mantissa, value.exponent) for key, value in fields.items() if isinstance(value, Scalar)}
@@ -223,9 +248,8 @@ class _Builder:
         address, beats = self.layout.add("embedding", table, "embedding")
         self.emit("embedding", Opcode.EMBED, address=address, beats=beats // model.vocab_size, rows=model.vocab_size,
                   destination=memory.residual, words=memory.hidden, shift=shift)
-        positions = min(model.max_context, config.max_context)
-        self.rope, beats = self.layout.add("rope", self.tensors.rope(positions), "rope")
-        self.rope_beats = beats // positions
+        self.rope, beats = self.layout.add("rope", self.tensors.rope(self.room.positions), "rope")
+        self.rope_beats = beats // self.room.positions
         for layer in range(model.layers):
             self.progress(f"layer {layer}")
             self.layer(layer, layer * model.kv_heads * self.head_stride)
@@ -272,15 +296,21 @@ class _Builder:
         self.norm(name + "attention norm", f"layers.{layer}.attention_norm", tensors.gain(layer, "attention"),
                   memory.residual, model.hidden_size, Flag(0), residual_scale)
         scale = self.linear(name + "q+k+v", f"layers.{layer}.qkv", layer, ("q", "k", "v"), memory.q)
-        self.emit(name + "rotary embedding", Opcode.ROPE, source=memory.q, count=model.heads + model.kv_heads,
-                  words=memory.head, address=self.rope, beats=self.rope_beats)
+        rotary, window = {"words": memory.head, "address": self.rope, "beats": self.rope_beats}, self.room.window
+        attention = {}
+        if window is not None:
+            # To a query that sees a window, the sinks are right before it: at most ``sinks + recent - 1`` positions away.
+            self.emit(name + "rotary embedding for sinks", Opcode.ROPE, source=memory.q, destination=memory.sink_q, count=model.heads,
+                      rows=min(window.sinks + window.recent, window.positions), **rotary)
+            rotary["destination"], attention["other"] = memory.q, memory.sink_q
+        self.emit(name + "rotary embedding", Opcode.ROPE, source=memory.q, count=model.heads + model.kv_heads, **rotary)
         kept = 2.0 ** -ROPE_KEPT_BITS
         self.emit(name + "cache append", Opcode.APPEND, address=cache, source=memory.k, destination=memory.v,
                   count=model.kv_heads, words=memory.head, scalar_a=Scalar.from_float(scale["k"] * kept),
                   scalar_b=Scalar.from_float(scale["v"]))
         self.emit(name + "attention", Opcode.ATTEND, address=cache, source=memory.q, destination=memory.attention,
                   count=model.kv_heads, group=model.group, words=memory.head, beats=self.kv_beats,
-                  tiles=config.query_lanes // model.group,
+                  tiles=config.query_lanes // model.group, **attention,
                   scalar_a=Scalar.from_float(scale["q"] * kept * log2(np.e) / sqrt(model.head_dim)))
         self.norm(name + "attention sub-norm", f"layers.{layer}.attention_sub_norm", tensors.gain(layer, "attention_sub"),
                   memory.attention, model.heads * model.head_dim, Flag.ALIGN, Scalar.from_float(1.0), group=memory.head)

@@ -30,9 +30,10 @@ __all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "loca
 
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
-                   context: int | None = None, progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
+                   context: int | None = None, window: tuple[int, int] | None = None,
+                   progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
     """Image and its ``.bin`` file in ``build/images``, compiled unless the same one is there and intact."""
-    key = hashlib.sha256(json.dumps([checkpoint.sha256, config.to_json(), fraction_bits, context, _compiler_hash()]).encode())
+    key = hashlib.sha256(json.dumps([checkpoint.sha256, config.to_json(), fraction_bits, context, window, _compiler_hash()]).encode())
     stem = build_root() / "images" / f"{checkpoint.path.name}-{config.name}-{key.hexdigest()[:12]}"
     try:
         return Image.load(stem), image_files(stem)[0]
@@ -41,7 +42,7 @@ def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fractio
     if fraction_bits is None:
         progress("calibration")
         fraction_bits = calibrate(checkpoint)
-    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, progress=progress, stem=stem)
+    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, window=window, progress=progress, stem=stem)
     return image, image_files(stem)[0]
 
 

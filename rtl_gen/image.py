@@ -15,7 +15,7 @@ import numpy as np
 from ..accelerators.config import AcceleratorConfig, ModelShape
 from .files import file_sha256, write_atomically
 
-__all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section", "image_files"]
+__all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section", "Window", "image_files"]
 
 FORMAT_VERSION = 1
 
@@ -42,6 +42,16 @@ class Section:
     kind: str
 
 
+@dataclass(frozen=True)
+class Window:
+    """What a token sees of a text of up to ``positions``: the first ``sinks`` of them and the latest ``recent`` ones, itself
+    included (StreamingLLM, arXiv:2309.17453)."""
+
+    sinks: int
+    recent: int
+    positions: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryMap:
     """Where everything of a compiled model lies.
@@ -54,6 +64,7 @@ class MemoryMap:
     kv_capacity, kv_record_beats, kv_head_stride : positions, bus words per record, bytes from head to head.
     operations : tag -> name, e.g. ``"layer 3 gate+up"``.
     sections : ranges of the image.
+    window : of a KV cache that does not keep all positions, else ``None``.
     """
 
     config: AcceleratorConfig
@@ -66,6 +77,12 @@ class MemoryMap:
     kv_head_stride: int
     operations: list[str]
     sections: list[Section]
+    window: Window | None = None
+
+    @property
+    def positions(self) -> int:
+        """Positions of the longest text."""
+        return self.kv_capacity if self.window is None else self.window.positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +113,7 @@ class Image(MemoryMap):
         manifest = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "data"}
         manifest |= {"config": asdict(self.config), "model": asdict(self.model),
                      "sections": [asdict(section) for section in self.sections],
+                     "window": self.window and asdict(self.window),
                      "format_version": FORMAT_VERSION, "bytes": int(self.data.size)}
         write_atomically(image_files(stem)[1], (json.dumps(manifest, indent=1) + "\n").encode())
 
@@ -125,4 +143,5 @@ class Image(MemoryMap):
         manifest["config"] = AcceleratorConfig.from_json(manifest["config"])
         manifest["model"] = ModelShape.from_json(manifest["model"])
         manifest["sections"] = [Section(**section) for section in manifest["sections"]]
+        manifest["window"] = Window(**manifest["window"]) if manifest.get("window") else None
         return cls(data=data, **manifest)

@@ -42,6 +42,7 @@ class Unit:
 _A = "llmrtl.accelerators."
 _B = "llmrtl.sim.bench."
 _ALL = ("tiny", "edge", "kv260")
+_RUNS = ("tiny", "edge", "kv260", "tiny_window")
 
 UNITS: dict[str, Unit] = {
     entry.name: entry
@@ -65,18 +66,17 @@ UNITS: dict[str, Unit] = {
         Unit("result_collector", _A + "memory.results:ResultCollector", _B + "vector:ResultCollectorBench", _ALL),
         Unit("head_exponents", _A + "attention.exponents:HeadExponents", _B + "exponents:HeadExponentsBench"),
         Unit("replay_buffer", _A + "memory.replay:ReplayBuffer", _B + "vector:ReplayBufferBench"),
-        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", presets=("tiny", "edge", "kv260")),
-        Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench",
-             presets=("tiny", "edge", "kv260")),
+        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", _RUNS),
+        Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench", _RUNS),
         Unit("pow2_negative", _A + "exp:Pow2Negative", _B + "attention:Pow2NegativeBench"),
         Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench", _ALL),
-        Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _ALL),
+        Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _RUNS),
         Unit("attention_row_splitter", _A + "attention.rows:RowSplitter", _B + "attention:RowSplitterBench", _ALL),
-        Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", _ALL),
-        Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench", _ALL),
+        Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", _RUNS),
+        Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench", _RUNS),
         Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench", _ALL),
         Unit("attention_merge", _A + "attention.merge:PartialMerge", _B + "merge:PartialMergeBench"),
-        Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _ALL),
+        Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _RUNS),
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
         Unit("window_cache", _A + "cache.window:WindowCache", _B + "cache:WindowCacheBench"),

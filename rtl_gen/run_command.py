@@ -21,7 +21,7 @@ from ..accelerators.config import AcceleratorConfig
 from ..sim.native.build import build_driver
 from ..sim.native.run import Generated, Run, Sampling
 from ..sim.native.timeline import Timeline, draw
-from .arguments import configuration
+from .arguments import configuration, window
 from .checkpoint import Checkpoint
 from .compile import plan
 from .files import write_atomically
@@ -64,6 +64,8 @@ class _Request:
     tokenizer: Tokenizer | None
     prompt: list[int]
     sampling: Sampling
+    context: int | None
+    window: tuple[int, int] | None
 
     @classmethod
     def of(cls, options: Namespace) -> "_Request":
@@ -71,15 +73,20 @@ class _Request:
         config = configuration(options)
         sampling = _sampling(options, config)
         checkpoint = Checkpoint.open(options.checkpoint)
-        capacity = plan(checkpoint.model, config, options.context).kv_capacity
-        tokenizer = _tokenizer(checkpoint)
+        tokenizer, seen = _tokenizer(checkpoint), window(options)
         prompt = _prompt(options, checkpoint, tokenizer)
         needed = options.fill_context + len(prompt) + options.tokens - 1
+        context = options.context
+        if seen is not None:
+            if options.fill_context:
+                raise ValueError("--fill-context fills a KV cache that keeps all positions: it does not go with --window")
+            context = max(checkpoint.model.max_context, needed) if context is None else context
+        capacity = plan(checkpoint.model, config, context, seen).positions
         if needed > capacity:
             filled = f"{options.fill_context} filled positions, " if options.fill_context else ""
             raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {capacity}")
-        return cls(config, checkpoint, tokenizer, prompt, sampling)
+        return cls(config, checkpoint, tokenizer, prompt, sampling, context, seen)
 
 
 def _sampling(options: Namespace, config: AcceleratorConfig) -> Sampling:
@@ -229,8 +236,8 @@ def _run(options: Namespace, request: _Request, summaries: list[Path]) -> int:
         def say(what: str) -> None:
             status.update(f"[cyan]{what}")
         say("compile")
-        image, image_file = compiled_image(checkpoint, config, fraction_bits=options.fraction_bits, context=options.context,
-                                           progress=lambda name: say(f"compile: {name}"))
+        image, image_file = compiled_image(checkpoint, config, fraction_bits=options.fraction_bits, context=request.context,
+                                           window=request.window, progress=lambda name: say(f"compile: {name}"))
         say("emit Verilog")
         emitted = emitted_accelerator(config, observe=options.check_hidden, trace=options.trace is not None)
         say("build the simulator (Verilator and C++; kept for the next time)")

@@ -49,14 +49,18 @@ def accumulator_bits(config: AcceleratorConfig) -> int:
 
 
 def command_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """One operation: lanes, rows, beats of K (= of V) per row, V-words per head; all at least 1."""
+    """One operation: lanes, rows, beats of K (= of V) per row, V-words per head; all at least 1. With ``attention_runs`` one run
+    of rows of an operation, and whether it is the first one and the last one."""
+    runs = {"begins": 1, "ends": 1} if config.attention_runs else {}
     return data.StructLayout({"lanes": range(config.query_lanes + 1), "rows": range(config.max_context + 1),
-                              "beats": 16, "words": 16})
+                              "beats": 16, "words": 16, **runs})
 
 
 def lane_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Scale of a lane's query times log2(e) / sqrt(head_dim); the lane sees rows ``0 .. limit - 1``."""
-    return data.StructLayout({"scale": SCALAR, "limit": range(config.max_context + 1)})
+    """Scale of a lane's query times log2(e) / sqrt(head_dim); the lane sees rows ``0 .. limit - 1``, with ``attention_runs``
+    rows ``start .. limit - 1`` of the run."""
+    rows = range(config.max_context + 1)
+    return data.StructLayout({"scale": SCALAR, **({"start": rows} if config.attention_runs else {}), "limit": rows})
 
 
 def query_layout(config: AcceleratorConfig) -> data.StructLayout:

@@ -24,7 +24,7 @@ class LaneTable(wiring.Component):
     Members
     -------
     i_command : In(stream of command_layout)
-        Taken when a bank is free; ``lanes`` and ``rows`` matter.
+        Taken when a bank is free; ``lanes``, ``rows``, ``begins`` and ``ends`` matter.
     i_lane : In(stream of lane_layout)
         One per lane; the upper 16 bits of the mantissa count.
     i_header : In(stream of HEADER)
@@ -57,7 +57,9 @@ class LaneTable(wiring.Component):
         m = Module()
         config = self.config
         lanes = range(max(config.query_lanes, 2))
-        entry = data.StructLayout({"query": SCALE16, "limit": range(config.max_context + 1)})
+        runs = config.attention_runs
+        bounds = ("start", "limit") if runs else ("limit",)
+        entry = data.StructLayout({"query": SCALE16, **dict.fromkeys(bounds, range(config.max_context + 1))})
 
         # Load.
         loading, loaded, take = Signal(), Signal(), Signal()
@@ -74,6 +76,8 @@ class LaneTable(wiring.Component):
             write.data.limit.eq(self.i_lane.p.limit),
             write.en.eq(self.i_lane.valid & self.i_lane.ready),
         ]
+        if runs:
+            m.d.comb += write.data.start.eq(self.i_lane.p.start)
         with m.If(take):
             m.d.sync += loaded.eq(0)
         with m.If(self.i_command.valid & self.i_command.ready):
@@ -86,7 +90,8 @@ class LaneTable(wiring.Component):
         # Join.
         rows, active, bank = Signal.like(pending.rows), Signal(), Signal()
         row, lane = Signal(range(config.max_context)), Signal(lanes)
-        accepted, first, final = Signal(), Signal(), Signal()
+        accepted, first, final = Signal(), Signal(), Signal()  # first row of an operation, final one of a run
+        closes = Signal() if runs else 1
         ends = accepted & self.i_dots.p.last & final
         item = self.o.p
         m.d.comb += [
@@ -102,15 +107,18 @@ class LaneTable(wiring.Component):
             m.d.sync += [
                 self.o.valid.eq(1), lane.eq(lane + 1), item.lane.eq(lane),
                 item.dot.eq(self.i_dots.p.dot), item.last.eq(self.i_dots.p.last),
-                item.query.eq(read.data.query), item.visible.eq(row < read.data.limit),
+                item.query.eq(read.data.query),
+                item.visible.eq((row < read.data.limit) & (row >= read.data.start) if runs else row < read.data.limit),
                 item.key.eq(self.i_header.p.key), item.value.eq(self.i_header.p.value),
-                item.first.eq(first), item.final.eq(final),
+                item.first.eq(first), item.final.eq(final & closes if runs else final),
             ]
             with m.If(self.i_dots.p.last):
                 m.d.sync += [lane.eq(0), row.eq(row + 1), first.eq(0), final.eq(row + 2 == rows)]
         with m.If(ends):
             m.d.sync += [row.eq(0), active.eq(0)]
         with m.If(take):
-            m.d.sync += [active.eq(1), bank.eq(pending_bank), rows.eq(pending.rows), first.eq(1),
+            m.d.sync += [active.eq(1), bank.eq(pending_bank), rows.eq(pending.rows), first.eq(pending.begins if runs else 1),
                          final.eq(pending.rows == 1)]
+            if runs:
+                m.d.sync += closes.eq(pending.ends)
         return m

@@ -94,7 +94,7 @@ class Mix(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        lanes = mix_lanes(config)
+        lanes, runs = mix_lanes(config), config.attention_runs
         command = Signal(command_layout(config), init={"beats": 1})
         beat, second, bank = Signal(range(max_beats(config))), Signal(), Signal()
         step = Signal(4)  # passes of the turn that are done
@@ -118,7 +118,8 @@ class Mix(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 with m.If(self.i_command.valid):
-                    m.d.sync += [command.eq(self.i_command.p), bank.eq(~bank), rows_done.eq(0),
+                    m.d.sync += [command.eq(self.i_command.p), bank.eq(bank ^ self.i_command.p.begins if runs else ~bank),
+                                 rows_done.eq(0),
                                  beat_number.eq(self.i_command.p.beats - 1), row_number.eq(self.i_command.p.rows - 1),
                                  last_row.eq(self.i_command.p.rows == 1)]
                     m.next = "ROWS"
@@ -138,6 +139,9 @@ class Mix(wiring.Component):
                     m.d.sync += rows_done.eq(rows_done + 1)
                     with m.If(last_row):
                         m.next = "HAND_OVER"
+                        if runs:
+                            with m.If(~command.ends):
+                                m.next = "IDLE"
             with m.State("HAND_OVER"):
                 with m.If(~draining):
                     m.d.comb += drain_start.eq(1)
@@ -161,7 +165,8 @@ class Mix(wiring.Component):
             write.addr.eq(addresses[-1]),
             write.en.eq(writes[-1]),
         ]
-        first, adds, step = register(rows_done == 0), register(last_pass), register(step)
+        first = register((rows_done == 0) & command.begins if runs else rows_done == 0)
+        adds, step = register(last_pass), register(step)
         value = register(values)
         drop = max(0, config.probability_bits - WEIGHT_BITS + 1)
         for k in range(lanes):

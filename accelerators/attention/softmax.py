@@ -43,8 +43,8 @@ class Softmax(wiring.Component):
     Members
     -------
     i : In(stream of score_layout)
-        One (row, lane): rows in order, all lanes of a row, lane 0 first. The rows that a lane sees come
-        before those that it does not. The same lane twice in a row costs a cycle.
+        One (row, lane): rows in order, all lanes of a row, lane 0 first. Without ``attention_runs`` the rows that a lane
+        sees come before those that it does not. The same lane twice in a row costs a cycle.
     o_weight : Out(stream of weight_layout)
         For every item: factor of the V row and shift of the lane's accumulators; both 0 if the lane does not
         see the row.
@@ -171,7 +171,8 @@ class Softmax(wiring.Component):
     def _peak(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View,
               ceiling: Value) -> data.View:
         """Running maximum and top V exponent of the item's lane, before and after it, one stage later."""
-        state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1})
+        runs = self.config.attention_runs
+        state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1, **({"seen": 1} if runs else {})})
         depth = max(self.config.query_lanes, 2)
         m.submodules.peaks = peaks = memory.Memory(shape=state, depth=depth, init=[])
         read, write = peaks.read_port(domain="comb"), peaks.write_port()
@@ -183,14 +184,17 @@ class Softmax(wiring.Component):
         old, valid, item, ceiling = (register(read.data), register(valid, reset=True), register(item),
                                      register(ceiling))
         exponent, known = item.value.exponent, old.defined & ~item.first
+        # The lane's first row; without runs an operation's first row is, or the lane sees none.
+        seen = old.seen & ~item.first if runs else ~item.first
+        begins = item.visible & ~seen if runs else item.first
         m.d.comb += [
             peak.scaled.eq(item.visible & (item.value.mantissa != 0)),
-            peak.moves.eq(item.visible & ~item.first & (ceiling > old.maximum)),
+            peak.moves.eq(item.visible & seen & (ceiling > old.maximum)),
             peak.raises.eq(peak.scaled & known & (exponent > old.top)),
             peak.old_maximum.eq(old.maximum),
             peak.old_top.eq(old.top),
             peak.defined.eq(known | peak.scaled),
-            peak.maximum.eq(Mux(item.first | peak.moves, ceiling, old.maximum)),
+            peak.maximum.eq(Mux(begins | peak.moves, ceiling, old.maximum)),
             peak.top.eq(Mux(peak.raises | (peak.scaled & ~known), exponent, old.top)),
             write.addr.eq(item.lane),
             write.en.eq(valid),
@@ -198,6 +202,8 @@ class Softmax(wiring.Component):
             write.data.top.eq(peak.top),
             write.data.defined.eq(peak.defined),
         ]
+        if runs:
+            m.d.comb += write.data.seen.eq(seen | item.visible)
         return peak
 
     def _total(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, moved: Value,

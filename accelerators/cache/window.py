@@ -4,20 +4,22 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig
+from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from ..streams import connect
 from .contiguous import ContiguousCache, request_layout
 
-__all__ = ["POSITION_BITS", "WindowCache", "window_request"]
-
-POSITION_BITS = 20
-"""Width of a position: text may be much longer than the cache."""
+__all__ = ["WindowCache", "window_read", "window_request"]
 
 
 def window_request(config: AcceleratorConfig) -> data.StructLayout:
     """As ``request_layout``, with positions in the text."""
     return data.StructLayout({**request_layout(config).members, "position": POSITION_BITS})
+
+
+def window_read(config: AcceleratorConfig) -> data.StructLayout:
+    """A burst, the positions whose rows it reads (``count`` from ``position`` on), and whether it is the request's last one."""
+    return data.StructLayout({**BURST_COMMAND.members, "position": POSITION_BITS, "count": request_layout(config).members["count"],
+                              "last": 1})
 
 
 class WindowCache(wiring.Component):
@@ -38,29 +40,31 @@ class WindowCache(wiring.Component):
     -------
     i_request : In(stream of window_request)
         Positions ``position`` to ``position + count - 1`` of a K/V head.
-    o_read, o_write : Out(stream of BURST_COMMAND)
+    o_read : Out(stream of window_read), o_write : Out(stream of BURST_COMMAND)
         One command for each run of slots, in the order of the positions: sinks, ring up to its end, ring from its begin; those
         that lie one behind the other are not joined.
     sinks, recent : In(range(max_context + 1))
-        Slots of either kind, together at most ``max_context``; ``recent`` at least 1. They stand still while requests are under way.
+        Slots of either kind, together at most ``max_context``; ``recent`` at least 1. They change only with ``clear``.
     length : In(20)
         Positions of the text so far, those included for which slots are written next.
     record_beats, head_stride : In; error : Out(1), clear : In(1)
         See ``ContiguousCache``; an error is a request beyond ``length`` or for positions whose slots have been taken by later
-        ones. Nothing is issued for it.
+        ones. Nothing is issued for it. ``clear`` also forgets the slot that was found last.
 
-    Latency (a dictionary): ``sinks`` cycles from a request to its command if it begins with a sink, ``recent`` else. Interval: that
-    of ``ContiguousCache`` for each run, and ``recent - sinks`` for the first one in the ring.
+    Latency (a dictionary): ``sinks`` cycles from a request to its command if it begins with a sink, or in the ring at the position
+    of the latest request there or the one behind it; ``recent`` else: its slot is a remainder. Interval: that of
+    ``ContiguousCache`` for each run, and ``recent - sinks`` for a slot that must be found.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self._rows = ContiguousCache(config)
         self.latency = {"sinks": 2 + self._rows.latency, "recent": 2 + POSITION_BITS + self._rows.latency}
+        self.interval = self._rows.interval
         slots = range(config.max_context + 1)
         super().__init__({
             "i_request": In(stream.Signature(window_request(config))),
-            "o_read": Out(stream.Signature(BURST_COMMAND)),
+            "o_read": Out(stream.Signature(window_read(config))),
             "o_write": Out(stream.Signature(BURST_COMMAND)),
             "sinks": In(slots), "recent": In(slots, init=1), "length": In(POSITION_BITS),
             "record_beats": In(range(config.max_record_beats + 1)),
@@ -76,18 +80,20 @@ class WindowCache(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.rows = rows = self._rows
-        connect(m, rows.o_read, wiring.flipped(self.o_read))
-        connect(m, rows.o_write, wiring.flipped(self.o_write))
-        request = Signal.like(self.i_request.p)
+        request, run = Signal.like(self.i_request.p), Signal(data.StructLayout({
+            name: self.o_read.p.shape().members[name] for name in ("position", "count", "last")}))
+        for source, sink in ((rows.o_read, self.o_read), (rows.o_write, self.o_write)):
+            m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready),
+                         *(sink.p[name].eq(source.p[name]) for name in BURST_COMMAND.members)]
+        m.d.comb += [self.o_read.p[name].eq(run[name]) for name in run.shape().members]
         sent = rows.i_request
         m.d.comb += [
             rows.capacity.eq(self.config.max_context), rows.record_beats.eq(self.record_beats), rows.head_stride.eq(self.head_stride),
             *(sent.p[name].eq(request[name]) for name in ("write", "base", "head")),
         ]
-        with m.If(self.clear):
-            m.d.sync += self.error.eq(0)
 
-        # What is still to come; a slot is found by restoring division, a bit of ``quotient`` per cycle.
+        # What is still to come; a slot is found by restoring division, a bit of the quotient per cycle. The one that was found
+        # last is remembered: the rows of a position are written head after head, those of an operation are read so.
         position, left = Signal(POSITION_BITS), Signal.like(request.count)
         remainder, dividend, step = Signal(len(self.recent) + 1), Signal(POSITION_BITS), Signal(range(POSITION_BITS))
         doubled = Cat(dividend[-1], remainder)
@@ -95,13 +101,19 @@ class WindowCache(wiring.Component):
         room = Signal.like(self.recent)
         m.d.comb += [end.eq(request.position + request.count), room.eq(self.recent - remainder[:len(room)])]
         m.d.sync += oldest.eq(Mux(self.length > self.recent, self.length - self.recent, 0))
+        known, known_remainder, remembers = Signal(POSITION_BITS), Signal.like(self.recent), Signal()
+        following = Signal.like(self.recent)
+        m.d.comb += following.eq(Mux(known_remainder + 1 == self.recent, 0, known_remainder + 1))
+        with m.If(self.clear):
+            m.d.sync += [self.error.eq(0), remembers.eq(0)]
 
         def send(where, most, after: str) -> None:
             """Offer the rows from ``where`` on, at most ``most``; all of them end the request, else ``after`` goes on."""
             count = Mux(left < most, left, most)
             m.d.comb += [sent.valid.eq(1), sent.p.position.eq(where), sent.p.count.eq(count)]
             with m.If(sent.ready):
-                m.d.sync += [position.eq(position + count), left.eq(left - count)]
+                m.d.sync += [position.eq(position + count), left.eq(left - count),
+                             run.position.eq(position), run.count.eq(count), run.last.eq(left <= most)]
                 m.next = after
                 with m.If(left <= most):
                     m.next = "IDLE"
@@ -118,6 +130,12 @@ class WindowCache(wiring.Component):
                 m.next = "DIVIDE"
                 with m.If(request.position < self.sinks):
                     m.next = "SINKS"
+                with m.Elif(remembers & (request.position == known)):
+                    m.d.sync += remainder.eq(known_remainder)
+                    m.next = "RING"
+                with m.Elif(remembers & (request.position == known + 1)):
+                    m.d.sync += remainder.eq(following)
+                    m.next = "RING"
                 gone = (end > self.sinks) & (Mux(request.position < self.sinks, self.sinks, request.position) < oldest)
                 with m.If(request.count == 0):
                     m.next = "IDLE"
@@ -125,14 +143,14 @@ class WindowCache(wiring.Component):
                     m.d.sync += self.error.eq(1)
                     m.next = "IDLE"
             with m.State("SINKS"):
-                m.d.sync += dividend.eq(0)  # of the first position in the ring
-                send(position, self.sinks - position, "DIVIDE")
+                send(position, self.sinks - position, "RING")  # from its first slot on
             with m.State("DIVIDE"):
                 m.d.sync += [remainder.eq(Mux(doubled >= self.recent, doubled - self.recent, doubled)),
                              dividend.eq(dividend << 1), step.eq(step + 1)]
                 with m.If(step == POSITION_BITS - 1):
                     m.next = "RING"
             with m.State("RING"):
+                m.d.sync += [known.eq(position), known_remainder.eq(remainder), remembers.eq(~self.clear)]
                 send(self.sinks + remainder, room, "AROUND")
             with m.State("AROUND"):
                 send(self.sinks, self.recent, "IDLE")

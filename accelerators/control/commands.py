@@ -3,6 +3,7 @@
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import data, wiring
 
+from ..attention.formats import command_layout as attention_command
 from ..config import AcceleratorConfig
 from ..memory.vector import access_layout
 from ..numerics import SCALAR
@@ -10,6 +11,7 @@ from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from .isa import Flag, Opcode
 from .operation import operation_layout
+from .rows import rows_layout
 from .steps import Steps
 
 __all__ = ["MULTIPLY", "Issue", "command_layouts"]
@@ -22,6 +24,7 @@ MULTIPLY = 2 + PRODUCT_LATENCY
 def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
     """Output port of the executor -> layout of its commands."""
     tokens, context = range(config.token_lanes + 1), range(config.max_context + 1)
+    runs = config.attention_runs
     return {
         "o_read": access_layout(config),
         "o_write": access_layout(config),
@@ -34,10 +37,10 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
         "o_residual": data.StructLayout({"scale": SCALAR}),
         "o_glu": data.StructLayout({"silu": 1, "gate_bits": 6, "up_bits": 6, "scale": SCALAR}),
         "o_engine": data.StructLayout({"tiles": 16, "block_rows": 16, "rows": 24, "tokens": tokens}),
-        "o_request": data.StructLayout({"base": 32, "head": 8, "position": context}),
-        "o_attention": data.StructLayout({"lanes": range(config.query_lanes + 1), "rows": context, "beats": 16,
-                                          "words": 16}),
-        "o_lane": data.StructLayout({"limit": context, "token": range(max(config.token_lanes, 2)), "head": 8}),
+        "o_request": data.StructLayout({"base": 32, "head": 8, "position": range(config.max_positions + 1)}),
+        "o_attention": attention_command(config),
+        "o_lane": data.StructLayout({**({"start": context, "ends": 1} if runs else {}), "limit": context,
+                                     "token": range(max(config.token_lanes, 2)), "head": 8}),
         "o_head": data.StructLayout({"rows": 24, "words": 16}),
         "o_sampler": data.StructLayout({"scale": SCALAR}),
     }
@@ -75,6 +78,8 @@ class Issue:
         Kind of the operation, from the second cycle after it was taken.
     result, key_scale : SCALAR
         Latest result of ``multiply``; the kept one of a key.
+    rows : View, sinks : Signal
+        The run of rows under way, where attention takes runs, and whether the queries for sinks are at hand; ``None`` elsewhere.
     """
 
     def __init__(self, m: Module, steps: Steps, executor: wiring.Component, config: AcceleratorConfig,
@@ -91,6 +96,10 @@ class Issue:
         self.scales = Array([Signal(SCALAR, name=f"scale_{i}") for i in range(config.token_slots)])
         self.products = Array([Signal(SCALAR, name=f"product_{i}") for i in range(lanes)])
         self.result, self.key_scale = Signal(SCALAR), Signal(SCALAR)
+        self.rows: data.View | None = None
+        self.sinks: Signal | None = None
+        if config.attention_runs:
+            self.rows, self.sinks = Signal(rows_layout(config)), Signal(name="sinks")
         self.flag = {each: Signal(name=f"is_{str(each.name).lower()}") for each in Flag}
         m.d.comb += [
             *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),
@@ -130,7 +139,7 @@ class Issue:
     def restart(self) -> None:
         """Clear the loop registers at the start of an operation."""
         for register in (self.token, self.head, self.sub, self.group_offset, self.offset, self.first_head, self.lane_head,
-                         self.second):
+                         self.second, *([] if self.sinks is None else [self.sinks])):
             self.steps.set(register, 0)
 
     def next_tile(self, begin: ValueLike) -> None:

@@ -4,11 +4,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig
+from ..config import POSITION_BITS, AcceleratorConfig
 from ..numerics import SCALAR
 from .commands import Issue, command_layouts
 from .isa import Flag, Opcode
 from .operation import operation_layout
+from .rows import rows_layout
 from .sequences import add_sequences
 from .steps import Steps
 
@@ -31,6 +32,8 @@ class Executor(wiring.Component):
         Commands; a long vector that is quantized is read twice, so it has two ``o_read``.
     i_scale : In(stream of SCALAR)
         Scales of the activations that NORM produced, token after token.
+    i_rows : In(stream of rows_layout), window : In(20)
+        Where attention takes runs: those of ATTEND, tile after tile, and the latest positions that a token sees.
     magnitudes : In, per slot {first: 6, second: 6}
         Bit lengths of the latest matrix result.
     top_exponents : In, per token signed(16)
@@ -64,6 +67,7 @@ class Executor(wiring.Component):
             "i_operation": In(stream.Signature(operation_layout(config))),
             **{name: Out(stream.Signature(layout)) for name, layout in command_layouts(config).items()},
             "i_scale": In(stream.Signature(SCALAR)),
+            **({"i_rows": In(stream.Signature(rows_layout(config))), "window": In(POSITION_BITS)} if config.attention_runs else {}),
             "magnitudes": In(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), config.token_slots)),
             "top_exponents": In(data.ArrayLayout(signed(16), lanes)),
             "inverse_temperature": In(SCALAR),

@@ -5,7 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
-from ..config import AcceleratorConfig, ceil_div
+from ..cache.window import WindowCache
+from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import Queue, StreamBuffer
@@ -13,8 +14,9 @@ from ..streams.route import buffered
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
+from .rows import RowReads, contiguous_rows, rows_layout, window_rows
 
-__all__ = ["BURST", "WEIGHTS", "FrontEnd", "token_layout"]
+__all__ = ["BURST", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
 
 BURST = data.StructLayout({"address": 32, "beats": 24})
 WEIGHTS = data.StructLayout({"address": 32, "beats": 24, "head": 1})
@@ -27,6 +29,17 @@ APPEND_BITS = 8
 def token_layout() -> data.StructLayout:
     """A generated token, the largest logit (integer units), and whether it is the final one."""
     return data.StructLayout({"token": 32, "value": 64, "last": 1})
+
+
+def settings(config: AcceleratorConfig) -> dict[str, int]:
+    """Inputs that come from registers of the same names: name -> width."""
+    widths = {
+        "stop": 1, "program_address": 32, "prompt_address": 32, "prompt_length": TOKEN_BITS, "start_position": TOKEN_BITS,
+        "max_new_tokens": TOKEN_BITS, "eos_token": TOKEN_BITS, "ignore_eos": 1, "kv_capacity": TOKEN_BITS, "kv_record_beats": 16,
+        "kv_head_stride": 32,
+    }
+    window = dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), POSITION_BITS)
+    return widths | (window if config.cache == "window" else {})
 
 
 class FrontEnd(wiring.Component):
@@ -58,6 +71,11 @@ class FrontEnd(wiring.Component):
         Of ``kv_capacity`` no more than the configuration's ``max_context`` counts.
     kv_record_beats : In(16); kv_head_stride : In(32)
         Of the KV cache, bus words and bytes.
+    kv_sinks, kv_window, kv_positions : In(20)
+        With ``cache = "window"``: a token sees the first ``kv_sinks`` positions and the latest ``kv_window`` ones, itself included;
+        ``kv_capacity`` slots hold them and ``token_lanes - 1`` positions more; ``kv_positions`` is the longest text.
+    o_rows : Out(stream of rows_layout)
+        With ``cache = "window"``: the runs of rows that ``o_data`` reads.
     o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
         Reads of descriptors and prompt.
     o_weights : Out(stream of {address, beats, head})
@@ -76,8 +94,8 @@ class FrontEnd(wiring.Component):
         token id or the position that the cause speaks of.
     position, generated : Out(20)
 
-    Latency: 4 cycles from ``start`` to the first command. Interval: 1 + 512 / bus_bits cycles per instruction and the memory's
-    latency (1 or more), while the data reads of the previous one are issued; 4 cycles per row of EMBED and ROPE, and one
+    Latency: 4 cycles from ``start`` to the first command, 5 with a window. Interval: 1 + 512 / bus_bits cycles per instruction and
+    the memory's latency (1 or more), while the data reads of the previous one are issued; 4 cycles per row of EMBED and ROPE, and one
     more than the interval of ``ContiguousCache`` (11 or more) per query tile and KV head of ATTEND.
     """
 
@@ -87,12 +105,9 @@ class FrontEnd(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         bits = config.bus_bits
+        runs = {"o_rows": Out(stream.Signature(rows_layout(config)))} if config.attention_runs else {}
         super().__init__({
-            "start": In(1), "stop": In(1),
-            "program_address": In(32), "prompt_address": In(32),
-            "prompt_length": In(TOKEN_BITS), "start_position": In(TOKEN_BITS), "max_new_tokens": In(TOKEN_BITS),
-            "eos_token": In(TOKEN_BITS), "ignore_eos": In(1),
-            "kv_capacity": In(TOKEN_BITS), "kv_record_beats": In(16), "kv_head_stride": In(32),
+            "start": In(1), **{name: In(width) for name, width in settings(config).items()}, **runs,
             "o_program": Out(stream.Signature(BURST)),
             "i_program": In(stream.Signature(data.StructLayout({"data": bits, "last": 1}))),
             "o_weights": Out(stream.Signature(WEIGHTS)),
@@ -183,16 +198,23 @@ class FrontEnd(wiring.Component):
         # Cache rows of attention.
         capacity = Signal(range(config.max_context + 1))
         m.d.sync += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
-        m.submodules.cache = cache = ContiguousCache(config)
+        window = config.cache == "window"
+        longest = self.kv_positions if window else capacity  # text
+        m.submodules.cache = cache = WindowCache(config) if window else ContiguousCache(config)
         head = Signal(8)
         first = Signal(range(lanes + 1))
         tile_end = Signal(range(lanes + 1))
+        if window:
+            m.d.sync += cache.recent.eq(capacity - self.kv_sinks)
+            m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(position + count), cache.clear.eq(self.start & ~self.busy)]
+        else:
+            m.d.comb += cache.capacity.eq(capacity)
         m.d.comb += [
-            cache.capacity.eq(capacity), cache.record_beats.eq(self.kv_record_beats),
-            cache.head_stride.eq(self.kv_head_stride),
+            cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride),
             cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
-            cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end),
         ]
+        if not window:
+            m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end)]
 
         m.d.sync += tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count))
         push_append = Signal()
@@ -202,7 +224,10 @@ class FrontEnd(wiring.Component):
         row = Signal(range(lanes + 1))
         token, outside = Signal(32), Signal()
         row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
-        m.d.sync += [token.eq(tokens[chunk][row]), row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], position + row))]
+        place = position + row
+        if window:  # queries for the sinks stay at the last position of the cache
+            place = Mux((op.rows != 0) & (place >= op.rows), op.rows - 1, place)
+        m.d.sync += [token.eq(tokens[chunk][row]), row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], place))]
         row_product, latency = unsigned_product(Pipeline(m), row_index, op.beats[:16])
         assert latency == 2
         m.d.comb += row_offset.eq(row_product << (config.bus_bytes.bit_length() - 1))
@@ -225,7 +250,7 @@ class FrontEnd(wiring.Component):
 
         # A register late: a state lies between a change and its use.
         needed, full = Signal(TOKEN_BITS + 1), Signal()
-        m.d.sync += [needed.eq(self.position + remaining), full.eq(self.position >= capacity)]
+        m.d.sync += [needed.eq(self.position + remaining), full.eq(self.position >= longest)]
 
         with m.FSM(name="main") as fsm:
             m.d.comb += self.busy.eq(~(fsm.ongoing("IDLE") | fsm.ongoing("ERROR")))
@@ -238,8 +263,14 @@ class FrontEnd(wiring.Component):
                 m.next = "CHECK_LENGTH"
                 fail(ErrorCause.EMPTY_PROMPT, (self.prompt_length == 0) | (self.max_new_tokens == 0), self.prompt_length)
             with m.State("CHECK_LENGTH"):
-                m.next = "CHUNK"
-                fail(ErrorCause.PROMPT_TOO_LONG, needed > capacity, needed)
+                m.next = "CHECK_WINDOW" if window else "CHUNK"
+                fail(ErrorCause.PROMPT_TOO_LONG, needed > longest, needed)
+            if window:
+                slots, no_room = Signal(POSITION_BITS + 1), Signal()
+                m.d.sync += [slots.eq(self.kv_sinks + self.kv_window), no_room.eq((slots > capacity) | (self.kv_window == 0))]
+                with m.State("CHECK_WINDOW"):
+                    m.next = "CHUNK"
+                    fail(ErrorCause.CACHE_FULL, no_room, slots)
             with m.State("CHUNK"):
                 m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
                              finals[loading].eq(remaining <= lanes), row.eq(0)]
@@ -328,24 +359,9 @@ class FrontEnd(wiring.Component):
                     m.next = "ROW"
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
-            with m.State("TILE"):
-                m.next = "ROWS"
-            with m.State("ROWS"):
-                m.d.comb += cache.i_request.valid.eq(1)
-                with m.If(cache.i_request.ready):
-                    m.next = "ROWS_COMMAND"
-            with m.State("ROWS_COMMAND"):
-                m.d.comb += [reads.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(reads.ready), reads.p.fenced.eq(1),
-                             reads.p.address.eq(cache.o_read.p.address), reads.p.beats.eq(cache.o_read.p.beats)]
-                fail(ErrorCause.CACHE_FULL, cache.error & ~(reads.valid & reads.ready), self.position)
-                with m.If(reads.valid & reads.ready):
-                    m.next = "TILE"
-                    with m.If(tile_end == count):
-                        m.d.sync += [first.eq(0), head.eq(head + 1)]
-                        with m.If(head + 1 == op.count):
-                            m.next = "DECODE"
-                    with m.Else():
-                        m.d.sync += first.eq(tile_end)
+            row_reads = RowReads(m, self, config, op.address, op.tiles, op.count, reads, position, count, head, first, tile_end,
+                                 self.position, fail)
+            (window_rows if window else contiguous_rows)(row_reads, cache)
             with m.State("TOKEN"):
                 m.d.comb += self.i_token.ready.eq(1)
                 with m.If(self.i_token.valid):

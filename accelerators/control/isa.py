@@ -37,14 +37,15 @@ class Opcode(IntEnum):
     """Ternary matrix times activations -> vector memory. address, beats, tiles, block_rows, rows, destination,
     other (row groups before the magnitudes of a second vector are collected)."""
     ROPE = 5
-    """Rotary embedding in place. source, count (heads), words (per head), address and beats (of one position's table row)."""
+    """Rotary embedding in place. source, count (heads), words (per head), address and beats (of one position's table row).
+    Where attention takes runs, into destination, and with rows not 0 tokens from position rows - 1 on use that row of the table."""
     APPEND = 6
     """Quantize K and V, append to the cache. address (layer's cache), source (K), destination (V), count (KV heads), words (per
     head), scalar_a, scalar_b (weight scales of K and V)."""
     ATTEND = 7
     """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
     group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
-    scale of the queries times log2(e) / sqrt(head_dim))."""
+    scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks)."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9

@@ -24,7 +24,7 @@ def operation_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({
         "instruction": instruction_layout(),
         "tokens": range(config.token_lanes + 1),
-        "position": range(config.max_context + 1),
+        "position": range(config.max_positions + 1),
         "chunk": range(max(config.chunks, 2)),
     })
 

@@ -2,7 +2,7 @@
 
 A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
 one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
-has several ports, as many as CONFIG_MEMORY says.
+has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import AcceleratorConfig
+from ..config import POSITION_BITS, AcceleratorConfig
 from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
@@ -236,6 +236,12 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
             doc = f"Byte address of word 0 behind memory port {port}, a multiple of 4 KiB (others are refused). Set before a start."
             b.add(f"MEMORY_BASE_{port}", doc,
                   Field(f"memory_base_{port}", "rw", doc, PAGE_BITS, 32 - PAGE_BITS))
+
+    if config.cache == "window":
+        b.offset = 0x180
+        b.single("KV_SINKS", "rw", "First positions that the KV cache keeps. Set before a start.", width=POSITION_BITS)
+        b.single("KV_WINDOW", "rw", "Latest positions that a token sees, itself included. Set before a start.", width=POSITION_BITS)
+        b.single("KV_POSITIONS", "rw", "Positions of the longest text, as many as the rotary table has.", width=POSITION_BITS)
 
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")

@@ -3,6 +3,7 @@ name of its opcode; all end in DRAIN, but LINEAR, which lets the next operation 
 
 from amaranth.hdl import Array, Mux, Signal, signed
 
+from ..config import POSITION_BITS
 from ..numerics import SCALAR
 from ..numerics.pipelined import adder_tree
 from .commands import Issue
@@ -73,7 +74,8 @@ def _quantize(x: Issue, scale: Signal) -> None:
     m, op, steps, flag = x.m, x.op, x.steps, x.flag
     kv_wide = int(x.config.kv_bits == 16)
     is_norm = x.is_norm
-    access = dict(token=x.slot, base=Mux(x.second, op.destination, op.source) + x.offset, words=op.words)
+    source = op.source if x.sinks is None else Mux(x.sinks, op.other, op.source)
+    access = dict(token=x.slot, base=Mux(x.second, op.destination, source) + x.offset, words=op.words)
     with steps.state("READ"):
         x.send("o_read", "QUANTIZE", **access)
     with steps.state("QUANTIZE"):
@@ -85,7 +87,13 @@ def _quantize(x: Issue, scale: Signal) -> None:
                 steps.drive(x.launched["scale_stored"], 1)
                 steps.go("READ_AGAIN")
             with m.Elif(~x.is_append):
-                steps.go("ATTEND_WRITE")
+                if x.rows is None:
+                    steps.go("ATTEND_WRITE")
+                else:
+                    with m.If(x.rows.ends):
+                        steps.go("ATTEND_WRITE")
+                    with m.Else():
+                        steps.go("ATTEND_NEXT")
             with m.Else():
                 steps.set(x.second, ~x.second)
                 with m.If(~x.second):
@@ -116,13 +124,14 @@ def _rope(x: Issue) -> None:
     """Table row of the position once, then every head."""
     m, op, steps = x.m, x.op, x.steps
     half = op.words >> 1
-    rotary = dict(token=x.slot, base=op.source + x.offset, words=half, offset=half, paired=1)
+    rotary = dict(token=x.slot, words=half, offset=half, paired=1)
+    target = op.source if x.rows is None else op.destination
     with steps.state("ROPE"):
         x.send("o_table", "ROPE_READ", ("packet_taken",), words=half, times=op.count)
     with steps.state("ROPE_READ"):
-        x.send("o_read", "ROPE_WRITE", **rotary)
+        x.send("o_read", "ROPE_WRITE", base=op.source + x.offset, **rotary)
     with steps.state("ROPE_WRITE"):
-        with m.If(x.send("o_write", None, ("vector_written",), **rotary)):
+        with m.If(x.send("o_write", None, ("vector_written",), base=target + x.offset, **rotary)):
             steps.set(x.head, Mux(x.last_head, 0, x.head + 1))
             steps.set(x.offset, Mux(x.last_head, 0, x.offset + op.words))
             with m.If(x.last_head):
@@ -143,42 +152,73 @@ def _append(x: Issue) -> None:
 
 
 def _attend(x: Issue) -> None:
-    """Per KV head and tile of tokens, one lane per (token, query head)."""
+    """Per KV head and tile of tokens, one lane per (token, query head); where attention takes runs, per run of rows."""
     m, op, steps, operation, token = x.m, x.op, x.steps, x.operation, x.token
     count = range(x.config.query_lanes + 1)
     tile_tokens, group, lanes = Signal(count), Signal(count), Signal(count)
     m.d.comb += [tile_tokens.eq(x.tile_end - x.tile), group.eq(op.group),
                  lanes.eq(adder_tree([Mux(bit, tile_tokens << k, 0) for k, bit in enumerate(group)]))]  # too small for a multiplier
-    with steps.state("ATTEND"):
+    position = operation.position + token + 1
+    if x.rows is None:
+        run, bounds = {"rows": operation.position + x.tile_end}, {"limit": position}
+    else:
+        # Registers: states lie between a change of the token or of the run and the lane.
+        rows, seen, start, limit = x.rows, Signal(signed(POSITION_BITS + 2)), Signal.like(x.rows.rows), Signal.like(x.rows.rows)
+        window = x.executor.window
+        m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(seen < 0, 0, Mux(seen > rows.rows, rows.rows, seen))),
+                     start.eq(Mux(x.sinks | (seen < window), 0, seen - window))]
+        run = {"rows": rows.rows, "begins": rows.begins, "ends": rows.ends}
+        bounds = {"start": start, "limit": limit, "ends": rows.ends}
+    begin = "ATTEND" if x.rows is None else "ATTEND_RUN"
+    if x.rows is not None:
+        with steps.state("ATTEND"):
+            steps.drive(x.executor.i_rows.ready, 1)
+            with m.If(x.executor.i_rows.valid):
+                steps.set(x.rows, x.executor.i_rows.p)
+                steps.set(x.sinks, x.executor.i_rows.p.sinks)
+                steps.go(begin)
+    with steps.state(begin):
         for register, value in ((token, x.tile), (x.offset, x.group_offset), (x.lane_head, x.first_head), (x.sub, 0)):
             steps.set(register, value)
-        x.send("o_attention", "ATTEND_SCALE", ("packet_taken",), lanes=lanes,
-               rows=operation.position + x.tile_end, beats=op.beats, words=op.words)
+        x.send("o_attention", "ATTEND_SCALE", ("packet_taken",), lanes=lanes, beats=op.beats, words=op.words, **run)
     x.multiply("ATTEND_SCALE", x.scales[x.slot], op.scalar_a, "ATTEND_LANE")
     with steps.state("ATTEND_LANE"):
-        x.send("o_lane", "READ", ("exponent_stored",), limit=operation.position + token + 1, token=token, head=x.lane_head)
-    with steps.state("ATTEND_WRITE"):
-        taken = x.send("o_write", None, ("vector_written",), token=x.slot, base=op.destination + x.offset, words=op.words)
-        with m.If(taken):
-            steps.set(x.sub, Mux(x.last_sub, 0, x.sub + 1))
-            steps.set(x.offset, Mux(x.last_sub, x.group_offset, x.offset + op.words))
-            steps.set(x.lane_head, Mux(x.last_sub, x.first_head, x.lane_head + 1))
-            with m.If(~x.last_sub):
-                steps.go("ATTEND_LANE")
+        launches = ("exponent_stored",) if x.rows is None else ()
+        taken = x.send("o_lane", "READ", launches, token=token, head=x.lane_head, **bounds)
+        if x.rows is not None:
+            with m.If(taken & x.rows.ends):
+                steps.drive(x.launched["exponent_stored"], 1)
+
+    def next_tile() -> None:
+        x.next_tile(Mux(x.last_tile, 0, x.tile_end))
+        with m.If(x.last_tile):
+            steps.set(x.head, x.head + 1)
+            steps.set(x.group_offset, x.offset + op.words)
+            steps.set(x.first_head, x.lane_head + 1)
+        with m.If(x.last_tile & x.last_head):
+            steps.go("DRAIN")
+        with m.Else():
+            steps.go("ATTEND")
+
+    def next_lane(end_of_tile) -> None:
+        steps.set(x.sub, Mux(x.last_sub, 0, x.sub + 1))
+        steps.set(x.offset, Mux(x.last_sub, x.group_offset, x.offset + op.words))
+        steps.set(x.lane_head, Mux(x.last_sub, x.first_head, x.lane_head + 1))
+        with m.If(~x.last_sub):
+            steps.go("ATTEND_LANE")
+        with m.Else():
+            steps.set(token, token + 1)
+            with m.If(~x.last_of_tile):
+                steps.go("ATTEND_SCALE")
             with m.Else():
-                steps.set(token, token + 1)
-                with m.If(~x.last_of_tile):
-                    steps.go("ATTEND_SCALE")
-                with m.Else():
-                    x.next_tile(Mux(x.last_tile, 0, x.tile_end))
-                    with m.If(x.last_tile):
-                        steps.set(x.head, x.head + 1)
-                        steps.set(x.group_offset, x.offset + op.words)
-                        steps.set(x.first_head, x.lane_head + 1)
-                    with m.If(x.last_tile & x.last_head):
-                        steps.go("DRAIN")
-                    with m.Else():
-                        steps.go("ATTEND")
+                end_of_tile()
+
+    with steps.state("ATTEND_WRITE"):
+        with m.If(x.send("o_write", None, ("vector_written",), token=x.slot, base=op.destination + x.offset, words=op.words)):
+            next_lane(next_tile)
+    if x.rows is not None:
+        with steps.state("ATTEND_NEXT"):
+            next_lane(lambda: steps.go("ATTEND"))  # the tile's next run
 
 
 def _residual(x: Issue) -> None:

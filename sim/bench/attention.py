@@ -2,9 +2,9 @@
 them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from .trace import Trace
 from .unit import Items, UnitBench
 
 __all__ = ["AttentionBench", "FinishBench", "LaneTableBench", "MixBench", "Operations", "Pow2NegativeBench",
-           "RowSplitterBench", "ScoresBench", "SoftmaxBench"]
+           "RowSplitterBench", "Run", "ScoresBench", "SoftmaxBench"]
 
 
 def _packed(values: np.ndarray, bits: int) -> int:
@@ -24,6 +24,20 @@ def _packed(values: np.ndarray, bits: int) -> int:
 
 def _pair(scale: np.ndarray) -> dict[str, int]:
     return {"mantissa": int(scale[0]), "exponent": int(scale[1])}
+
+
+class Run(NamedTuple):
+    """Rows of an operation, and which of them each lane sees: ``starts .. limits - 1``. Scales are (mantissa, exponent), of 24
+    bits for queries and 16 bits for rows."""
+
+    starts: np.ndarray
+    limits: Any
+    q: np.ndarray
+    scales: Any
+    k: np.ndarray
+    k_scales: Any
+    v: np.ndarray
+    v_scales: Any
 
 
 class Operations:
@@ -45,17 +59,23 @@ class Operations:
             "totals", "sums", "results", "exponents")}
 
     def add_random(self) -> None:
-        """Any number of lanes, some rows, any head size, scales that reach from flat to saturated logits."""
+        """Any number of lanes, some rows, any head size, scales that reach from flat to saturated logits; where there are runs,
+        up to three of them."""
         config, rng = self.config, self.rng
-        lanes, rows = int(rng.integers(1, config.query_lanes + 1)), int(rng.integers(1, 12))
+        lanes = int(rng.integers(1, config.query_lanes + 1))
         words = int(rng.integers(1, config.max_head_dim // config.vector_lanes + 1))
-        shape = (rows, words * config.vector_lanes)
-        spread = int(rng.choice((1, 4, 40)))
-        centre = -2 * config.kv_bits - shape[1].bit_length() // 2
-        self.add(rng.integers(-self.bound, self.bound, (lanes, shape[1])),
-                 self._scales(lanes, centre, spread, 24), rng.integers(0, rows + 2, lanes),
-                 rng.integers(-self.bound, self.bound, shape), self._scales(rows, -16, spread, 16),
-                 rng.integers(-self.bound, self.bound, shape), self._scales(rows, -20, spread, 16))
+        spread, runs = int(rng.choice((1, 4, 40))), []
+        for _ in range(rng.integers(1, 4) if config.attention_runs else 1):
+            rows = int(rng.integers(1, 12))
+            shape = (rows, words * config.vector_lanes)
+            centre = -2 * config.kv_bits - shape[1].bit_length() // 2
+            limits = rng.integers(0, rows + 2, lanes)
+            runs.append(Run(rng.integers(0, rows + 1, lanes) * (rng.random(lanes) < 0.5) if config.attention_runs else limits * 0,
+                            limits, rng.integers(-self.bound, self.bound, (lanes, shape[1])),
+                            self._scales(lanes, centre, spread, 24),
+                            rng.integers(-self.bound, self.bound, shape), self._scales(rows, -16, spread, 16),
+                            rng.integers(-self.bound, self.bound, shape), self._scales(rows, -20, spread, 16)))
+        self.add_runs(runs)
 
     def _scales(self, count: int, centre: int, spread: int, bits: int) -> np.ndarray:
         """Normalized mantissas of ``bits`` bits with exponents around ``centre``; one in eight is zero."""
@@ -64,19 +84,38 @@ class Operations:
         return np.stack([mantissas, exponents * (mantissas != 0)], axis=1)
 
     def add(self, q, scales, limits, k, k_scales, v, v_scales) -> None:
-        """One operation; ``scales`` and ``k_scales``, ``v_scales`` as (mantissa, exponent), 24 and 16
-        bits."""
+        """An operation of one run."""
+        self.add_runs([Run(np.zeros(len(q), int), limits, q, scales, k, k_scales, v, v_scales)])
+
+    def add_runs(self, runs: Sequence["Run"]) -> None:
+        """One operation."""
         config, streams = self.config, self.streams
+        lanes, head_dim = runs[0].q.shape
+        states = [LaneState(config) for _ in range(lanes)]
+        sums = np.zeros((lanes, head_dim), np.int64)
+        for number, run in enumerate(runs):
+            self._add_run(run, states, sums, number == 0, number == len(runs) - 1)
+        for lane, state in enumerate(states):
+            x, exponent = np.zeros_like(sums[lane]), NO_VALUE_EXPONENT
+            if state.top is not None:
+                x, exponent = finish(sums[lane], state.total, state.top, config)
+            streams["sums"] += self._words(sums[lane], "sums")
+            streams["results"] += self._words(x, "x")
+            streams["exponents"].append({"exponent": exponent})
+
+    def _add_run(self, run: "Run", states: list[LaneState], sums: np.ndarray, begins: bool, ends: bool) -> None:
+        config, streams = self.config, self.streams
+        starts, limits, q, scales, k, k_scales, v, v_scales = run
         lanes, rows, words = len(q), len(k), q.shape[1] // config.vector_lanes
         beats = ceil_div(q.shape[1], config.kv_lanes)
-        streams["commands"].append({"lanes": lanes, "rows": rows, "beats": beats, "words": words})
+        command = {"lanes": lanes, "rows": rows, "beats": beats, "words": words}
+        streams["commands"].append(command | ({"begins": begins, "ends": ends} if config.attention_runs else {}))
         for lane in range(lanes):
-            streams["lanes"].append({"scale": _pair(scales[lane]), "limit": int(limits[lane])})
+            start = {"start": int(starts[lane])} if config.attention_runs else {}
+            streams["lanes"].append({"scale": _pair(scales[lane]), **start, "limit": int(limits[lane])})
             streams["queries"] += self._words(q[lane], "q")
         padded = np.zeros((2, rows, beats * config.kv_lanes), np.int64)
         padded[0, :, :q.shape[1]], padded[1, :, :q.shape[1]] = k, v
-        states = [LaneState(config) for _ in range(lanes)]
-        sums = np.zeros((lanes, q.shape[1]), np.int64)
         for row in range(rows):
             header = {"key": _pair(k_scales[row]), "value": _pair(v_scales[row])}
             bits = _packed(np.concatenate([k_scales[row], v_scales[row]]), 16)
@@ -94,11 +133,11 @@ class Operations:
             for lane, state in enumerate(states):
                 query = int(scales[lane][0]) >> 8, int(scales[lane][1])
                 dot, last = int(q[lane] @ k[row]), lane == lanes - 1
-                visible, final = bool(row < limits[lane]), row == rows - 1
+                visible, final = bool(starts[lane] <= row < limits[lane]), ends and row == rows - 1
                 streams["dots"].append({"dot": dot, "last": last})
                 streams["scores"].append({
                     "dot": dot, "lane": lane, "query": {"mantissa": query[0], "exponent": query[1]}, **header,
-                    "visible": visible, "first": row == 0, "final": final, "last": last})
+                    "visible": visible, "first": begins and row == 0, "final": final, "last": last})
                 weight, shift = state.step(dot, query, k_scales[row], v_scales[row]) if visible else (0, 0)
                 sums[lane] = scaled_down(sums[lane], shift) + weight * v[row]
                 coarse = weight >= 1 << WEIGHT_BITS
@@ -108,13 +147,6 @@ class Operations:
                 if final:
                     streams["totals"].append({"sum": state.total, "exponent": state.top,
                                               "defined": state.top is not None})
-        for lane, state in enumerate(states):
-            x, exponent = np.zeros_like(sums[lane]), NO_VALUE_EXPONENT
-            if state.top is not None:
-                x, exponent = finish(sums[lane], state.total, state.top, config)
-            streams["sums"] += self._words(sums[lane], "sums")
-            streams["results"] += self._words(x, "x")
-            streams["exponents"].append({"exponent": exponent})
 
     def _words(self, vector: np.ndarray, name: str) -> list[dict[str, Any]]:
         words = vector.reshape(-1, self.config.vector_lanes)

@@ -198,7 +198,9 @@ class WindowCacheBench(UnitBench):
         commands: Items = {"o_read": [], "o_write": []}
         for write, command in self._commands(stimulus):
             if command is not None:
-                commands["o_write" if write else "o_read"].append({"address": command.address, "beats": command.beats})
+                burst, rows = command
+                words = {"address": burst.address, "beats": burst.beats}
+                commands["o_write" if write else "o_read"].append(words if write else words | rows)
         return commands
 
     def levels(self, stimulus: Items) -> dict[str, int]:
@@ -206,11 +208,13 @@ class WindowCacheBench(UnitBench):
 
     def latency_stimulus(self) -> Items:
         self._at(4, 20, 1000)
-        return {"i_request": [self._request(0, 0, 4), self._request(0, 990, 1), self._request(0, 990, 1)]}
+        return {"i_request": [self._request(0, 0, 4), self._request(0, 990, 1), self._request(0, 991, 1), self._request(0, 985, 1)]}
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        """The second command waits for nothing: the first one has left before it is known."""
-        return {name: trace.delivered["o_read"][k] - trace.accepted["i_request"][k] for k, name in enumerate(("sinks", "recent"))}
+        """The second command waits for nothing: the first one has left before it is known. The slot of the third one is known."""
+        commands = trace.delivered["o_read"]
+        return {"sinks": commands[0] - trace.accepted["i_request"][0], "recent": commands[1] - trace.accepted["i_request"][1],
+                "interval": commands[2] - commands[1]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return attributes["latency"]
+        return {**attributes["latency"], "interval": attributes["interval"]}

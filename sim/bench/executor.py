@@ -17,6 +17,7 @@ from .unit import Items, UnitBench
 __all__ = ["ExecutorBench"]
 
 INVERSE_TEMPERATURE = Scalar.from_float(1.4)
+WINDOW = 9
 EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "exponent_stored", "record_written",
           "token_sampled")
 
@@ -120,7 +121,8 @@ class ExecutorBench(UnitBench):
         self.inputs: list[Inputs] = []
 
     def constants(self) -> Mapping[str, int]:
-        return {"inverse_temperature": INVERSE_TEMPERATURE.mantissa | (INVERSE_TEMPERATURE.exponent & 0xFFFF) << 24}
+        window = {"window": WINDOW} if self.config.attention_runs else {}
+        return {"inverse_temperature": INVERSE_TEMPERATURE.mantissa | (INVERSE_TEMPERATURE.exponent & 0xFFFF) << 24, **window}
 
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
         self.units = Units(dict(ports))
@@ -153,10 +155,25 @@ class ExecutorBench(UnitBench):
             shift=rng.randint(-128, 127),
             tiles=rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else rng.getrandbits(16),
             **scalar_words)
-        lanes = range(config.token_lanes)
-        return Inputs(op, tokens, rng.randint(0, config.max_context - tokens), [self._scalar(rng) for _ in lanes],
+        lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
+        rows: list[list[dict[str, int]]] = []
+        if opcode is Opcode.ATTEND and config.attention_runs:
+            rows = [self._runs(rng, position + first, position + min(first + op.tiles, tokens))
+                    for _ in range(op.count) for first in range(0, tokens, op.tiles)]
+        return Inputs(op, tokens, position, [self._scalar(rng) for _ in lanes],
                       [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes],
-                      rng.randrange(config.chunks))
+                      rng.randrange(config.chunks), rows)
+
+    def _runs(self, rng: random.Random, first: int, end: int) -> list[dict[str, int]]:
+        """Runs of a tile of tokens ``first`` to ``end - 1``: sinks or not, then one or two of the latest positions."""
+        sinks = rng.choice((0, 1, 4))
+        lowest = max(sinks, first + 1 - WINDOW)
+        cut = rng.randint(min(lowest, end), end)
+        parts = [(0, min(sinks, end), 1), (lowest, cut - lowest, 0), (max(cut, lowest), end - max(cut, lowest), 0)]
+        runs = [{"position": position, "rows": rows, "sinks": is_sinks, "begins": 0, "ends": 0}
+                for position, rows, is_sinks in parts if rows > 0]
+        runs[0]["begins"] = runs[-1]["ends"] = 1
+        return runs
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         opcodes = [*Opcode, Opcode.NORM, Opcode.NORM, Opcode.NORM, Opcode.GLU, Opcode.ATTEND]
@@ -178,14 +195,15 @@ class ExecutorBench(UnitBench):
 
     def _plan(self, inputs: list[Inputs]) -> Items:
         self.inputs = inputs
-        return {"i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "position": each.position,
+        runs = {"i_rows": [run for each in inputs for tile in each.rows for run in tile]} if self.config.attention_runs else {}
+        return {**runs, "i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "position": each.position,
                                  "chunk": each.chunk} for each in inputs]}
 
     # The world around the executor.
 
     def _golden(self) -> list[tuple[int, Command]]:
         """All commands, each with the number of its operation."""
-        golden = Executor(self.config, INVERSE_TEMPERATURE)
+        golden = Executor(self.config, INVERSE_TEMPERATURE, WINDOW)
         return [(number, command) for number, inputs in enumerate(self.inputs) for command in golden.commands(inputs)]
 
     def begin(self, stimulus: Items) -> None:

@@ -47,6 +47,8 @@ class FrontEndBench(UnitBench):
     def __init__(self, config: Any):
         super().__init__(config)
         self.generations: list[Generation] = []
+        self.longest = "kv_positions" if config.cache == "window" else "kv_capacity"
+        """Setting that ends the text."""
 
     # Generations.
 
@@ -78,12 +80,19 @@ class FrontEndBench(UnitBench):
         config = self.config
         code = encode_program(self.program(rng) if program is None else program)
         base = rng.randint(1, 1000) * INSTRUCTION_BYTES
-        start = rng.randint(0, config.max_context - length - steps) if rng.random() < 0.7 else 0
+        room = (1 << 20) - 1 if config.cache == "window" and rng.random() < 0.3 else config.max_context
+        start = rng.randint(0, room - length - steps) if rng.random() < 0.7 else 0
         beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        capacity, window = rng.randint(start + length + steps, (1 << 20) - 1), {}
+        if config.cache == "window":
+            sinks = rng.choice((0, 1, 4))
+            slots = rng.randint(sinks + config.token_lanes, config.max_context)
+            window = {"kv_sinks": sinks, "kv_window": rng.randint(1, slots - sinks - config.token_lanes + 1), "kv_positions": capacity}
+            capacity = slots
         settings = Settings(
             program_address=base, prompt_address=base + len(code), prompt_length=length, start_position=start,
-            max_new_tokens=steps, eos_token=EOS, ignore_eos=0, kv_capacity=rng.randint(start + length + steps, (1 << 20) - 1),
-            kv_record_beats=rng.randint(1, beats), kv_head_stride=rng.getrandbits(20) * config.bus_bytes)
+            max_new_tokens=steps, eos_token=EOS, ignore_eos=0, kv_capacity=capacity,
+            kv_record_beats=rng.randint(1, beats), kv_head_stride=rng.getrandbits(20) * config.bus_bytes, **window)
         return Generation(settings, code, [rng.randrange(VOCABULARY) for _ in range(length)],
                           [(rng.randrange(VOCABULARY - 1), rng.getrandbits(64)) for _ in range(steps)])
 
@@ -107,7 +116,7 @@ class FrontEndBench(UnitBench):
         found = [self.generation(rng, length, 2) for length in lengths]
         for each, capacity in ((found[1], self.config.max_context), (found[-1], self.config.max_context - 1)):
             start = capacity - len(each.prompt) - len(each.sampled) + 1
-            each.settings = replace(each.settings, start_position=start, kv_capacity=capacity)
+            each.settings = replace(each.settings, start_position=start, **{self.longest: capacity})
         for ignore in (0, 1):
             found.append(self.generation(rng, 1, 3))
             found[-1].settings = replace(found[-1].settings, ignore_eos=ignore)
@@ -154,7 +163,8 @@ class FrontEndBench(UnitBench):
         elif self.running < 0 or (level("done") and self.running + 1 < len(self.generations)):
             self.running += 1
             self.tokens = self.sampled = 0
-            ports |= asdict(self.generations[self.running].settings) | {"start": 1}
+            ports |= {name: value for name, value in asdict(self.generations[self.running].settings).items()
+                      if self.config.cache == "window" or name not in ("kv_sinks", "kv_window", "kv_positions")} | {"start": 1}
             self.start_cycle = cycle
         if self.running >= 0:
             stop_after = self.generations[self.running].stop_after
@@ -211,6 +221,7 @@ class FrontEndBench(UnitBench):
             "o_operation": [{"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens,
                              "position": queued.position, "chunk": queued.chunk} for queued in golden.operations],
             "o_token": [{"token": token, "value": value, "last": last} for token, value, last in golden.tokens],
+            **({"o_rows": golden.rows} if self.config.attention_runs else {}),
         }
 
     def levels(self, stimulus: Items) -> dict[str, int]:
@@ -230,11 +241,15 @@ class FrontEndBench(UnitBench):
 
     def measure(self, trace: Trace) -> dict[str, int]:
         lanes, data, operations = self.config.token_lanes, trace.delivered["o_data"], trace.delivered["o_operation"]
-        found = {"start": trace.raised["o_program"] - self.start_cycle, "instruction": operations[4] - operations[3],
-                 "tile": data[lanes + 1] - data[lanes]}
+        found = {"start": trace.raised["o_program"] - self.start_cycle, "instruction": operations[4] - operations[3]}
+        if self.config.cache == "contiguous":  # others read a tile in several runs
+            found["tile"] = data[lanes + 1] - data[lanes]
         return found if lanes == 1 else found | {"row": data[1] - data[0]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        found = {"start": 4, "instruction": 2 + 512 // self.config.bus_bits,
-                 "tile": max(8, self.config.max_context.bit_length()) + 3}
+        found = {"start": 4, "instruction": 2 + 512 // self.config.bus_bits}
+        if self.config.cache == "contiguous":
+            found["tile"] = max(8, self.config.max_context.bit_length()) + 3
+        else:
+            found["start"] += 1
         return found if self.config.token_lanes == 1 else found | {"row": 4}

@@ -50,9 +50,9 @@ async def prompt_too_long(dut: Any) -> None:
     """Beyond the register's capacity, or the accelerator's."""
     def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         bad = bench.generation(rng, 5, 2)
-        limit = bench.config.max_context
-        capacity = (rng.randint(4, limit), limit + 1, 2 * limit, (1 << 20) - 1)[number % 4]
-        bad.settings = replace(bad.settings, kv_capacity=capacity, start_position=min(capacity, limit) - 4)
+        limit = bench.config.max_positions
+        capacity = min((rng.randint(4, limit), limit + 1, 2 * limit, (1 << 20) - 1)[number % 4], (1 << 20) - 1)
+        bad.settings = replace(bad.settings, **{bench.longest: capacity}, start_position=min(capacity, limit) - 4)
         return bad, min(capacity, limit) + 1
 
     await _stops(dut, ErrorCause.PROMPT_TOO_LONG, spoil)
@@ -63,12 +63,33 @@ async def context_full(dut: Any) -> None:
     def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
         length, steps = rng.randint(1, 2 * bench.config.token_lanes), rng.randint(0, 3)
         bad = bench.generation(rng, length, 10)
-        capacity = (length + steps, bench.config.max_context)[number % 2]
+        limit = bench.config.max_positions
+        capacity = (length + steps, limit)[number % 2]
         bad.settings = replace(bad.settings, start_position=capacity - length - steps,
-                               kv_capacity=capacity if capacity < bench.config.max_context else 1 << 19)
+                               **{bench.longest: capacity if capacity < limit else (1 << 20) - 1})
         return bad, capacity
 
     await _stops(dut, ErrorCause.CONTEXT_FULL, spoil)
+
+
+@cocotb.test()
+async def no_room_for_the_window(dut: Any) -> None:
+    """Sinks and window need more slots than there are; there is no window; slots are taken while a token still needs them."""
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
+        lanes = bench.config.token_lanes
+        bad = bench.generation(rng, 2 * lanes, 1)
+        sinks, window = rng.randint(0, 4), rng.randint(lanes, 10)
+        bad.settings = replace(bad.settings, start_position=20, kv_sinks=sinks, kv_window=window, kv_capacity=sinks + window - 1)
+        if number % 3 == 1:
+            bad.settings = replace(bad.settings, kv_window=0, kv_capacity=40)
+            return bad, sinks
+        if number % 3 == 2 and lanes > 1:
+            bad.settings = replace(bad.settings, kv_capacity=sinks + window, kv_positions=(1 << 20) - 1)
+            return bad, 20
+        return bad, sinks + window
+
+    if Environment(dut).bench.config.cache == "window":
+        await _stops(dut, ErrorCause.CACHE_FULL, spoil)
 
 
 @cocotb.test()

@@ -34,7 +34,7 @@ what follows.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,8 @@ from ...accelerators.config import AcceleratorConfig
 from .exp import pow2_negative
 from .numerics import Scalar, round_shift
 
-__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "LaneState",
-           "attend", "attend_rows", "final_shifts", "finish", "logits", "query_scale", "scaled_down",
+__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "LaneState", "Rows",
+           "attend", "attend_rows", "attend_runs", "final_shifts", "finish", "logits", "query_scale", "scaled_down",
            "weights"]
 
 NO_VALUE_EXPONENT = -1024
@@ -187,6 +187,46 @@ def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config
                 part = lane - first
                 acc, total = _mixed(p[part, :rows], w[part, :rows], maxima[part, :rows], tops[:rows], v[:rows])
                 x[lane], exponents[lane] = finish(acc, total, int(tops[rows - 1]), config)
+    return x, exponents
+
+
+class Rows(NamedTuple):
+    """A run of rows for ``attend_runs``: as for ``attend``, and lane l sees rows ``starts[l] .. limits[l] - 1``."""
+
+    q: np.ndarray
+    scales: Sequence[Scalar]
+    starts: np.ndarray
+    limits: np.ndarray
+    k: np.ndarray
+    k_scales: np.ndarray
+    v: np.ndarray
+    v_scales: np.ndarray
+
+
+def attend_runs(runs: Sequence[Rows], config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray]:
+    """``attend`` over several runs of rows, one after another, each with queries of its own."""
+    lanes, frac = len(runs[0].q), config.logit_frac_bits
+    x, exponents = np.zeros(runs[0].q.shape, INT64), np.full(lanes, NO_VALUE_EXPONENT, INT64)
+    undefined = INT64(-(1 << 20))
+    blocks = []
+    for run in runs:
+        q, limits, k, k_scales, v, v_scales = _checked(run.q, run.scales, run.limits, run.k, run.k_scales, run.v, run.v_scales, config)
+        queries = np.array([query_scale(scale) for scale in run.scales], INT64).reshape(-1, 2, 1)
+        dots = (q.astype(np.float64) @ k.astype(np.float64).T).astype(INT64)
+        blocks.append((logits(dots, (queries[:, 0], queries[:, 1]), k_scales, config), limits, v, v_scales))
+    for lane in range(lanes):
+        seen = [(block[lane, start:limit], v[start:limit], v_scales[start:limit]) for (block, limits, v, v_scales), start, limit in
+                ((block, int(run.starts[lane]), int(block[1][lane])) for run, block in zip(runs, blocks, strict=True))]
+        logit, v, v_scales = (np.concatenate(part) for part in zip(*seen, strict=True))
+        scaled = v_scales[:, 0] != 0
+        if not scaled.any():
+            continue
+        tops = np.maximum.accumulate(np.where(scaled, v_scales[:, 1], undefined))
+        maxima = np.maximum.accumulate(-(-logit >> frac))
+        p = pow2_negative((maxima << frac) - logit, config)
+        w = weights(p, v_scales[:, 0], np.where(scaled, tops - v_scales[:, 1], 0), config)
+        acc, total = _mixed(p, w, maxima, tops, v)
+        x[lane], exponents[lane] = finish(acc, total, int(tops[-1]), config)
     return x, exponents
 
 

@@ -30,7 +30,7 @@ class Command:
 @dataclass(frozen=True)
 class Inputs:
     """An operation, the chunk in flight that it works on, and what the units report per token: scales of NORM, magnitudes for
-    GLU, top exponents for ALIGN."""
+    GLU, top exponents for ALIGN. ``rows``: of ATTEND, the runs of each tile, where attention takes runs."""
 
     op: Instruction
     tokens: int
@@ -39,13 +39,14 @@ class Inputs:
     magnitudes: Sequence[tuple[int, int]]
     tops: Sequence[int]
     chunk: int = 0
+    rows: Sequence[Sequence[dict[str, int]]] = ()
 
 
 class Executor:
     """Remembers, like the hardware, the scales of the activations and of the products of GLU."""
 
-    def __init__(self, config: AcceleratorConfig, inverse_temperature: Scalar) -> None:
-        self.config, self.inverse_temperature = config, inverse_temperature
+    def __init__(self, config: AcceleratorConfig, inverse_temperature: Scalar, window: int = 0) -> None:
+        self.config, self.inverse_temperature, self.window = config, inverse_temperature, window
         self.scales = [[Scalar(0, 0)] * config.token_lanes for _ in range(config.chunks)]
         self.products = [Scalar(0, 0)] * config.token_lanes
 
@@ -108,8 +109,9 @@ class Executor:
         for token in range(inputs.tokens):
             yield Command("o_table", {"words": half, "times": op.count}, ("packet_taken",))
             for head in range(op.count):
-                for port in ("o_read", "o_write"):
-                    yield self._access(port, token, op.source + head * op.words, half, half)
+                target = op.destination if self.config.attention_runs else op.source
+                for port, base in (("o_read", op.source), ("o_write", target)):
+                    yield self._access(port, token, base + head * op.words, half, half)
 
     def _append(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token, activation_scale in enumerate(self.scales[inputs.chunk][:inputs.tokens]):
@@ -119,10 +121,30 @@ class Executor:
                 for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
                     yield from self._quantize(token, base + head * op.words, op.words, activation_scale * Scalar(*scale), op)
 
+    def _attend_runs(self, op: Instruction, inputs: Inputs, kv_head: int, tile: range, runs: Sequence[dict[str, int]]
+                     ) -> Iterator[Command]:
+        for run in runs:
+            yield Command("o_attention", {"lanes": len(tile) * op.group, "beats": op.beats, "words": op.words,
+                                          **{name: run[name] for name in ("rows", "begins", "ends")}}, ("packet_taken",))
+            for token in tile:
+                seen = inputs.position + token + 1 - run["position"]
+                start = 0 if run["sinks"] else max(0, seen - self.window)
+                for head in range(kv_head * op.group, (kv_head + 1) * op.group):
+                    yield Command("o_lane", {"start": start, "limit": min(max(0, seen), run["rows"]), "token": token, "head": head,
+                                             "ends": run["ends"]}, ("exponent_stored",) if run["ends"] else ())
+                    yield from self._quantize(token, (op.other if run["sinks"] else op.source) + head * op.words, op.words,
+                                              self.scales[inputs.chunk][token] * Scalar(*op.scalar_a), op)
+                    if run["ends"]:
+                        yield self._access("o_write", token, op.destination + head * op.words, op.words)
+
     def _attend(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        runs = iter(inputs.rows)
         for kv_head in range(op.count):
             for first in range(0, inputs.tokens, op.tiles):
                 tile = range(first, min(first + op.tiles, inputs.tokens))
+                if self.config.attention_runs:
+                    yield from self._attend_runs(op, inputs, kv_head, tile, next(runs))
+                    continue
                 yield Command("o_attention", {"lanes": len(tile) * op.group, "rows": inputs.position + tile.stop,
                                               "beats": op.beats, "words": op.words}, ("packet_taken",))
                 for token in tile:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.errors import ErrorCause
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
 from .cache import contiguous_command
+from .window import window_commands
 
 __all__ = ["FrontEnd", "Operation", "Read", "Settings"]
 
@@ -26,6 +28,9 @@ class Settings:
     kv_capacity: int
     kv_record_beats: int
     kv_head_stride: int
+    kv_sinks: int = 0
+    kv_window: int = 0
+    kv_positions: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class FrontEnd:
     position: int = 0
     generated: int = 0
     appends: int = 0
+    rows: list[dict[str, int]] = field(default_factory=list)
+    """Runs of rows that attention reads, where the cache makes runs."""
 
     def generate(self, settings: Settings, program: bytes, prompt: Sequence[int], sampled: Iterator[tuple[int, int]],
                  stop_after: int | None = None) -> None:
@@ -81,17 +88,21 @@ class FrontEnd:
         with suppress(_Stopped):
             self._generate(prompt, sampled, stop_after)
 
-    def _fail(self, cause: ErrorCause, info: int) -> None:
+    def _fail(self, cause: ErrorCause, info: int) -> NoReturn:
         self.error, self.info = cause, info
         raise _Stopped
 
     def _generate(self, prompt: Sequence[int], sampled: Iterator[tuple[int, int]], stop_after: int | None) -> None:
         capacity, lanes = min(self.settings.kv_capacity, self.config.max_context), self.config.token_lanes
+        slots, windowed = self.settings.kv_sinks + self.settings.kv_window, self.config.cache == "window"
+        self.ring, capacity = capacity - self.settings.kv_sinks, self.settings.kv_positions if windowed else capacity
         length = self.settings.prompt_length
         if not (length and self.settings.max_new_tokens):
             self._fail(ErrorCause.EMPTY_PROMPT, length)
         if self.position + length > capacity:
             self._fail(ErrorCause.PROMPT_TOO_LONG, self.position + length)
+        if windowed and (self.settings.kv_window == 0 or self.ring < self.settings.kv_window):
+            self._fail(ErrorCause.CACHE_FULL, slots)
         for start in range(0, length, lanes * self.config.chunks):
             chunks = []
             for first in range(start, min(start + lanes * self.config.chunks, length), lanes):
@@ -150,7 +161,8 @@ class FrontEnd:
                     self._fail(ErrorCause.TOKEN_OUT_OF_RANGE, token)
                 self.data.append(Read((op.address + token * row) % (1 << 32), op.beats))
         elif op.opcode is Opcode.ROPE:
-            self.data += [Read((op.address + (position + t) * row) % (1 << 32), op.beats) for t in range(len(tokens))]
+            last = op.rows - 1 if op.rows and self.config.cache == "window" else self.config.max_positions
+            self.data += [Read((op.address + min(position + t, last) * row) % (1 << 32), op.beats) for t in range(len(tokens))]
         elif op.opcode in (Opcode.LINEAR, Opcode.HEAD):
             self.weights.append((op.address, op.beats, int(op.opcode is Opcode.HEAD)))
         elif op.opcode is Opcode.NORM and Flag.GAIN in op.flags:
@@ -159,9 +171,29 @@ class FrontEnd:
             for head in range(op.count):
                 for first in range(0, len(tokens), op.tiles):
                     rows = position + min(first + op.tiles, len(tokens))
+                    if self.config.cache == "window":
+                        self._read_window(op.address, head, position + first, rows, position + len(tokens))
+                        continue
                     command = contiguous_command(
                         op.address, head, 0, rows, capacity=self.config.max_context,
                         record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,
                         bus_bits=self.config.bus_bits)
                     assert command is not None
                     self.data.append(Read(command.address, command.beats, self.appends))
+
+    def _read_window(self, base: int, head: int, first: int, end: int, length: int) -> None:
+        """Runs of the tokens ``first`` to ``end - 1``: the sinks, then what the first one sees and the others."""
+        sinks, lowest = self.settings.kv_sinks, max(self.settings.kv_sinks, first + 1 - self.settings.kv_window)
+        parts = [(0, min(sinks, end), 1), (lowest, max(0, end - lowest), 0)]
+        begins = 1
+        for position, count, is_sinks in parts:
+            for each in window_commands(base, head, position, count, sinks=sinks, recent=self.ring, length=length,
+                                        capacity=self.config.max_context, record_beats=self.settings.kv_record_beats,
+                                        head_stride=self.settings.kv_head_stride, bus_bits=self.config.bus_bits):
+                if each is None:
+                    self._fail(ErrorCause.CACHE_FULL, self.position)
+                command, where = each
+                self.data.append(Read(command.address, command.beats, self.appends))
+                self.rows.append({"position": where["position"], "rows": where["count"], "sinks": is_sinks, "begins": begins,
+                                  "ends": int(where["position"] + where["count"] == end)})
+                begins = 0

@@ -18,7 +18,7 @@ import numpy as np
 from ...accelerators.control.isa import Flag, Instruction, Opcode, decode_program
 from ..blas import single_threaded_blas
 from . import elementwise, head, ternary
-from .attention import attend
+from .attention import Rows, attend, attend_runs
 from .cache import pack_records, stored_scale
 from .numerics import Scalar
 from .sampler import Sampler
@@ -53,7 +53,8 @@ def hidden_digest(activations: np.ndarray) -> int:
 
 
 class _LayerCache:
-    """K/V records of one layer, by head and position: elements as stored, scales as (mantissa, exponent)."""
+    """K/V records of one layer, by head and position: elements as stored, scales as (mantissa, exponent). All positions are kept,
+    also those that a window does not see any more."""
 
     def __init__(self, heads: int, capacity: int, head_dim: int, kv_bits: int) -> None:
         # Pages of zeros take memory when they are written.
@@ -67,10 +68,10 @@ class _LayerCache:
         self.keys[:, rows], self.key_scales[:, rows] = keys, key_scales
         self.values[:, rows], self.value_scales[:, rows] = values, value_scales
 
-    def rows(self, head_number: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Keys, their scales, values, their scales of the first ``count`` positions of a head."""
-        return (self.keys[head_number, :count], self.key_scales[head_number, :count],
-                self.values[head_number, :count], self.value_scales[head_number, :count])
+    def rows(self, head_number: int, end: int, begin: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, their scales, values, their scales of the positions ``begin`` to ``end - 1`` of a head."""
+        return (self.keys[head_number, begin:end], self.key_scales[head_number, begin:end],
+                self.values[head_number, begin:end], self.value_scales[head_number, begin:end])
 
 
 class Machine:
@@ -128,8 +129,8 @@ class Machine:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.model.vocab_size}")
         if not tokens:
             raise ValueError("a chunk needs at least one token")
-        if self.position + len(tokens) > self.image.kv_capacity:
-            raise OverflowError(f"the KV cache holds {self.image.kv_capacity} positions; "
+        if self.position + len(tokens) > self.image.positions:
+            raise OverflowError(f"the KV cache holds {self.image.positions} positions; "
                                 f"{self.position + len(tokens)} needed")
         lanes = self.config.vector_lanes
         self.tokens = list(tokens)
@@ -155,8 +156,10 @@ class Machine:
         that this layer and head give to one token of the model, and a random mantissa. ``write_cache`` gives the hardware the
         same records.
 
-        Raises ``ValueError`` unless the cache is empty and has room for ``positions`` and one more.
+        Raises ``ValueError`` unless the cache keeps all positions, is empty, and has room for ``positions`` and one more.
         """
+        if self.image.window is not None:
+            raise ValueError("a cache of sinks and a window is not filled")
         if self.position:
             raise ValueError(f"the cache must be empty to be filled, it holds {self.position} positions")
         if not 1 <= positions < self.image.kv_capacity:
@@ -247,12 +250,16 @@ class Machine:
 
     def _rope(self, op: Instruction) -> None:
         lanes, half, tokens = self.config.vector_lanes, op.words // 2, len(self.tokens)
-        rows = self._read(op.address + self.position * op.beats * self.config.bus_bytes, tokens * op.beats, np.dtype("<i2"))
-        table = rows.reshape(tokens, -1)[:, :2 * half * lanes].astype(np.int64).reshape(tokens, 1, half, 2, lanes)
+        last = op.rows - 1 if op.rows and self.config.attention_runs else self.position + tokens
+        first = min(self.position, last)
+        rows = self._read(op.address + first * op.beats * self.config.bus_bytes, (min(self.position + tokens - 1, last) - first + 1)
+                          * op.beats, np.dtype("<i2"))
+        rows = rows.reshape(-1, op.beats * self.config.bus_bytes // 2)[np.minimum(np.arange(tokens) + self.position, last) - first]
+        table = rows[:, :2 * half * lanes].astype(np.int64).reshape(tokens, 1, half, 2, lanes)
         heads = self._vectors(op.source, op.count * op.words).reshape(tokens, op.count, 2, half, lanes)
         rotated = np.stack(elementwise.rope(heads[:, :, 0], heads[:, :, 1], table[..., 0, :], table[..., 1, :]), axis=2)
         for t in range(tokens):
-            self._write(op, t, op.source, rotated[t])
+            self._write(op, t, op.destination if self.config.attention_runs else op.source, rotated[t])
 
     def _append(self, op: Instruction) -> None:
         cache, tokens = self._cache(op), len(self.tokens)
@@ -272,16 +279,38 @@ class Machine:
         exponents = np.zeros((tokens, heads), np.int64)
         q, scales = self._quantized_heads(op.source, heads, op.words, Scalar(*op.scalar_a))
         limits = np.repeat(np.arange(self.position, self.position + tokens) + 1, op.group)
+        if self.image.window is not None:
+            sink_q, sink_scales = self._quantized_heads(op.other, heads, op.words, Scalar(*op.scalar_a))
         for kv_head in range(op.count):
             group = slice(kv_head * op.group, (kv_head + 1) * op.group)
             lane_scales = [scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
-            x, e = attend(q[:, group].reshape(len(limits), -1), lane_scales, limits,
-                          *cache.rows(kv_head, self.position + tokens), self.config)
+            queries = q[:, group].reshape(len(limits), -1)
+            if self.image.window is None:
+                x, e = attend(queries, lane_scales, limits, *cache.rows(kv_head, self.position + tokens), self.config)
+            else:
+                sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
+                x, e = attend_runs(self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
+                                                (queries, lane_scales)), self.config)
             outputs[:, group] = x.reshape(tokens, op.group, -1)
             exponents[:, group] = e.reshape(tokens, op.group)
         self.exponents = exponents
         for t in range(tokens):
             self._write(op, t, op.destination, outputs[t])
+
+    def _window(self, cache: _LayerCache, kv_head: int, limits: np.ndarray, sink_queries: tuple[np.ndarray, list[Scalar]],
+                queries: tuple[np.ndarray, list[Scalar]]) -> list[Rows]:
+        """What the lanes see: of the sinks, then of the latest positions. ``limits``: the lanes' positions + 1."""
+        assert self.image.window is not None
+        sinks, recent, end = self.image.window.sinks, self.image.window.recent, int(limits[-1])
+        lowest = max(sinks, int(limits[0]) - recent)
+        runs = []
+        if sinks:
+            rows = cache.rows(kv_head, min(sinks, end))
+            runs.append(Rows(*sink_queries, np.zeros_like(limits), np.minimum(limits, sinks), *rows))
+        if end > lowest:
+            runs.append(Rows(*queries, np.maximum(limits - recent - lowest, 0), np.maximum(limits - lowest, 0),
+                             *cache.rows(kv_head, end, lowest)))
+        return runs
 
     def _quantized_heads(self, base: int, heads: int, words: int, weight_scale: Scalar) -> tuple[np.ndarray, list[Scalar]]:
         """Heads of all tokens as K/V integers ``[tokens, heads, head_dim]``, and their scales, token after token."""
@@ -338,7 +367,7 @@ class Machine:
     def _cache(self, op: Instruction) -> _LayerCache:
         """Cache of the layer that an APPEND or ATTEND addresses."""
         if op.address not in self._caches:
-            self._caches[op.address] = _LayerCache(op.count, self.image.kv_capacity, op.words * self.config.vector_lanes,
+            self._caches[op.address] = _LayerCache(op.count, self.image.positions, op.words * self.config.vector_lanes,
                                                    self.config.kv_bits)
         return self._caches[op.address]
 

@@ -12,8 +12,8 @@ def slot(position: int, sinks: int, recent: int) -> int:
     return position if position < sinks else sinks + (position - sinks) % recent
 
 
-def window_runs(position: int, count: int, *, sinks: int, recent: int, length: int) -> list[tuple[int, int]] | None:
-    """``(first slot, slots)`` for sinks, ring up to its end, ring from its begin; ``None`` for what is not there."""
+def window_runs(position: int, count: int, *, sinks: int, recent: int, length: int) -> list[tuple[int, int, int]] | None:
+    """``(first slot, slots, first position)`` for sinks, ring up to its end, ring from its begin; ``None`` for what is not there."""
     end = position + count
     if count and (end > length or (end > sinks and max(position, sinks) < length - recent)):
         return None
@@ -21,18 +21,20 @@ def window_runs(position: int, count: int, *, sinks: int, recent: int, length: i
     while count:
         first = slot(position, sinks, recent)
         here = min(count, (sinks if position < sinks else sinks + recent) - first)
-        runs.append((first, here))
+        runs.append((first, here, position))
         position, count = position + here, count - here
     return runs
 
 
 def window_commands(base: int, head: int, position: int, count: int, *, sinks: int, recent: int, length: int, capacity: int,
-                    record_beats: int, head_stride: int, bus_bits: int) -> Iterator[BurstCommand | None]:
-    """The burst of each run; one ``None`` for an error."""
+                    record_beats: int, head_stride: int, bus_bits: int) -> Iterator[tuple[BurstCommand, dict[str, int]] | None]:
+    """The burst of each run and which positions it has (``position``, ``count``, ``last``); one ``None`` for an error."""
     runs = window_runs(position, count, sinks=sinks, recent=recent, length=length)
     if runs is None:
         yield None
         return
-    for run in runs:
-        yield contiguous_command(base, head, *run, capacity=capacity, record_beats=record_beats, head_stride=head_stride,
-                                 bus_bits=bus_bits)
+    for first, slots, start in runs:
+        command = contiguous_command(base, head, first, slots, capacity=capacity, record_beats=record_beats,
+                                     head_stride=head_stride, bus_bits=bus_bits)
+        assert command is not None
+        yield command, {"position": start, "count": slots, "last": int(start + slots == position + count)}

@@ -182,6 +182,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         "INVERSE_TEMPERATURE_MANTISSA": scale.mantissa, "INVERSE_TEMPERATURE_EXPONENT": scale.exponent & 0xFFFF,
         "WATCHDOG_LIMIT": watchdog,
     }
+    if image.window is not None:
+        values |= {"KV_SINKS": image.window.sinks, "KV_WINDOW": image.window.recent, "KV_POSITIONS": image.window.positions}
     bases = port_bases(image.config, image.memory_bytes, memory_model)
     if image.config.memory_ports > 1:
         values |= {f"MEMORY_BASE_{port}": base for port, base in enumerate(bases)}

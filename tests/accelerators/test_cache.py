@@ -141,7 +141,8 @@ def test_window_against_lists(sinks, recent):
         assert all(window.slot(each, sinks, recent) == place for place, each in slots.items())
         first = max(sinks, length - recent)
         runs = window.window_runs(first, max(0, length - first), sinks=sinks, recent=recent, length=length)
-        assert [slots[place] for start, count in runs for place in range(start, start + count)] == kept[min(length, sinks):]
+        assert [slots[place] for start, count, _ in runs for place in range(start, start + count)] == kept[min(length, sinks):]
+        assert [at + k for _, count, at in runs for k in range(count)] == kept[min(length, sinks):]
         if first > sinks:
             assert window.window_runs(first - 1, 1, sinks=sinks, recent=recent, length=length) is None
         assert window.window_runs(position, 2, sinks=sinks, recent=recent, length=length) is None

@@ -1,0 +1,133 @@
+"""What the front end does for ATTEND: it asks the controller of the KV cache for rows, tile after tile of tokens, head after head, as
+states of its main machine. One function per controller."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amaranth.hdl import Module, Mux, Signal, ValueLike
+from amaranth.lib import data, wiring
+
+from ..cache.contiguous import ContiguousCache
+from ..cache.window import WindowCache
+from ..config import POSITION_BITS, AcceleratorConfig
+from ..streams import StreamBuffer
+from .errors import ErrorCause
+
+__all__ = ["RowReads", "contiguous_rows", "rows_layout", "window_rows"]
+
+
+def rows_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """A run of rows that attention reads: ``rows`` of them, of the positions from ``position`` on; ``sinks`` if the queries for the
+    sinks belong to it. It ``begins`` and ``ends`` the rows of a tile of tokens."""
+    return data.StructLayout({"position": POSITION_BITS, "rows": range(config.max_context + 1), "sinks": 1, "begins": 1, "ends": 1})
+
+
+@dataclass
+class RowReads:
+    """Signals of the front end that the states use.
+
+    Parameters
+    ----------
+    m : Module
+    frontend : component
+        Its inputs ``kv_*``; ``o_rows``, where the controller makes runs.
+    address, tiles, heads : Value
+        Of the operation at hand: base of its layer's rows, tokens per tile, KV heads.
+    reads : stream {address, beats, fenced}
+        Where reads go.
+    position, count, head, first, tile_end : Signal
+        Position and tokens of the chunk; KV head, tile of tokens.
+    length : Signal
+        Position of the next token: what an error speaks of.
+    fail : callable (cause, when, info)
+    """
+
+    m: Module
+    frontend: wiring.Component
+    config: AcceleratorConfig
+    address: ValueLike
+    tiles: ValueLike
+    heads: ValueLike
+    reads: wiring.PureInterface
+    position: Signal
+    count: Signal
+    head: Signal
+    first: Signal
+    tile_end: Signal
+    length: Signal
+    fail: Callable[[ErrorCause, ValueLike, ValueLike], None]
+
+    def next_tile(self) -> None:
+        """In a state: go on to the next tile of tokens, of the next head behind the last one, or to the next operation."""
+        m = self.m
+        m.next = "TILE"
+        with m.If(self.tile_end == self.count):
+            m.d.sync += [self.first.eq(0), self.head.eq(self.head + 1)]
+            with m.If(self.head + 1 == self.heads):
+                m.next = "DECODE"
+        with m.Else():
+            m.d.sync += self.first.eq(self.tile_end)
+
+
+def contiguous_rows(x: RowReads, cache: ContiguousCache) -> None:
+    """All positions up to the tile's last token, in one read."""
+    m = x.m
+    with m.State("TILE"):
+        m.next = "ROWS"
+    with m.State("ROWS"):
+        m.d.comb += cache.i_request.valid.eq(1)
+        with m.If(cache.i_request.ready):
+            m.next = "ROWS_COMMAND"
+    with m.State("ROWS_COMMAND"):
+        m.d.comb += [x.reads.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(x.reads.ready), x.reads.p.fenced.eq(1),
+                     x.reads.p.address.eq(cache.o_read.p.address), x.reads.p.beats.eq(cache.o_read.p.beats)]
+        x.fail(ErrorCause.CACHE_FULL, cache.error & ~(x.reads.valid & x.reads.ready), x.length)
+        with m.If(x.reads.valid & x.reads.ready):
+            x.next_tile()
+
+
+def window_rows(x: RowReads, cache: WindowCache) -> None:
+    """The sinks, then the latest ``kv_window`` positions of the tile's first token up to its last one. Every run of slots is a read,
+    and an item of ``o_rows``."""
+    m, frontend = x.m, x.frontend
+    m.submodules.rows = rows = StreamBuffer(rows_layout(x.config))
+    wiring.connect(m, rows.o, wiring.flipped(frontend.o_rows))
+
+    # Two registers late: two states lie between a change and its use.
+    end, lowest = Signal(POSITION_BITS + 1), Signal(POSITION_BITS)
+    sinks, recent, position = Signal(POSITION_BITS), Signal(POSITION_BITS), Signal(POSITION_BITS)
+    begin = x.position + x.first + 1
+    m.d.comb += [end.eq(x.position + x.tile_end), lowest.eq(Mux(begin > frontend.kv_window, begin - frontend.kv_window, 0))]
+    m.d.sync += [sinks.eq(Mux(end < frontend.kv_sinks, end, frontend.kv_sinks)),
+                 position.eq(Mux(lowest > frontend.kv_sinks, lowest, frontend.kv_sinks))]
+    m.d.comb += recent.eq(Mux(end > position, end - position, 0))
+
+    request, read, ring, begun = cache.i_request, cache.o_read, Signal(), Signal()
+    m.d.comb += [
+        request.p.position.eq(Mux(ring, position, 0)), request.p.count.eq(Mux(ring, recent, sinks)),
+        rows.i.p.position.eq(read.p.position), rows.i.p.rows.eq(read.p.count), rows.i.p.sinks.eq(~ring),
+        rows.i.p.begins.eq(~begun), rows.i.p.ends.eq(read.p.last & (ring | (recent == 0))),
+    ]
+    with m.State("TILE"):
+        m.next = "TILE_ROWS"
+    with m.State("TILE_ROWS"):
+        m.next = "ROWS"
+    with m.State("ROWS"):
+        m.d.sync += [ring.eq(sinks == 0), begun.eq(0)]
+        m.next = "ROWS_REQUEST"
+    with m.State("ROWS_REQUEST"):
+        m.d.comb += request.valid.eq(1)
+        with m.If(request.ready):
+            m.next = "ROWS_COMMAND"
+    with m.State("ROWS_COMMAND"):
+        taken = read.valid & x.reads.ready & rows.i.ready
+        m.d.comb += [x.reads.valid.eq(read.valid & rows.i.ready), rows.i.valid.eq(read.valid & x.reads.ready), read.ready.eq(taken),
+                     x.reads.p.fenced.eq(1), *(x.reads.p[name].eq(read.p[name]) for name in ("address", "beats"))]
+        x.fail(ErrorCause.CACHE_FULL, cache.error & ~taken, x.length)
+        with m.If(taken):
+            m.d.sync += begun.eq(1)
+            with m.If(rows.i.p.ends):
+                x.next_tile()
+            with m.Elif(read.p.last):
+                m.d.sync += ring.eq(1)
+                m.next = "ROWS_REQUEST"
