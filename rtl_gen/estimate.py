@@ -150,6 +150,8 @@ def estimate(config: AcceleratorConfig, model: ModelShape, *, context: int, prom
     ``prompt`` is the smaller of 128 and ``context - 1`` by default. Raises ``CompileError`` for a model that does not fit the
     configuration, and for a context that one of them does not have.
     """
+    if config.cache != "contiguous":
+        raise CompileError(f"the cycle model knows a cache of kind 'contiguous' only; preset {config.name!r} has {config.cache!r}")
     planned = plan(model, config, context)
     if context < 2:
         raise CompileError(f"context must be at least 2, a prompt and a token, not {context}")

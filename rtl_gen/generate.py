@@ -5,7 +5,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
         "tokens": [token.token for token in tokens],
         "parameters": image.model.parameters, "checkpoint_sha256": image.checkpoint_sha256, "image_sha256": image.sha256,
         "verilog_sha256": emitted.sidecar["sha256"], "preset": image.config.name,
-        "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2),
+        "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2), "kv_cache": _cache_summary(image),
     }
     decode_bytes_per_cycle = None
     if tokens:
@@ -227,6 +227,15 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
                         for unit in UNIT_NAMES}
     summary["registers"] = {name: registers[name] for name in sorted(registers)}
     return summary
+
+
+def _cache_summary(image: Image) -> dict[str, Any]:
+    """The KV cache: positions it has room for, bytes per position and in all, and what is seen of the text if not all of it."""
+    per_position = image.model.layers * image.model.kv_heads * image.kv_record_beats * image.config.bus_bytes
+    cache = {"kind": image.config.cache, "positions": image.kv_capacity, "bytes_per_position": per_position,
+             "bytes": image.kv_capacity * per_position}
+    return cache if image.window is None else cache | asdict(image.window) | {"positions": image.kv_capacity,
+                                                                               "text_positions": image.positions}
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

@@ -304,6 +304,9 @@ def _report(summary: dict[str, Any], show: Callable[[str | Table], None]) -> Non
         if name in summary:
             value = summary[name]
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
+    cache = summary["kv_cache"]
+    if "sinks" in cache:
+        table.add_row("KV cache", f"{cache['sinks']} sinks and the latest {cache['recent']} positions: {cache['bytes']:,} bytes")
     memory = summary["memory"]
     for phase, achieved in memory["achieved_gb_s"].items():
         table.add_row(f"{memory['model']} memory, {phase}",

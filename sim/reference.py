@@ -42,7 +42,7 @@ def quantize_activations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class KvCache:
-    """Rotated keys and values of the tokens so far: per layer ``[tokens, kv_heads, head_dim]`` each."""
+    """Keys (rotated, but for a window's) and values of the tokens so far: per layer ``[tokens, kv_heads, head_dim]`` each."""
 
     def __init__(self, model: ModelShape, dtype: type) -> None:
         empty: np.ndarray = np.zeros((0, model.kv_heads, model.head_dim), dtype)
@@ -68,12 +68,15 @@ class Reference:
         Source of shape and weights.
     dtype : ``np.float32`` or ``np.float64``
         Type of all arithmetic but the int8 products, which are exact.
+    window : (int, int)
+        Sinks and window: a token sees the first ``sinks`` positions and the latest ``window`` ones, itself included, each rotated for
+        its place among them (StreamingLLM, arXiv:2309.17453, section 3.2). Text may be longer than ``max_context``.
     """
 
-    def __init__(self, checkpoint: _Checkpoint, dtype: type = np.float32) -> None:
+    def __init__(self, checkpoint: _Checkpoint, dtype: type = np.float32, window: tuple[int, int] | None = None) -> None:
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype must be np.float32 or np.float64, not {dtype!r}")
-        self.model, self.dtype = checkpoint.model, dtype
+        self.model, self.dtype, self.window = checkpoint.model, dtype, window
         self._embedding = checkpoint.embedding().astype(dtype, copy=False)
         self._head = self._embedding if self.model.tied else checkpoint.lm_head().astype(dtype, copy=False)
         self._final_gain = checkpoint.final_gain().astype(dtype, copy=False)
@@ -106,7 +109,7 @@ class Reference:
             raise ValueError(f"ids must be one or more token ids, not {ids!r}")
         if ids.min() < 0 or ids.max() >= self.model.vocab_size:
             raise ValueError(f"ids must be in 0..{self.model.vocab_size - 1}, not {ids.min()}..{ids.max()}")
-        if cache.tokens + len(ids) > self.model.max_context:
+        if self.window is None and cache.tokens + len(ids) > self.model.max_context:
             raise ValueError(f"cached tokens and ids must fit max_context = {self.model.max_context}, "
                              f"not {cache.tokens} + {len(ids)}")
         x = self._embedding[ids]
@@ -137,8 +140,10 @@ class Reference:
 
         q, k, v = project(self._norm(x, gains["attention"]), "attn_in", "q", "k", "v")
         q, k, v = (y.reshape(len(x), -1, m.head_dim) for y in (q, k, v))
-        keys, values = cache.append(layer, self._rotate(k, start), v)
-        mixed = self._attend(self._rotate(q, start), keys, values)
+        if self.window is None:
+            mixed = self._attend(self._rotate(q, start), *cache.append(layer, self._rotate(k, start), v))
+        else:
+            mixed = self._attend_window(q, *cache.append(layer, k, v), *self.window)
         x = x + project(self._norm(mixed, gains["attention_sub"]), "attn_out_in", "o")[0]
         gate, up = project(self._norm(x, gains["ffn"]), "ffn_in", "gate", "up")
         return x + project(self._norm(self._activate(gate) * up, gains["ffn_sub"]), "ffn_down_in", "down")[0]
@@ -167,6 +172,15 @@ class Reference:
         cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
         low, high = np.split(x, 2, axis=-1)
         return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+    def _attend_window(self, q: np.ndarray, keys: np.ndarray, values: np.ndarray, sinks: int, window: int) -> np.ndarray:
+        """As ``_attend``, of what each token sees; neither ``q`` nor ``keys`` are rotated."""
+        mixed = []
+        for token in range(len(q)):
+            end = len(keys) - len(q) + token + 1
+            seen = np.r_[:min(sinks, end), max(sinks, end - window):end]
+            mixed.append(self._attend(self._rotate(q[token:token + 1], len(seen) - 1), self._rotate(keys[seen], 0), values[seen]))
+        return np.concatenate(mixed)
 
     def _attend(self, q: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Attention of the last ``T`` of ``S`` tokens: q ``[T, heads, d]``, others ``[S, kv_heads, d]``."""

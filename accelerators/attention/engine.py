@@ -48,6 +48,10 @@ class Attention(wiring.Component):
     ``limit`` makes it causal. Queries and lanes of the next operation are taken while the rows of this one
     stream, and its rows while the results of this one leave.
 
+    Where ``config.attention_runs`` says so, the rows of an operation come in one or more runs, for each a command, queries and
+    lanes; a lane sees rows ``start .. limit - 1`` of each. So a program can give queries another rotation for some rows
+    (StreamingLLM), let lanes see their own segments only (packed prompts), and read rows that several sequences share once.
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -58,11 +62,13 @@ class Attention(wiring.Component):
     -------
     i_command : In(stream of {lanes, rows, beats: 16, words: 16})
         One per operation: lanes in use, rows, beats of K (= of V) per row, V-words per head; all at least 1
-        and within the configuration. Others are not checked.
+        and within the configuration. Others are not checked. With runs one per run, ``begins`` and ``ends`` on the first and on the
+        last of an operation, whose lanes, beats and words are the same.
     i_query : In(stream of {q: V x signed(kv_bits), last})
         ``words`` words per lane, lane after lane, ``last`` on the last word of each.
-    i_lane : In(stream of {scale: SCALAR, limit})
-        One per lane: real value of one step of q times log2(e) / sqrt(head_dim); rows that the lane sees.
+    i_lane : In(stream of {scale: SCALAR, limit}), with runs also ``start``
+        One per lane: real value of one step of q times log2(e) / sqrt(head_dim); rows that the lane sees, of all runs together at
+        most ``max_context``.
     i_rows : In(stream of bus_bits)
         Row after row: header (K scale in bits 0..31, V scale in 32..63: 16-bit mantissa, then signed
         exponent), beats of K, beats of V, zero padded. The header is in the top 64 bits of K's last beat if K leaves

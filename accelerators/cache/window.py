@@ -59,7 +59,7 @@ class WindowCache(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self._rows = ContiguousCache(config)
-        self.latency = {"sinks": 2 + self._rows.latency, "recent": 2 + POSITION_BITS + self._rows.latency}
+        self.latency = {"sinks": 4 + self._rows.latency, "recent": 4 + POSITION_BITS + self._rows.latency}
         self.interval = self._rows.interval
         slots = range(config.max_context + 1)
         super().__init__({
@@ -97,53 +97,55 @@ class WindowCache(wiring.Component):
         position, left = Signal(POSITION_BITS), Signal.like(request.count)
         remainder, dividend, step = Signal(len(self.recent) + 1), Signal(POSITION_BITS), Signal(range(POSITION_BITS))
         doubled = Cat(dividend[-1], remainder)
-        end, oldest = Signal(POSITION_BITS + 1), Signal(POSITION_BITS + 1)
-        room = Signal.like(self.recent)
-        m.d.comb += [end.eq(request.position + request.count), room.eq(self.recent - remainder[:len(room)])]
+        oldest, first, end = Signal(POSITION_BITS + 1), Signal(POSITION_BITS), Signal(POSITION_BITS + 1)
         m.d.sync += oldest.eq(Mux(self.length > self.recent, self.length - self.recent, 0))
         known, known_remainder, remembers = Signal(POSITION_BITS), Signal.like(self.recent), Signal()
         following = Signal.like(self.recent)
-        m.d.comb += following.eq(Mux(known_remainder + 1 == self.recent, 0, known_remainder + 1))
+        m.d.sync += following.eq(Mux(known_remainder + 1 == self.recent, 0, known_remainder + 1))
         with m.If(self.clear):
             m.d.sync += [self.error.eq(0), remembers.eq(0)]
 
-        def send(where, most, after: str) -> None:
-            """Offer the rows from ``where`` on, at most ``most``; all of them end the request, else ``after`` goes on."""
-            count = Mux(left < most, left, most)
-            m.d.comb += [sent.valid.eq(1), sent.p.position.eq(where), sent.p.count.eq(count)]
-            with m.If(sent.ready):
-                m.d.sync += [position.eq(position + count), left.eq(left - count),
-                             run.position.eq(position), run.count.eq(count), run.last.eq(left <= most)]
-                m.next = after
-                with m.If(left <= most):
-                    m.next = "IDLE"
+        # The next run of slots, and whether the ring's end is behind it.
+        following_run, slot, around = Signal(run.shape()), Signal.like(sent.p.position), Signal()
+        at_sinks, is_known, is_next, beyond, gone = Signal(), Signal(), Signal(), Signal(), Signal()
+
+        def prepare(where, most, to_ring_end: bool) -> None:
+            """The rows from ``where`` on, at most ``most``."""
+            m.d.sync += [slot.eq(where), following_run.position.eq(position), following_run.count.eq(Mux(left < most, left, most)),
+                         following_run.last.eq(left <= most), around.eq(to_ring_end)]
+            m.next = "SEND"
 
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.i_request.ready.eq(1)
-                m.d.sync += request.eq(self.i_request.p)
+                m.d.sync += [request.eq(self.i_request.p), end.eq(self.i_request.p.position + self.i_request.p.count),
+                             first.eq(Mux(self.i_request.p.position < self.sinks, self.sinks, self.i_request.p.position))]
                 with m.If(self.i_request.valid):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [position.eq(request.position), left.eq(request.count), dividend.eq(request.position - self.sinks),
-                             remainder.eq(0), step.eq(0)]
-                m.next = "DIVIDE"
-                with m.If(request.position < self.sinks):
-                    m.next = "SINKS"
-                with m.Elif(remembers & (request.position == known)):
-                    m.d.sync += remainder.eq(known_remainder)
-                    m.next = "RING"
-                with m.Elif(remembers & (request.position == known + 1)):
-                    m.d.sync += remainder.eq(following)
-                    m.next = "RING"
-                gone = (end > self.sinks) & (Mux(request.position < self.sinks, self.sinks, request.position) < oldest)
+                             remainder.eq(0), step.eq(0),
+                             at_sinks.eq(request.position < self.sinks), is_known.eq(remembers & (request.position == known)),
+                             is_next.eq(remembers & (request.position - 1 == known)),
+                             beyond.eq(end > self.length), gone.eq((end > self.sinks) & (first < oldest))]
+                m.next = "FIND"
                 with m.If(request.count == 0):
                     m.next = "IDLE"
-                with m.Elif((end > self.length) | gone):
+            with m.State("FIND"):
+                m.next = "DIVIDE"
+                with m.If(beyond | gone):
                     m.d.sync += self.error.eq(1)
                     m.next = "IDLE"
+                with m.Elif(at_sinks):
+                    m.next = "SINKS"
+                with m.Elif(is_known):
+                    m.d.sync += remainder.eq(known_remainder)
+                    m.next = "RING"
+                with m.Elif(is_next):
+                    m.d.sync += remainder.eq(following)
+                    m.next = "RING"
             with m.State("SINKS"):
-                send(position, self.sinks - position, "RING")  # from its first slot on
+                prepare(position, self.sinks - position, False)
             with m.State("DIVIDE"):
                 m.d.sync += [remainder.eq(Mux(doubled >= self.recent, doubled - self.recent, doubled)),
                              dividend.eq(dividend << 1), step.eq(step + 1)]
@@ -151,7 +153,18 @@ class WindowCache(wiring.Component):
                     m.next = "RING"
             with m.State("RING"):
                 m.d.sync += [known.eq(position), known_remainder.eq(remainder), remembers.eq(~self.clear)]
-                send(self.sinks + remainder, room, "AROUND")
+                prepare(self.sinks + remainder, (self.recent - remainder)[:len(self.recent)], True)
             with m.State("AROUND"):
-                send(self.sinks, self.recent, "IDLE")
+                prepare(self.sinks, self.recent, True)
+            with m.State("SEND"):
+                m.d.comb += [sent.valid.eq(1), sent.p.position.eq(slot), sent.p.count.eq(following_run.count)]
+                with m.If(sent.ready):
+                    m.d.sync += [run.eq(following_run), position.eq(position + following_run.count),
+                                 left.eq(left - following_run.count)]
+                    with m.If(following_run.last):
+                        m.next = "IDLE"
+                    with m.Elif(around):
+                        m.next = "AROUND"
+                    with m.Else():
+                        m.next = "RING"  # from its first slot on
         return m

@@ -119,7 +119,7 @@ def finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> 
     return (acc >> before) * reciprocal + half >> after, exponent
 
 
-def _checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig):
+def _checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig, starts: Any = 0):
     q, limits, k, k_scales, v, v_scales = (np.asarray(a, dtype=INT64)
                                            for a in (q, limits, k, k_scales, v, v_scales))
     lanes, head_dim = q.shape
@@ -135,8 +135,9 @@ def _checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorCon
             raise ValueError(f"{name} must be in {low}..{high}, not {array.min()}..{array.max()}")
     if len(scales) != lanes:
         raise ValueError(f"scales must have one entry per lane ({lanes}), not {len(scales)}")
-    if not 0 < rows <= config.max_context:
-        raise ValueError(f"rows must be in 1..{config.max_context}, not {rows}")
+    seen = int(np.clip(limits - starts, 0, rows).max(initial=0))
+    if not rows or seen > config.max_context:
+        raise ValueError(f"rows must be at least 1 and a lane see at most {config.max_context}, not {rows} and {seen}")
     return q, limits, k, k_scales, v, v_scales
 
 
@@ -204,13 +205,15 @@ class Rows(NamedTuple):
 
 
 def attend_runs(runs: Sequence[Rows], config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """``attend`` over several runs of rows, one after another, each with queries of its own."""
+    """``attend`` over several runs of rows, one after another, each with queries of its own; a lane sees at most ``max_context``
+    rows of all."""
     lanes, frac = len(runs[0].q), config.logit_frac_bits
     x, exponents = np.zeros(runs[0].q.shape, INT64), np.full(lanes, NO_VALUE_EXPONENT, INT64)
     undefined = INT64(-(1 << 20))
     blocks = []
     for run in runs:
-        q, limits, k, k_scales, v, v_scales = _checked(run.q, run.scales, run.limits, run.k, run.k_scales, run.v, run.v_scales, config)
+        q, limits, k, k_scales, v, v_scales = _checked(run.q, run.scales, run.limits, run.k, run.k_scales, run.v, run.v_scales, config,
+                                                       run.starts)
         queries = np.array([query_scale(scale) for scale in run.scales], INT64).reshape(-1, 2, 1)
         dots = (q.astype(np.float64) @ k.astype(np.float64).T).astype(INT64)
         blocks.append((logits(dots, (queries[:, 0], queries[:, 1]), k_scales, config), limits, v, v_scales))

@@ -67,7 +67,7 @@ def test_refused_configurations(change, message):
 
 def test_every_number_must_be_an_integer():
     for field in fields(AcceleratorConfig):
-        if field.name != "name":
+        if field.type is int:
             for value in (2.0, "2", None, True):
                 with pytest.raises(TypeError) as caught:
                     replace(TINY, **{field.name: value})
@@ -105,7 +105,8 @@ def test_nan_is_refused():
 @pytest.mark.parametrize("each", [TINY, MODEL, *PRESETS.values()])
 def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
-    assert each.to_json() == asdict(each)
+    later = {"cache": "contiguous"}  # parameters that are left out at their default: hashes of older configurations stay
+    assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
 
@@ -113,6 +114,12 @@ def test_json_round_trip(each):
 def test_from_json_checks_too():
     with pytest.raises(ValueError, match="bus_bits must be a power of two"):
         AcceleratorConfig.from_json({**TINY.to_json(), "bus_bits": 40})
+
+
+def test_cache_is_one_that_there_is():
+    for value in ("paged", "", 2, None):
+        with pytest.raises(ValueError, match=f"cache must be one of contiguous, window, not {value!r}"):
+            replace(TINY, cache=value)
 
 
 def test_frozen_and_hashable():

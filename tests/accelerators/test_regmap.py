@@ -25,7 +25,9 @@ def bases(config):
 
 
 def test_offsets_do_not_depend_on_the_configuration():
-    maps = [register_map(config).offsets.items() - bases(config).items() for config in PRESETS.values()]
+    window = {"KV_SINKS": 0x180, "KV_WINDOW": 0x184, "KV_POSITIONS": 0x188}.items()
+    assert all((window <= register_map(config).offsets.items()) == (config.cache == "window") for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
 

@@ -106,6 +106,17 @@ def test_filled_context(model, tmp_path):
     assert values[0] > values[1]  # one record more
 
 
+def test_window(model, tmp_path, capsys):
+    """Beyond the cache and beyond the model's longest context (24)."""
+    assert run(model, tmp_path, "--prompt-ids", "1,2,3", "--tokens", "40", "--ignore-eos", "--window", "8", "--sinks", "2") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["golden_match"] is True and summary["tokens_generated"] == 40 and summary["preset"] == "tiny_window"
+    cache = summary["kv_cache"]
+    assert (cache["kind"], cache["sinks"], cache["recent"], cache["positions"], cache["text_positions"]) == ("window", 2, 8, 11, 42)
+    assert cache["bytes"] == 11 * cache["bytes_per_position"]
+    assert f"2 sinks and the latest 8 positions: {cache['bytes']:,} bytes" in capsys.readouterr().out
+
+
 def test_run_on_a_dram_model(model, tmp_path, capsys):
     options = ("--prompt-ids", "1,2,3", "--tokens", "3", "--ignore-eos", "--memory-model", "ddr4", "--clock-mhz", "100")
     assert run(model, tmp_path, *options, "--read-trace", str(tmp_path / "reads.csv")) == 0
@@ -125,10 +136,19 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
                                                                        "context of 25; this model on preset 'tiny' has 24"),
     (("--prompt-ids", "1", "--context", "25"), "context must be in 1..24, not 25"),
     (("--prompt-ids", "1", "--temperature", "1", "--top-k", "9"), "--top-k must be at most 8 on preset 'tiny', not 9"),
+    (("--prompt-ids", "1", "--sinks", "4"), "--sinks has no effect without --window: all positions are kept"),
+    (("--prompt-ids", "1", "--window", "124", "--sinks", "4"),
+     "must together be at most 127 on preset 'tiny_window', max_context less a chunk's token_lanes - 1, not 4 + 124"),
+    (("--prompt-ids", "1", "--window", "8", "--fill-context", "9"),
+     "--fill-context fills a KV cache that keeps all positions: it does not go with --window"),
+    (("--prompt-ids", "1", "--window", "8", "--context", "9", "--tokens", "10"), "need a context of 10; this model on preset "
+                                                                                 "'tiny_window' has 9"),
+    (("--prompt-ids", "1", "--preset", "tiny_window"), "sinks and window go with a cache of kind 'window'"),
     (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
-    (("--prompt-ids", "1", "--preset", "huge"), "preset must be one of edge, kv260, tiny, not 'huge'\n"),
-    (("--prompt-ids", "1", "--preset", "egde"), "preset must be one of edge, kv260, tiny, not 'egde'; did you mean 'edge'?\n"),
+    (("--prompt-ids", "1", "--preset", "huge"), "preset must be one of edge, kv260, tiny, tiny_window, not 'huge'\n"),
+    (("--prompt-ids", "1", "--preset", "egde"),
+     "preset must be one of edge, kv260, tiny, tiny_window, not 'egde'; did you mean 'edge'?\n"),
 ])
 def test_bad_run(model, tmp_path, capsys, folder, unbuilt, options, message):
     """Nothing is begun, and no summary of an earlier run is left to be taken for one of this."""
@@ -164,6 +184,8 @@ def test_damaged_tokenizer(model, tmp_path, capsys, unbuilt):
     (("--tokens", "0"), "--tokens: must be a whole number in 1..1048576, not '0'"),
     (("--prompt-length", "1e9"), "--prompt-length: must be a whole number in 1..1048576, not '1e9'"),
     (("--fill-context", "-1"), "--fill-context: must be a whole number in 1..1048576, not '-1'"),
+    (("--window", "0"), "--window: must be a whole number in 1..1048576, not '0'"),
+    (("--sinks", "-1"), "--sinks: must be a whole number in 0..1048576, not '-1'"),
     (("--context", "0"), "--context: must be a whole number in 1..1048576, not '0'"),
     (("--top-k", "0"), "--top-k: must be a whole number in 1..1048576, not '0'"),
     (("--seed", "-1"), "--seed: must be a whole number in 0..4294967295, not '-1'"),
@@ -258,8 +280,11 @@ def test_image(model, tmp_path, capsys):
     assert main(["image", str(stem), "--checkpoint", str(model), "--preset", "tiny", "--program"]) == 0
     out = capsys.readouterr().out
     assert "layers.0.qkv" in out and "LINEAR" in out and "bits per ternary weight" in out
-    assert main(["image", str(stem), "--preset", "tiny", "--fraction-bits", "0"]) == 2
-    assert "--preset, --fraction-bits: only with --checkpoint" in capsys.readouterr().err
+    assert main(["image", str(stem), "--preset", "tiny", "--fraction-bits", "0", "--sinks", "0"]) == 2
+    assert "--preset, --fraction-bits, --sinks: only with --checkpoint" in capsys.readouterr().err
+    windowed = tmp_path / "windowed"
+    assert main(["image", str(windowed), "--checkpoint", str(model), "--preset", "tiny", "--window", "8"]) == 0
+    assert "KV cache of 9 positions (sinks and a ring) for texts of up to 24" in capsys.readouterr().out
     path = stem.with_suffix(".bin")
     path.write_bytes(path.read_bytes()[:-4])
     assert main(["image", str(stem)]) == 2
