@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 HEADER_BITS = 64
 """Header of a K/V record: the scales of key and value."""
 
-CACHES = ("contiguous", "window")
+CACHES = ("contiguous", "window", "paged")
 """Controllers of the KV cache that an accelerator can have."""
 
 POSITION_BITS = 20
@@ -211,8 +211,11 @@ class AcceleratorConfig(_Json):
         Depth of the queue of all other data (gains, tables, embedding and K/V rows), beats, a power of two.
     top_k : int
         Longest candidate list of the sampler.
-    cache : ``"contiguous"`` or ``"window"``
-        Controller of the KV cache: all positions, or the first ones and the latest ones of a text of any length.
+    cache : ``"contiguous"``, ``"window"`` or ``"paged"``
+        Controller of the KV cache: all positions; the first ones and the latest ones of a text of any length; several sequences that
+        share blocks.
+    sequences, block_size : int
+        With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two.
     """
 
     name: str
@@ -245,6 +248,8 @@ class AcceleratorConfig(_Json):
     buffer_tokens: int = 1
     multiplier_bits: int = 18
     cache: str = "contiguous"
+    sequences: int = 4
+    block_size: int = 16
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -296,13 +301,18 @@ class AcceleratorConfig(_Json):
         check_int("max_heads", self.max_heads, 1, 128, power_of_two=True)
         if self.cache not in CACHES:
             raise ValueError(f"cache must be one of {', '.join(CACHES)}, not {self.cache!r}")
+        check_int("sequences", self.sequences, 2, 64)
+        check_int("block_size", self.block_size, 1, 1024, power_of_two=True)
+        if self.cache == "paged" and not (self.chunks == 1 and self.block_size <= self.max_context < 1 << 18):
+            raise ValueError(f"with cache = 'paged', chunks must be 1, and max_context at least block_size and below 2**18, not "
+                             f"{self.chunks}, {self.max_context} and {self.block_size}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
 
     def to_json(self) -> dict[str, Any]:
         """All parameters but those that came later and have their default, so that the hashes of older configurations stay."""
-        return {name: value for name, value in super().to_json().items() if (name, value) != ("cache", "contiguous")}
+        return {name: value for name, value in super().to_json().items() if _LATER.get(name) != value}
 
     @property
     def attention_runs(self) -> bool:
@@ -312,7 +322,7 @@ class AcceleratorConfig(_Json):
     @property
     def max_positions(self) -> int:
         """Positions of the longest text."""
-        return (1 << POSITION_BITS) - 1 if self.attention_runs else self.max_context
+        return (1 << POSITION_BITS) - 1 if self.cache == "window" else self.max_context
 
     @property
     def bus_bytes(self) -> int:
@@ -381,3 +391,6 @@ class AcceleratorConfig(_Json):
     def head_shift(self) -> int:
         """Low bits dropped from dot product times 16-bit row scale so that every logit fits 48 bits."""
         return max(0, bits_for_magnitude(self.head_sum_magnitude * 0xFFFF) - 48)
+
+
+_LATER = {field.name: field.default for field in fields(AcceleratorConfig) if field.name in ("cache", "sequences", "block_size")}

@@ -4,10 +4,10 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..config import POSITION_BITS, AcceleratorConfig, check_int
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 
-__all__ = ["ContiguousCache", "request_layout"]
+__all__ = ["ContiguousCache", "read_layout", "request_layout"]
 
 HEAD_BITS = 8
 BEATS_BITS = BURST_COMMAND["beats"].width
@@ -19,6 +19,13 @@ def request_layout(config: AcceleratorConfig, rows: int | None = None) -> data.S
     positions = range((config.max_context if rows is None else rows) + 1)
     return data.StructLayout({"write": 1, "base": ADDRESS_BITS, "head": HEAD_BITS, "position": positions,
                               "count": positions})
+
+
+def read_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Of a controller whose requests may need several bursts: one of them, the positions whose rows it reads (``count`` from
+    ``position`` on), and whether it is the request's last one."""
+    return data.StructLayout({**BURST_COMMAND.members, "position": POSITION_BITS, "count": request_layout(config).members["count"],
+                              "last": 1})
 
 
 class ContiguousCache(wiring.Component):

@@ -10,9 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, check_int
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from ..streams import connect
 from .blocks import BlockPool, PoolCommand, block_count
-from .contiguous import ContiguousCache, request_layout
+from .contiguous import ContiguousCache, read_layout, request_layout
 
 __all__ = ["PagedCache", "SequenceCommand", "SequenceError", "copy_layout", "paged_request", "sequence_command", "sequence_result"]
 
@@ -84,11 +83,11 @@ class PagedCache(wiring.Component):
     config : AcceleratorConfig
         As for ``ContiguousCache``.
     sequences : int
-        2 to 256.
+        2 to 256; those of the configuration by default.
     block_size : int
-        Positions of a block, a power of two up to 1024 and to ``max_context``.
+        Positions of a block, a power of two up to 1024 and to ``max_context``; that of the configuration by default.
     blocks : int
-        Blocks of the pool, 2 to 2**16.
+        Blocks of the pool, 2 to 2**16; ``block_count`` by default.
 
     Members
     -------
@@ -96,7 +95,7 @@ class PagedCache(wiring.Component):
         One result for each command. Commands and requests that are offered together take turns in no stated order.
     o_copy : Out(stream of copy_layout)
         Before ``o_done`` of an EXTEND that had to copy. Who takes it copies before rows of the sequence are read or written.
-    i_request : In(stream of paged_request); o_read, o_write : Out(stream of BURST_COMMAND)
+    i_request : In(stream of paged_request); o_read : Out(stream of read_layout), o_write : Out(stream of BURST_COMMAND)
         Commands in the order of the rows, for requests within the sequence; a request of no rows gives none.
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
@@ -114,7 +113,10 @@ class PagedCache(wiring.Component):
     """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing, and what comes for each block; for
     an EXTEND within a block, to see whether others have it too; and for the copy then."""
 
-    def __init__(self, config: AcceleratorConfig, *, sequences: int = 4, block_size: int = 16, blocks: int | None = None):
+    def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
+                 blocks: int | None = None):
+        sequences = config.sequences if sequences is None else sequences
+        block_size = config.block_size if block_size is None else block_size
         check_int("sequences", sequences, 2, 256)
         check_int("block_size", block_size, 1, min(1024, config.max_context), power_of_two=True)
         blocks = block_count(config, block_size, sequences) if blocks is None else blocks
@@ -126,7 +128,7 @@ class PagedCache(wiring.Component):
             "o_done": Out(stream.Signature(sequence_result(config))),
             "o_copy": Out(stream.Signature(copy_layout(blocks, block_size))),
             "i_request": In(stream.Signature(paged_request(config, sequences))),
-            "o_read": Out(stream.Signature(BURST_COMMAND)),
+            "o_read": Out(stream.Signature(read_layout(config))),
             "o_write": Out(stream.Signature(BURST_COMMAND)),
             "record_beats": In(range(config.max_record_beats + 1)),
             "head_stride": In(ADDRESS_BITS),
@@ -137,7 +139,7 @@ class PagedCache(wiring.Component):
 
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "PagedCache":
-        """Four sequences, blocks of 16 positions."""
+        """Sequences and blocks of the configuration."""
         return cls(config)
 
     def elaborate(self, platform):
@@ -145,8 +147,9 @@ class PagedCache(wiring.Component):
         config, offset_bits = self.config, self.block_size.bit_length() - 1
         m.submodules.pool = pool = self._pool
         m.submodules.rows = rows = self._rows
-        connect(m, rows.o_read, wiring.flipped(self.o_read))
-        connect(m, rows.o_write, wiring.flipped(self.o_write))
+        for source, sink in ((rows.o_read, self.o_read), (rows.o_write, self.o_write)):
+            m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready),
+                         *(sink.p[name].eq(source.p[name]) for name in BURST_COMMAND.members)]
         m.d.comb += [rows.capacity.eq(self.blocks * self.block_size), rows.record_beats.eq(self.record_beats),
                      rows.head_stride.eq(self.head_stride), self.free.eq(pool.free)]
         with m.If(self.clear):
@@ -306,9 +309,11 @@ class PagedCache(wiring.Component):
         config, offset_bits, rows = self.config, self.block_size.bit_length() - 1, self._rows
         at, left = Signal(_positions(config)), Signal(_positions(config))  # the part that is still to come
         here, offset = Signal(range(self.block_size + 1)), Signal(range(max(self.block_size, 2)))
-        run = Signal(data.StructLayout({"start": range(self.blocks * self.block_size), "rows": _positions(config)}))
+        run = Signal(data.StructLayout({"start": range(self.blocks * self.block_size), "rows": _positions(config),
+                                        "position": _positions(config)}))
         follows, last_block = Signal(), Signal(range(self.blocks))
         room = self.block_size - offset
+        shown = self.o_read.p  # stands while the burst waits: the next run is sent behind it
         m.d.comb += [
             offset.eq(at[:offset_bits]), here.eq(Mux(left < room, left, room)),
             follows.eq((run.rows == 0) | (entry == last_block + 1)),
@@ -339,13 +344,15 @@ class PagedCache(wiring.Component):
                 m.d.sync += [run.rows.eq(run.rows + here), at.eq(at + here), left.eq(left - here), index.eq(index + 1),
                              last_block.eq(entry)]
                 with m.If(run.rows == 0):
-                    m.d.sync += run.start.eq(entry << offset_bits | offset)
+                    m.d.sync += [run.start.eq(entry << offset_bits | offset), run.position.eq(at)]
                 with m.If(left != here):
                     m.next = "LOOK"
         with m.State("SEND"):
             m.d.comb += rows.i_request.valid.eq(run.rows != 0)
             with m.If(rows.i_request.ready | (run.rows == 0)):
                 m.d.sync += run.rows.eq(0)
+                with m.If(run.rows != 0):
+                    m.d.sync += [shown.position.eq(run.position), shown.count.eq(run.rows), shown.last.eq(left == 0)]
                 m.next = "ROWS"
                 with m.If(left == 0):
                     m.next = "IDLE"

@@ -6,20 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from .contiguous import ContiguousCache, request_layout
+from .contiguous import ContiguousCache, read_layout, request_layout
 
-__all__ = ["WindowCache", "window_read", "window_request"]
+__all__ = ["WindowCache", "window_request"]
 
 
 def window_request(config: AcceleratorConfig) -> data.StructLayout:
     """As ``request_layout``, with positions in the text."""
     return data.StructLayout({**request_layout(config).members, "position": POSITION_BITS})
-
-
-def window_read(config: AcceleratorConfig) -> data.StructLayout:
-    """A burst, the positions whose rows it reads (``count`` from ``position`` on), and whether it is the request's last one."""
-    return data.StructLayout({**BURST_COMMAND.members, "position": POSITION_BITS, "count": request_layout(config).members["count"],
-                              "last": 1})
 
 
 class WindowCache(wiring.Component):
@@ -40,7 +34,7 @@ class WindowCache(wiring.Component):
     -------
     i_request : In(stream of window_request)
         Positions ``position`` to ``position + count - 1`` of a K/V head.
-    o_read : Out(stream of window_read), o_write : Out(stream of BURST_COMMAND)
+    o_read : Out(stream of read_layout), o_write : Out(stream of BURST_COMMAND)
         One command for each run of slots, in the order of the positions: sinks, ring up to its end, ring from its begin; those
         that lie one behind the other are not joined.
     sinks, recent : In(range(max_context + 1))
@@ -64,7 +58,7 @@ class WindowCache(wiring.Component):
         slots = range(config.max_context + 1)
         super().__init__({
             "i_request": In(stream.Signature(window_request(config))),
-            "o_read": Out(stream.Signature(window_read(config))),
+            "o_read": Out(stream.Signature(read_layout(config))),
             "o_write": Out(stream.Signature(BURST_COMMAND)),
             "sinks": In(slots), "recent": In(slots, init=1), "length": In(POSITION_BITS),
             "record_beats": In(range(config.max_record_beats + 1)),

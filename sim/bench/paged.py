@@ -153,7 +153,11 @@ class PagedCacheBench(UnitBench):
             place = {name: item[name] for name in ("sequence", "base", "head", "position", "count")}
             for command in tables.commands(**place, write=bool(item["write"]), record_beats=self.beats,
                                            head_stride=self.head_stride, bus_bits=self.config.bus_bits):
-                yield ("error", 1) if command is None else ("o_write" if item["write"] else "o_read", vars(command))
+                if command is None:
+                    yield "error", 1
+                else:
+                    burst, where = command
+                    yield ("o_write", vars(burst)) if item["write"] else ("o_read", vars(burst) | where)
         yield "free", tables.pool.free
 
     def begin(self, stimulus: Items) -> None:

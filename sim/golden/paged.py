@@ -133,9 +133,10 @@ class PagedTables:
         mine.length = 0
         return SequenceResult(0, 0)
 
-    def runs(self, sequence: int, position: int, count: int, *, write: bool) -> Iterator[tuple[int, int] | None]:
-        """``(first row, rows)`` for each run of blocks that lie one behind the other; ``None`` for an error, which ends it."""
-        mine, start, rows, last = self.sequences[sequence], 0, 0, 0
+    def runs(self, sequence: int, position: int, count: int, *, write: bool) -> Iterator[tuple[int, int, int] | None]:
+        """``(first row, rows, first position)`` for each run of blocks that lie one behind the other; ``None`` for an error, which
+        ends it."""
+        mine, start, rows, last, at = self.sequences[sequence], 0, 0, 0, 0
         if position + count > mine.length:
             yield None
             return
@@ -144,21 +145,27 @@ class PagedTables:
             block, here = mine.blocks[index], min(count, self.block_size - offset)
             owned = not write or self.pool.counts[block] == 1
             if rows and (not owned or block != last + 1):
-                yield start, rows
+                yield start, rows, at
                 rows = 0
             if not owned:
                 yield None
                 return
             if not rows:
-                start = block * self.block_size + offset
+                start, at = block * self.block_size + offset, position
             rows, last, position, count = rows + here, block, position + here, count - here
         if rows:
-            yield start, rows
+            yield start, rows, at
 
     def commands(self, sequence: int, base: int, head: int, position: int, count: int, *, write: bool, record_beats: int,
-                 head_stride: int, bus_bits: int) -> Iterator[BurstCommand | None]:
-        """The burst of each run."""
+                 head_stride: int, bus_bits: int) -> Iterator[tuple[BurstCommand, dict[str, int]] | None]:
+        """The burst of each run and which positions it has (``position``, ``count``, ``last``)."""
         capacity = self.pool.blocks * self.block_size
         for run in self.runs(sequence, position, count, write=write):
-            yield run and contiguous_command(base, head, *run, capacity=capacity, record_beats=record_beats,
-                                             head_stride=head_stride, bus_bits=bus_bits)
+            if run is None:
+                yield None
+                continue
+            start, rows, at = run
+            command = contiguous_command(base, head, start, rows, capacity=capacity, record_beats=record_beats,
+                                         head_stride=head_stride, bus_bits=bus_bits)
+            assert command is not None
+            yield command, {"position": at, "count": rows, "last": int(at + rows == position + count)}

@@ -105,7 +105,7 @@ def test_nan_is_refused():
 @pytest.mark.parametrize("each", [TINY, MODEL, *PRESETS.values()])
 def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
-    later = {"cache": "contiguous"}  # parameters that are left out at their default: hashes of older configurations stay
+    later = {"cache": "contiguous", "sequences": 4, "block_size": 16}  # parameters that are left out at their default: hashes of older configurations stay
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -117,9 +117,12 @@ def test_from_json_checks_too():
 
 
 def test_cache_is_one_that_there_is():
-    for value in ("paged", "", 2, None):
-        with pytest.raises(ValueError, match=f"cache must be one of contiguous, window, not {value!r}"):
+    for value in ("ring", "", 2, None):
+        with pytest.raises(ValueError, match=f"cache must be one of contiguous, window, paged, not {value!r}"):
             replace(TINY, cache=value)
+    for options in ({"chunks": 2}, {"block_size": 1024}):
+        with pytest.raises(ValueError, match="with cache = 'paged', chunks must be 1, and max_context at least block_size"):
+            replace(TINY, cache="paged", **options)
 
 
 def test_frozen_and_hashable():

@@ -87,10 +87,10 @@ def test_a_shared_block_is_copied_once_and_the_last_owner_writes_in_place():
 def test_runs_join_blocks_that_follow_each_other():
     paged = tables()
     paged.extend(0, 12)
-    assert list(paged.runs(0, 2, 9, write=False)) == [(2, 9)]
+    assert list(paged.runs(0, 2, 9, write=False)) == [(2, 9, 2)]
     paged.extend(1, 4)
     paged.extend(0, 4)
-    assert list(paged.runs(0, 0, 16, write=False)) == [(0, 12), (16, 4)]
+    assert list(paged.runs(0, 0, 16, write=False)) == [(0, 12, 0), (16, 4, 12)]
     assert list(paged.runs(0, 10, 7, write=False)) == [None]
 
 
@@ -98,7 +98,7 @@ def test_rows_of_a_shared_block_are_not_written():
     paged = tables()
     paged.extend(0, 9)
     paged.fork(1, 0, 4)
-    assert list(paged.runs(0, 4, 5, write=True)) == [(4, 5)]
+    assert list(paged.runs(0, 4, 5, write=True)) == [(4, 5, 4)]
     assert list(paged.runs(0, 0, 9, write=True)) == [None]
 
 

@@ -1,0 +1,56 @@
+"""Entries of a batch, defined once for hardware, golden model and host: what the accelerator does with which sequence in a step.
+Plain Python.
+
+A batch is a list of 32-bit words, each in the low bits of a bus word: entries, and behind an entry that does not ``feed`` the ids of
+its tokens. Tokens of all entries go through the model together, at most ``token_lanes`` of them."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = ["COUNT_BITS", "REFUSED", "SEQUENCE_BITS", "Entry", "EntryKind", "refusal"]
+
+COUNT_BITS, SEQUENCE_BITS = 18, 6
+OTHER, FEED, SAMPLE, SEQUENCE, KIND = 18, 22, 23, 24, 30
+"""Lowest bits of the fields."""
+
+REFUSED = 1 << 31
+"""In a word of the token output: not a token, but an entry that was refused; ``SequenceError`` from bit 16 on, its sequence below."""
+
+
+class EntryKind(IntEnum):
+    """What is done with ``sequence``."""
+
+    TOKENS = 1
+    """``count`` tokens follow at its end; with ``sample`` the last one's logits give a new token, with ``feed`` the (one) token is the
+    one that the sequence sampled last."""
+    FORK = 2
+    """It begins with the first ``count`` positions of ``other``, whole blocks."""
+    FREE = 3
+    """It has no positions any more."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry. ``ValueError`` names a field that does not fit."""
+
+    kind: EntryKind
+    sequence: int
+    count: int = 0
+    other: int = 0
+    sample: bool = False
+    feed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, bits in (("sequence", SEQUENCE_BITS), ("other", SEQUENCE_BITS), ("count", COUNT_BITS)):
+            if not 0 <= getattr(self, name) < 1 << bits:
+                raise ValueError(f"{self.kind.name}: {name} must be in 0..{(1 << bits) - 1}, not {getattr(self, name)}")
+
+    def encode(self) -> int:
+        """The word in memory."""
+        more = self.sample << SAMPLE | self.feed << FEED if self.kind is EntryKind.TOKENS else self.other << OTHER
+        return self.kind << KIND | self.sequence << SEQUENCE | more | self.count
+
+
+def refusal(word: int) -> tuple[int, int] | None:
+    """(sequence, error) if a word of the token output says that an entry was refused."""
+    return (word & 0xFFFF, word >> 16 & 0x7FFF) if word & REFUSED else None
