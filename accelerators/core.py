@@ -109,6 +109,7 @@ class Core(wiring.Component):
             "o_token": Out(stream.Signature(token_layout())),
             "busy": Out(1), "done": Out(1), "error": Out(8), "error_info": Out(32),
             "position": Out(20), "generated": Out(20), "tag": Out(16),
+            **({"kv_free_blocks": Out(20)} if config.cache == "paged" else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
@@ -129,8 +130,10 @@ class Core(wiring.Component):
         engine, norm, attention, head = TernaryEngine(config), NormQuantize(config), Attention(config), HeadMatvec(config)
         rope, residual, glu, embedding = Rope(config), ResidualAdd(config), Glu(config), Embedding(config)
         align, exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
-        window = config.cache == "window"
-        packer, cache, sampler = RecordPacker(config), WindowCache(config) if window else ContiguousCache(config), Sampler(config)
+        window, paged = config.cache == "window", config.cache == "paged"
+        packer, sampler = RecordPacker(config), Sampler(config)
+        # Addresses of records; those of several sequences come from the front end.
+        cache = None if paged else WindowCache(config) if window else ContiguousCache(config)
         vector_words = ceil_div(config.max_vector, lanes)
         gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
@@ -139,9 +142,9 @@ class Core(wiring.Component):
         parts = {"frontend": frontend, "executor": executor, "memory": vectors, "engine": engine, "norm_quantize": norm,
                  "align": align, "head_exponents": exponents, "gains": gains, "rope": rope, "rotary_table": table,
                  "residual": residual, "glu": glu, "embedding": embedding, "attention": attention, "packer": packer,
-                 "cache": cache, "head": head, "sampler": sampler}
+                 **({} if paged else {"cache": cache}), "head": head, "sampler": sampler}
         for names in self.PARTS:
-            resets.add(**{name: parts.pop(name) for name in names})
+            resets.add(**{name: parts.pop(name) for name in names if name in parts})
         assert not parts
         m.submodules.operations = operations = Queue(operation_layout(config), OPERATIONS)
         m.submodules.matrices = matrices = Queue(data.StructLayout({"head": 1}), OPERATIONS)
@@ -246,7 +249,7 @@ class Core(wiring.Component):
             wiring.connect(m, source, commands.i)
             pass_fields(m, commands.o, sink)
         for name, sink, others in (("o_sampler", sampler.i_command, {"greedy": self.greedy, "k": self.top_k}),
-                                   ("o_request", cache.i_request, {"write": 1, "count": 1})):
+                                   *([] if paged else [("o_request", cache.i_request, {"write": 1, "count": 1})])):
             source = getattr(executor, name)
             command = buffered(m, source, f"command_{name[2:]}")
             pass_fields(m, command.o, sink, **others)
@@ -267,7 +270,7 @@ class Core(wiring.Component):
             wiring.connect(m, frontend.o_rows, rows.i)
             wiring.connect(m, rows.o, executor.i_rows)
             m.d.comb += [limits.i.p.start.eq(lane.p.start), attention.i_lane.p.start.eq(limits.o.p.start),
-                         executor.window.eq(self.kv_window)]
+                         *([executor.window.eq(self.kv_window)] if window else [])]
 
         # Vectors from memory to the elementwise units, which may be far away on the device.
         quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
@@ -348,8 +351,15 @@ class Core(wiring.Component):
         ]
 
         # K/V records to memory.
-        pass_fields(m, cache.o_write, self.o_record)
-        m.d.comb += cache.o_read.ready.eq(1)
+        if paged:
+            m.submodules.record_commands = records = Queue(self.o_record.p.shape(), max(8, config.token_lanes * config.max_heads))
+            wiring.connect(m, frontend.o_record, records.i)
+            wiring.connect(m, records.o, wiring.flipped(self.o_record))
+            m.d.comb += [self.kv_free_blocks.eq(frontend.kv_free_blocks),
+                         frontend.program_done.eq(executor.operation_start & (executor.next_opcode == Opcode.END))]
+        else:
+            pass_fields(m, cache.o_write, self.o_record)
+            m.d.comb += cache.o_read.ready.eq(1)
         if window:
             # The front end lets no sinks and window come here that the slots do not hold; no position is written late.
             slots, length = Signal.like(cache.recent), Signal.like(cache.length)
@@ -357,12 +367,12 @@ class Core(wiring.Component):
             with m.If(cache.i_request.valid & cache.i_request.ready):
                 m.d.sync += length.eq(cache.i_request.p.position + 1)
             m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(length), cache.clear.eq(self.start)]
-        else:
+        elif not paged:
             # The front end lets no position beyond kv_capacity or max_context come here.
             m.d.comb += cache.capacity.eq(config.max_context)
         wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
         m.d.comb += [
-            cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride),
+            *([] if paged else [cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride)]),
             self.i_record_done.ready.eq(1), executor.record_written.eq(self.i_record_done.valid),
         ]
 

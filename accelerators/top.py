@@ -237,6 +237,7 @@ class Accelerator(wiring.Component):
             *(getattr(core, name).eq(getattr(registers, name)) for name in settings(config)),
             registers.busy.eq(core.busy | halted), registers.done.eq(core.done & ~core_reset),
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
+            *([registers.kv_free_blocks.eq(core.kv_free_blocks)] if config.cache == "paged" else []),
             registers.progress.eq(core.progress),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),

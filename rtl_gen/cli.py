@@ -104,6 +104,23 @@ def build_parser() -> argparse.ArgumentParser:
            help="also write the summary here; it is always written to build/run/summary.json. What the console shows is kept beside "
                 "both, as text")
 
+    option = command(commands.serve_sim, "serve-sim", "serve several requests at a time on the simulated accelerator",
+                     "Requests share steps (continuous batching, prompts in chunks) and the beginnings of their prompts (paged KV "
+                     "cache). Every token is compared with the golden model's run of its request alone. Exit status 1 if one differs.",
+                     "requests.json --checkpoint models/stories --preset tiny_paged")
+    option("requests", type=Path, metavar="REQUESTS.json",
+           help='list of requests: [{"prompt": "Once upon a time", "tokens": 20}, ...]; prompt_ids instead of prompt, and, if wanted, '
+                "name and arrival (number of a step)")
+    option("--checkpoint", type=Path, required=True, metavar="DIR",
+           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
+    option("--preset", help=f"{_PRESET}, with a paged KV cache; default: {DEFAULT_PRESET}")
+    option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    option("--no-sharing", action="store_true", help="compute and keep every prompt from its beginning, to see what sharing saves")
+    option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
+           help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
+    option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for DRAM models")
+    option("--json", type=Path, metavar="FILE", help="also write the summary here")
+
     option = command(commands.estimate, "estimate", "tell speed, bytes and utilization of a model that need not be simulated",
                      "From the cycle model (sim/timing), which is driven by the compiled program; needs no weights. Each figure says "
                      "whether it is measured, derived or projected.",

@@ -190,6 +190,12 @@ def estimate(options: Namespace) -> int:
     return 0
 
 
+def serve_sim(options: Namespace) -> int:
+    """``llmrtl serve-sim``."""
+    from .serve import serve_sim as run_service
+    return run_service(options)
+
+
 def synth(options: Namespace) -> int:
     """``llmrtl synth``."""
     from .synthesis import synth as run_synthesis

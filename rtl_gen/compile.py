@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ..accelerators.cache.blocks import block_count
 from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div, record_beats
 from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
 from ..sim.golden.numerics import Scalar
@@ -190,6 +191,10 @@ def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, win
     longest = min(limit, model.max_context) if context is None else context
     if not 1 <= longest <= limit:
         raise CompileError(f"context must be in 1..{limit}, not {longest}")
+    if config.cache == "paged":
+        if context is not None:
+            raise CompileError(f"context is that of preset {config.name!r}: its KV cache has {config.block_size} positions per block")
+        return _Room(block_count(config, config.block_size, config.sequences) * config.block_size, limit)
     if window is None:
         return _Room(longest, limit)
     sinks, recent = window
@@ -210,7 +215,10 @@ def _plan(model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors |
     # The cache lies behind the program and the prompt buffer; the operations count its addresses from 0 until here.
     program_bytes = ceil_div(len(program) * INSTRUCTION_BYTES, config.bus_bytes) * config.bus_bytes
     prompt_address = layout.end + program_bytes
-    kv_address = prompt_address + room.positions * config.bus_bytes
+    prompt_words = room.positions
+    if config.cache == "paged":  # a batch: at most an entry for each token, and three for each sequence
+        prompt_words = max(prompt_words, 2 * config.token_lanes + 3 * config.sequences)
+    kv_address = prompt_address + prompt_words * config.bus_bytes
     memory_bytes = kv_address + model.layers * model.kv_heads * build.head_stride
     if memory_bytes >= 1 << 32:
         raise CompileError(f"image and KV cache take {memory_bytes} bytes; addresses have 32 bits")
@@ -302,7 +310,9 @@ class _Builder:
             # To a query that sees a window, the sinks are right before it: at most ``sinks + recent - 1`` positions away.
             self.emit(name + "rotary embedding for sinks", Opcode.ROPE, source=memory.q, destination=memory.sink_q, count=model.heads,
                       rows=min(window.sinks + window.recent, window.positions), **rotary)
-            rotary["destination"], attention["other"] = memory.q, memory.sink_q
+            attention["other"] = memory.sink_q
+        if config.attention_runs:
+            rotary["destination"] = memory.q
         self.emit(name + "rotary embedding", Opcode.ROPE, source=memory.q, count=model.heads + model.kv_heads, **rotary)
         kept = 2.0 ** -ROPE_KEPT_BITS
         self.emit(name + "cache append", Opcode.APPEND, address=cache, source=memory.k, destination=memory.v,

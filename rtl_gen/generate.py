@@ -25,7 +25,7 @@ from .files import write_atomically
 from .image import Image, ImageError, image_files
 from .yowasp import build_root
 
-__all__ = ["Outcome", "compiled_image", "emitted_accelerator", "generate", "locate_mismatch", "summarize",
+__all__ = ["Outcome", "cache_summary", "compiled_image", "emitted_accelerator", "generate", "locate_mismatch", "summarize",
            "write_summary"]
 
 
@@ -200,7 +200,7 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
         "tokens": [token.token for token in tokens],
         "parameters": image.model.parameters, "checkpoint_sha256": image.checkpoint_sha256, "image_sha256": image.sha256,
         "verilog_sha256": emitted.sidecar["sha256"], "preset": image.config.name,
-        "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2), "kv_cache": _cache_summary(image),
+        "fraction_bits": image.fraction_bits, "simulation_seconds": round(outcome.seconds, 2), "kv_cache": cache_summary(image),
     }
     decode_bytes_per_cycle = None
     if tokens:
@@ -229,7 +229,7 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
     return summary
 
 
-def _cache_summary(image: Image) -> dict[str, Any]:
+def cache_summary(image: Image) -> dict[str, Any]:
     """The KV cache: positions it has room for, bytes per position and in all, and what is seen of the text if not all of it."""
     per_position = image.model.layers * image.model.kv_heads * image.kv_record_beats * image.config.bus_bytes
     cache = {"kind": image.config.cache, "positions": image.kv_capacity, "bytes_per_position": per_position,

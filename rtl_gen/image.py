@@ -61,7 +61,8 @@ class MemoryMap:
     config, model : what it was compiled for.
     memory_bytes : bytes of memory in use, prompt buffer and KV cache included.
     program_address, prompt_address : byte addresses.
-    kv_capacity, kv_record_beats, kv_head_stride : positions, bus words per record, bytes from head to head.
+    kv_capacity, kv_record_beats, kv_head_stride : positions (of all blocks, if it is paged), bus words per record, bytes from head
+        to head.
     operations : tag -> name, e.g. ``"layer 3 gate+up"``.
     sections : ranges of the image.
     window : of a KV cache that does not keep all positions, else ``None``.
@@ -82,6 +83,8 @@ class MemoryMap:
     @property
     def positions(self) -> int:
         """Positions of the longest text."""
+        if self.config.cache == "paged":
+            return min(self.model.max_context, self.config.max_context)
         return self.kv_capacity if self.window is None else self.window.positions
 
 

@@ -66,7 +66,7 @@ UNITS: dict[str, Unit] = {
         Unit("result_collector", _A + "memory.results:ResultCollector", _B + "vector:ResultCollectorBench", _ALL),
         Unit("head_exponents", _A + "attention.exponents:HeadExponents", _B + "exponents:HeadExponentsBench"),
         Unit("replay_buffer", _A + "memory.replay:ReplayBuffer", _B + "vector:ReplayBufferBench"),
-        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", _RUNS),
+        Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", (*_RUNS, "tiny_paged")),
         Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench", _RUNS),
         Unit("pow2_negative", _A + "exp:Pow2Negative", _B + "attention:Pow2NegativeBench"),
         Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench", _ALL),

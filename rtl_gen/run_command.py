@@ -28,6 +28,7 @@ from .files import write_atomically
 from .generate import compiled_image, emitted_accelerator, generate, locate_mismatch, summarize, write_summary
 from .image import Image
 from .outputs import check_files
+from .tokenizer import encode, load_tokenizer
 from .yowasp import build_root
 
 __all__ = ["console_file", "error_text", "run", "run_folder"]
@@ -73,7 +74,7 @@ class _Request:
         config = configuration(options)
         sampling = _sampling(options, config)
         checkpoint = Checkpoint.open(options.checkpoint)
-        tokenizer, seen = _tokenizer(checkpoint), window(options)
+        tokenizer, seen = load_tokenizer(checkpoint), window(options)
         prompt = _prompt(options, checkpoint, tokenizer)
         needed = options.fill_context + len(prompt) + options.tokens - 1
         context = options.context
@@ -102,15 +103,6 @@ def _sampling(options: Namespace, config: AcceleratorConfig) -> Sampling:
     return Sampling(False, top_k, options.temperature, DEFAULT_SEED if options.seed is None else options.seed)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    if checkpoint.tokenizer_path is None:
-        return None
-    try:
-        return Tokenizer.from_file(str(checkpoint.tokenizer_path))
-    except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{checkpoint.tokenizer_path}: not a tokenizer that can be read: {error}") from None
-
-
 def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:
     """Token ids of the prompt; ``ValueError`` for one that the model cannot take."""
     given = [option for option in (options.prompt, options.prompt_ids, options.prompt_length) if option is not None]
@@ -126,7 +118,7 @@ def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | N
             raise ValueError(f"{checkpoint.path}: there is no tokenizer.json; give the prompt as --prompt-ids")
         ids = [checkpoint.model.bos if checkpoint.model.bos is not None else 0]
     else:
-        ids = tokenizer.encode(DEFAULT_PROMPT if options.prompt is None else options.prompt).ids
+        ids = encode(tokenizer, DEFAULT_PROMPT if options.prompt is None else options.prompt)
     vocabulary = checkpoint.model.vocab_size
     for token in ids:
         if not 0 <= token < vocabulary:

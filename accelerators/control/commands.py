@@ -37,7 +37,9 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
         "o_residual": data.StructLayout({"scale": SCALAR}),
         "o_glu": data.StructLayout({"silu": 1, "gate_bits": 6, "up_bits": 6, "scale": SCALAR}),
         "o_engine": data.StructLayout({"tiles": 16, "block_rows": 16, "rows": 24, "tokens": tokens}),
-        "o_request": data.StructLayout({"base": 32, "head": 8, "position": range(config.max_positions + 1)}),
+        # The front end makes those of several sequences.
+        **({} if config.cache == "paged" else {
+            "o_request": data.StructLayout({"base": 32, "head": 8, "position": range(config.max_positions + 1)})}),
         "o_attention": attention_command(config),
         "o_lane": data.StructLayout({**({"start": context, "ends": 1} if runs else {}), "limit": context,
                                      "token": range(max(config.token_lanes, 2)), "head": 8}),
@@ -66,6 +68,8 @@ class Issue:
         Loops over the tokens of the chunk, heads, heads of a group, tiles of tokens. ``next_tile`` moves on from a tile.
     slot : Signal
         Vector-memory slot of ``token``.
+    position : Value
+        Position of ``token``.
     offset, group_offset, first_head, lane_head, second : Signal
         Word offsets and numbers of heads; second of two passes.
     last_token, last_head, last_sub, last_of_tile, last_tile : Signal
@@ -93,6 +97,8 @@ class Issue:
         self.group_offset, self.offset = Signal(16), Signal(16)
         self.first_head, self.lane_head, self.second = Signal(8), Signal(8), Signal()
         self.slot = Signal(range(max(config.token_slots, 2)))
+        several = config.cache == "paged"
+        self.position = self.operation.positions[self.token] if several else self.operation.position + self.token
         self.scales = Array([Signal(SCALAR, name=f"scale_{i}") for i in range(config.token_slots)])
         self.products = Array([Signal(SCALAR, name=f"product_{i}") for i in range(lanes)])
         self.result, self.key_scale = Signal(SCALAR), Signal(SCALAR)
@@ -109,8 +115,11 @@ class Issue:
             "last_token", "last_head", "last_sub", "last_of_tile", "last_tile"))
         self.bits = Signal.like(executor.magnitudes[0])
         self.is_norm, self.is_append = Signal(name="is_norm"), Signal(name="is_append")
+        last_token = self.token + 1 == self.operation.tokens
+        if several:  # what goes to the LM head is one token, and it may be any
+            last_token |= self.is_norm & self.flag[Flag.TO_HEAD]
         m.d.sync += [
-            self.last_token.eq(self.token + 1 == self.operation.tokens), self.last_head.eq(self.head + 1 == self.op.count),
+            self.last_token.eq(last_token), self.last_head.eq(self.head + 1 == self.op.count),
             self.last_sub.eq(self.sub + 1 == self.op.group), self.last_of_tile.eq(self.token + 1 == self.tile_end),
             self.last_tile.eq(self.tile_end == self.operation.tokens),
             self.bits.eq(executor.magnitudes[self.slot]),
@@ -143,7 +152,10 @@ class Issue:
             self.steps.set(register, 0)
 
     def next_tile(self, begin: ValueLike) -> None:
-        """Make the tile the one from token ``begin`` on: 0 or ``tile_end``."""
+        """Make the tile the one from token ``begin`` on: 0 or ``tile_end``. A run of rows tells where it ends."""
+        if self.rows is not None:
+            self.steps.set(self.tile, begin)
+            return
         end = begin + self.op.tiles
         self.steps.set(self.tile, begin)
         self.steps.set(self.tile_end, Mux(end < self.operation.tokens, end, self.operation.tokens))

@@ -47,7 +47,8 @@ class Entry:
 
     def encode(self) -> int:
         """The word in memory."""
-        more = self.sample << SAMPLE | self.feed << FEED if self.kind is EntryKind.TOKENS else self.other << OTHER
+        tokens = self.kind is EntryKind.TOKENS
+        more = self.sample << SAMPLE | self.feed << FEED if tokens else self.other << OTHER
         return self.kind << KIND | self.sequence << SEQUENCE | more | self.count
 
 

@@ -36,6 +36,7 @@ class ErrorCause(IntEnum):
     BUS_READ_ERROR = 7
     BUS_WRITE_ERROR = 8
     WATCHDOG = 9
+    ILLEGAL_BATCH = 10
 
 
 ERROR_TEXT = {
@@ -62,6 +63,8 @@ ERROR_TEXT = {
         f"No progress for WATCHDOG_LIMIT cycles. Info: bit i, unit i of the counters waits for input; bit {STALLED_SHIFT} + i, "
         "its output is not taken; " + "; ".join(f"bit {OUTSIDE_SHIFT + i}, {text}" for i, text in
                                                 enumerate(OUTSIDE_STREAMS.values())) + ".",
+    ErrorCause.ILLEGAL_BATCH:
+        "An entry of the batch is not one, or there are more tokens than lanes, or fewer words than tokens. Info: the entry.",
 }
 """One sentence per cause, with the meaning of ``ERROR_INFO``."""
 

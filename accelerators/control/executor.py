@@ -33,7 +33,7 @@ class Executor(wiring.Component):
     i_scale : In(stream of SCALAR)
         Scales of the activations that NORM produced, token after token.
     i_rows : In(stream of rows_layout), window : In(20)
-        Where attention takes runs: those of ATTEND, tile after tile, and the latest positions that a token sees.
+        Where attention takes runs: those of ATTEND, tile after tile; with a window, the latest positions that a token sees.
     magnitudes : In, per slot {first: 6, second: 6}
         Bit lengths of the latest matrix result.
     top_exponents : In, per token signed(16)
@@ -67,7 +67,8 @@ class Executor(wiring.Component):
             "i_operation": In(stream.Signature(operation_layout(config))),
             **{name: Out(stream.Signature(layout)) for name, layout in command_layouts(config).items()},
             "i_scale": In(stream.Signature(SCALAR)),
-            **({"i_rows": In(stream.Signature(rows_layout(config))), "window": In(POSITION_BITS)} if config.attention_runs else {}),
+            **({"i_rows": In(stream.Signature(rows_layout(config)))} if config.attention_runs else {}),
+            **({"window": In(POSITION_BITS)} if config.cache == "window" else {}),
             "magnitudes": In(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), config.token_slots)),
             "top_exponents": In(data.ArrayLayout(signed(16), lanes)),
             "inverse_temperature": In(SCALAR),
@@ -120,7 +121,7 @@ class Executor(wiring.Component):
             self.next_opcode.eq(op.opcode),
         ]
 
-        last = operation.tokens - 1
+        last = operation.sampled if issue.config.cache == "paged" else operation.tokens - 1
         from_last = (op.opcode == Opcode.HEAD) | ((op.opcode == Opcode.NORM) & issue.flag[Flag.TO_HEAD])
         with steps.state("IDLE"):
             m.d.comb += self.i_operation.ready.eq(1)

@@ -4,17 +4,20 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..cache.blocks import block_count
 from ..cache.contiguous import ContiguousCache
+from ..cache.paged import PagedCache
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import Queue, StreamBuffer
 from ..streams.route import buffered
+from .batch import Batch, Words, batch_states
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
-from .rows import RowReads, contiguous_rows, rows_layout, window_rows
+from .rows import RowReads, contiguous_rows, paged_rows, rows_layout, window_rows
 
 __all__ = ["BURST", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
 
@@ -75,7 +78,10 @@ class FrontEnd(wiring.Component):
         With ``cache = "window"``: a token sees the first ``kv_sinks`` positions and the latest ``kv_window`` ones, itself included;
         ``kv_capacity`` slots hold them and ``token_lanes - 1`` positions more; ``kv_positions`` is the longest text.
     o_rows : Out(stream of rows_layout)
-        With ``cache = "window"``: the runs of rows that ``o_data`` reads.
+        But with ``cache = "contiguous"``: the runs of rows that ``o_data`` reads.
+    o_record : Out(stream of {address, beats}), program_done : In(1), kv_free_blocks : Out
+        With ``cache = "paged"``: writes of K/V records, in the executor's order; pulse when the executor has come to the end of the
+        program; blocks of the pool that nobody has.
     o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
         Reads of descriptors and prompt.
     o_weights : Out(stream of {address, beats, head})
@@ -105,7 +111,10 @@ class FrontEnd(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         bits = config.bus_bits
-        runs = {"o_rows": Out(stream.Signature(rows_layout(config)))} if config.attention_runs else {}
+        runs: dict = {"o_rows": Out(stream.Signature(rows_layout(config)))} if config.attention_runs else {}
+        if config.cache == "paged":
+            runs |= {"o_record": Out(stream.Signature(BURST)), "program_done": In(1),
+                     "kv_free_blocks": Out(range(block_count(config, config.block_size, config.sequences) + 1))}
         super().__init__({
             "start": In(1), **{name: In(width) for name, width in settings(config).items()}, **runs,
             "o_program": Out(stream.Signature(BURST)),
@@ -163,10 +172,17 @@ class FrontEnd(wiring.Component):
         fetch_start, fetched, take, collecting_prompt = Signal(), Signal(), Signal(), Signal()
         prompt_command = Signal()
         fetched_opcode = descriptor[:8]
+        several = config.cache == "paged"
+        if several:
+            # The program's tail, from its first operation for sampled tokens on, runs for each of them.
+            batch, again, tail, tail_known = Batch(config, tokens[0]), Signal(), Signal(32), Signal()
         with m.FSM(name="fetch"):
             with m.State("IDLE"):
                 with m.If(fetch_start):
                     m.d.sync += [fetching.eq(0), *(offset.eq(0) for offset in offsets)]
+                    if several:
+                        with m.If(again):
+                            m.d.sync += offsets[0].eq(tail)
                     m.next = "COMMAND"
             with m.State("COMMAND"):
                 m.d.comb += [self.o_program.valid.eq(1),
@@ -191,7 +207,7 @@ class FrontEnd(wiring.Component):
                         m.next = "IDLE"
         with m.If(prompt_command):
             m.d.comb += [self.o_program.valid.eq(1), self.o_program.p.address.eq(prompt_next),
-                         self.o_program.p.beats.eq(counts[loading])]
+                         self.o_program.p.beats.eq(self.prompt_length if several else counts[loading])]
         with m.If(collecting_prompt):
             m.d.comb += self.i_program.ready.eq(1)
 
@@ -200,23 +216,24 @@ class FrontEnd(wiring.Component):
         m.d.sync += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
         window = config.cache == "window"
         longest = self.kv_positions if window else capacity  # text
-        m.submodules.cache = cache = WindowCache(config) if window else ContiguousCache(config)
+        m.submodules.cache = cache = {"contiguous": ContiguousCache, "window": WindowCache, "paged": PagedCache}[config.cache](config)
         head = Signal(8)
         first = Signal(range(lanes + 1))
         tile_end = Signal(range(lanes + 1))
         if window:
             m.d.sync += cache.recent.eq(capacity - self.kv_sinks)
             m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(position + count), cache.clear.eq(self.start & ~self.busy)]
-        else:
+        elif not several:
             m.d.comb += cache.capacity.eq(capacity)
         m.d.comb += [
             cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride),
             cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
         ]
-        if not window:
+        if config.cache == "contiguous":
             m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end)]
 
-        m.d.sync += tile_end.eq(Mux(first + op.tiles < count, first + op.tiles, count))
+        tokens_end = batch.ends[first] if several else count
+        m.d.sync += tile_end.eq(Mux(first + op.tiles < tokens_end, first + op.tiles, tokens_end))
         push_append = Signal()
         reads = self._data_reads(m, push_append)
 
@@ -224,7 +241,7 @@ class FrontEnd(wiring.Component):
         row = Signal(range(lanes + 1))
         token, outside = Signal(32), Signal()
         row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
-        place = position + row
+        place = batch.positions[row] if several else position + row
         if window:  # queries for the sinks stay at the last position of the cache
             place = Mux((op.rows != 0) & (place >= op.rows), op.rows - 1, place)
         m.d.sync += [token.eq(tokens[chunk][row]), row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], place))]
@@ -234,7 +251,7 @@ class FrontEnd(wiring.Component):
 
         m.d.comb += [
             self.o_operation.p.instruction.eq(op), self.o_operation.p.tokens.eq(count),
-            self.o_operation.p.position.eq(position), self.o_operation.p.chunk.eq(chunk),
+            *([] if several else [self.o_operation.p.position.eq(position)]), self.o_operation.p.chunk.eq(chunk),
             self.o_weights.p.address.eq(op.address), self.o_weights.p.beats.eq(op.beats),
             self.o_weights.p.head.eq(op.opcode == Opcode.HEAD),
         ]
@@ -248,6 +265,11 @@ class FrontEnd(wiring.Component):
             self.o_token.p.token.eq(result.token), self.o_token.p.value.eq(result.value), self.o_token.p.last.eq(ended),
         ]
 
+        if several:
+            m.d.comb += [*(self.o_operation.p.positions[k].eq(batch.positions[k]) for k in range(lanes)),
+                         self.o_operation.p.sampled.eq(batch.sampled), self.kv_free_blocks.eq(cache.free),
+                         ended.eq((batch.samples & (batch.samples - 1)) == 0)]
+
         # A register late: a state lies between a change and its use.
         needed, full = Signal(TOKEN_BITS + 1), Signal()
         m.d.sync += [needed.eq(self.position + remaining), full.eq(self.position >= longest)]
@@ -260,46 +282,53 @@ class FrontEnd(wiring.Component):
                                  remaining.eq(self.prompt_length), prompt_next.eq(self.prompt_address)]
                     m.next = "CHECK"
             with m.State("CHECK"):
-                m.next = "CHECK_LENGTH"
-                fail(ErrorCause.EMPTY_PROMPT, (self.prompt_length == 0) | (self.max_new_tokens == 0), self.prompt_length)
-            with m.State("CHECK_LENGTH"):
-                m.next = "CHECK_WINDOW" if window else "CHUNK"
-                fail(ErrorCause.PROMPT_TOO_LONG, needed > longest, needed)
+                m.next = "PROMPT_COMMAND" if several else "CHECK_LENGTH"
+                nothing = self.prompt_length == 0
+                fail(ErrorCause.EMPTY_PROMPT, nothing if several else nothing | (self.max_new_tokens == 0), self.prompt_length)
+            if several:
+                self._batch_states(m, batch, cache, prompt_command, collecting_prompt, fail)
+            else:
+                with m.State("CHECK_LENGTH"):
+                    m.next = "CHECK_WINDOW" if window else "CHUNK"
+                    fail(ErrorCause.PROMPT_TOO_LONG, needed > longest, needed)
             if window:
                 slots, no_room = Signal(POSITION_BITS + 1), Signal()
                 m.d.sync += [slots.eq(self.kv_sinks + self.kv_window), no_room.eq((slots > capacity) | (self.kv_window == 0))]
                 with m.State("CHECK_WINDOW"):
                     m.next = "CHUNK"
                     fail(ErrorCause.CACHE_FULL, no_room, slots)
-            with m.State("CHUNK"):
-                m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
-                             finals[loading].eq(remaining <= lanes), row.eq(0)]
-                m.next = "PROMPT_COMMAND"
-                with m.If(remaining == 0):
-                    m.d.sync += [counts[0].eq(1), tokens[0][0].eq(result.token)]
-                    m.next = "OPERATIONS"
-                fail(ErrorCause.CONTEXT_FULL, (remaining == 0) & full, self.position)
-            with m.State("PROMPT_COMMAND"):
-                m.d.comb += prompt_command.eq(1)
-                with m.If(self.o_program.ready):
-                    m.d.sync += [prompt_next.eq(prompt_next + (counts[loading] << (config.bus_bytes.bit_length() - 1))),
-                                 remaining.eq(remaining - counts[loading])]
-                    m.next = "PROMPT"
-            with m.State("PROMPT"):
-                m.d.comb += collecting_prompt.eq(1)
-                with m.If(self.i_program.valid):
-                    m.d.sync += [tokens[loading][row].eq(self.i_program.p.data[:32]), row.eq(row + 1)]
-                    with m.If(self.i_program.p.last):
+            if not several:
+                with m.State("CHUNK"):
+                    m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
+                                 finals[loading].eq(remaining <= lanes), row.eq(0)]
+                    m.next = "PROMPT_COMMAND"
+                    with m.If(remaining == 0):
+                        m.d.sync += [counts[0].eq(1), tokens[0][0].eq(result.token)]
                         m.next = "OPERATIONS"
-                        if chunks == 2:
-                            with m.If((remaining != 0) & (loading == 0)):
-                                m.d.sync += loading.eq(1)
-                                m.next = "CHUNK"
+                    fail(ErrorCause.CONTEXT_FULL, (remaining == 0) & full, self.position)
+                with m.State("PROMPT_COMMAND"):
+                    m.d.comb += prompt_command.eq(1)
+                    with m.If(self.o_program.ready):
+                        m.d.sync += [prompt_next.eq(prompt_next + (counts[loading] << (config.bus_bytes.bit_length() - 1))),
+                                     remaining.eq(remaining - counts[loading])]
+                        m.next = "PROMPT"
+                with m.State("PROMPT"):
+                    m.d.comb += collecting_prompt.eq(1)
+                    with m.If(self.i_program.valid):
+                        m.d.sync += [tokens[loading][row].eq(self.i_program.p.data[:32]), row.eq(row + 1)]
+                        with m.If(self.i_program.p.last):
+                            m.next = "OPERATIONS"
+                            if chunks == 2:
+                                with m.If((remaining != 0) & (loading == 0)):
+                                    m.d.sync += loading.eq(1)
+                                    m.next = "CHUNK"
             with m.State("OPERATIONS"):
                 m.d.comb += fetch_start.eq(1)
                 m.d.sync += [paired.eq(loading), loading.eq(0), positions[0].eq(self.position)]
                 if chunks == 2:
                     m.d.sync += positions[1].eq(self.position + counts[0])
+                if several:
+                    m.d.sync += [counts[0].eq(batch.count), finals[0].eq(batch.samples.any()), tail_known.eq(0)]
                 m.next = "DECODE"
             with m.State("DECODE"):
                 m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetching)]
@@ -314,6 +343,9 @@ class FrontEnd(wiring.Component):
                 m.next = "PUSH"
                 with m.If(skipped):
                     m.next = "DECODE"
+                if several:
+                    with m.If(~tail_known & (op.flags & Flag.LAST_CHUNK).any()):
+                        m.d.sync += [tail.eq(offsets[0] - INSTRUCTION_BYTES), tail_known.eq(1)]
             with m.State("PUSH"):
                 # Ahead of its data: they may be more than the prefetch queue holds.
                 m.d.comb += self.o_operation.valid.eq(1)
@@ -330,12 +362,20 @@ class FrontEnd(wiring.Component):
                             m.next = "WEIGHTS"
                         with m.Case(Opcode.ATTEND):
                             m.next = "ROWS"
-                        with m.Case(Opcode.END):
-                            with m.If(chunk == paired):
-                                m.d.sync += self.position.eq(position + count)
-                                m.next = "CHUNK"
-                                with m.If(finals[chunk]):
+                        if several:
+                            with m.Case(Opcode.APPEND):
+                                m.next = "RECORD"
+                            with m.Case(Opcode.END):
+                                m.next = "PROGRAM_END"
+                                with m.If(finals[0]):
                                     m.next = "TOKEN"
+                        else:
+                            with m.Case(Opcode.END):
+                                with m.If(chunk == paired):
+                                    m.d.sync += self.position.eq(position + count)
+                                    m.next = "CHUNK"
+                                    with m.If(finals[chunk]):
+                                        m.next = "TOKEN"
             with m.State("WEIGHTS"):
                 m.d.comb += self.o_weights.valid.eq(1)
                 with m.If(self.o_weights.ready):
@@ -359,9 +399,14 @@ class FrontEnd(wiring.Component):
                     m.next = "ROW"
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
-            row_reads = RowReads(m, self, config, op.address, op.tiles, op.count, reads, position, count, head, first, tile_end,
+            place = batch.positions[first] if several else position
+            row_reads = RowReads(m, self, config, op.address, op.tiles, op.count, reads, place, count, head, first, tile_end,
                                  self.position, fail)
-            (window_rows if window else contiguous_rows)(row_reads, cache)
+            if several:
+                paged_rows(row_reads, cache, batch.sequences[first])
+                self._record_states(m, row_reads, batch, row, cache)
+            else:
+                (window_rows if window else contiguous_rows)(row_reads, cache)
             with m.State("TOKEN"):
                 m.d.comb += self.i_token.ready.eq(1)
                 with m.If(self.i_token.valid):
@@ -371,13 +416,58 @@ class FrontEnd(wiring.Component):
                 m.d.comb += self.o_token.valid.eq(1)
                 with m.If(self.o_token.ready):
                     m.d.sync += self.generated.eq(self.generated + 1)
-                    m.next = "CHUNK"
+                    m.next = "AGAIN" if several else "CHUNK"
                     with m.If(ended):
                         m.d.sync += self.done.eq(1)
                         m.next = "IDLE"
+                    if several:
+                        m.d.sync += [batch.samples.eq(batch.samples & (batch.samples - 1)),
+                                     batch.latest[batch.sequences[batch.sampled]].eq(result.token)]
+            if several:
+                with m.State("AGAIN"):
+                    m.d.comb += [again.eq(1), fetch_start.eq(1)]
+                    m.next = "DECODE"
+                with m.State("PROGRAM_END"):
+                    with m.If(self.program_done):
+                        m.next = "DONE"
             with m.State("ERROR"):
                 pass
         return m
+
+    def _batch_states(self, m: Module, batch: Batch, cache: PagedCache, command: Signal, collects: Signal, fail) -> None:
+        """States that read a batch and prepare its tokens."""
+        words = Words(self.i_program.valid, self.i_program.p.data[:32], Signal(name="take_word"), Signal(TOKEN_BITS, name="words_left"))
+        m.d.comb += collects.eq(words.take)
+        m.d.sync += words.left.eq(words.left - (words.take & words.valid))
+        with m.State("PROMPT_COMMAND"):
+            m.d.comb += command.eq(1)
+            m.d.sync += [words.left.eq(self.prompt_length), batch.count.eq(0), batch.samples.eq(0)]
+            with m.If(self.o_program.ready):
+                m.next = "ENTRY"
+        batch_states(m, batch, cache, self.config, words, self.o_token, fail)
+        with m.State("DONE"):
+            m.d.sync += self.done.eq(1)
+            m.next = "IDLE"
+
+    def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache) -> None:
+        """States that give the writes of APPEND: token after token, head after head."""
+        request = cache.i_request
+        with m.State("RECORD"):
+            m.d.comb += [request.valid.eq(1), request.p.write.eq(1), request.p.sequence.eq(batch.sequences[row]),
+                         request.p.position.eq(batch.positions[row]), request.p.count.eq(1)]
+            with m.If(request.ready):
+                m.next = "RECORD_COMMAND"
+        with m.State("RECORD_COMMAND"):
+            m.d.comb += [self.o_record.valid.eq(cache.o_write.valid), cache.o_write.ready.eq(self.o_record.ready),
+                         *(self.o_record.p[name].eq(cache.o_write.p[name]) for name in ("address", "beats"))]
+            x.fail(ErrorCause.CACHE_FULL, cache.error & ~cache.o_write.valid, x.length)
+            with m.If(cache.o_write.valid & self.o_record.ready):
+                m.d.sync += x.head.eq(x.head + 1)
+                m.next = "RECORD"
+                with m.If(x.head + 1 == x.heads):
+                    m.d.sync += [x.head.eq(0), row.eq(row + 1)]
+                    with m.If(row + 1 == x.count):
+                        m.next = "DECODE"
 
     def _data_reads(self, m: Module, push_append: Signal):
         """Input stream {address, beats, fenced} of the queue in front of ``o_data``, with room for the K/V rows of an

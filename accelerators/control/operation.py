@@ -19,12 +19,17 @@ def instruction_layout() -> data.StructLayout:
 
 
 def operation_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """An instruction and the chunk it works on: ``tokens`` (1..token_lanes), position of the first one, and which of the
-    ``chunks`` in flight it is."""
+    """An instruction and the chunk it works on: ``tokens`` (1..token_lanes), position of the first one (of every one, where they are
+    of several sequences), which of the ``chunks`` in flight it is, and where it has several, the token that is ``sampled``."""
+    position = range(config.max_positions + 1)
+    if config.cache == "paged":
+        where: dict = {"positions": data.ArrayLayout(position, config.token_lanes), "sampled": range(config.token_lanes)}
+    else:
+        where = {"position": position}
     return data.StructLayout({
         "instruction": instruction_layout(),
         "tokens": range(config.token_lanes + 1),
-        "position": range(config.max_positions + 1),
+        **where,
         "chunk": range(max(config.chunks, 2)),
     })
 

@@ -2,7 +2,8 @@
 
 A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
 one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
-has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window.
+has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window,
+KV_FREE_BLOCKS where it is paged: there a prompt is a batch (``entries``).
 """
 
 import json
@@ -242,6 +243,10 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
         b.single("KV_SINKS", "rw", "First positions that the KV cache keeps. Set before a start.", width=POSITION_BITS)
         b.single("KV_WINDOW", "rw", "Latest positions that a token sees, itself included. Set before a start.", width=POSITION_BITS)
         b.single("KV_POSITIONS", "rw", "Positions of the longest text, as many as the rotary table has.", width=POSITION_BITS)
+
+    if config.cache == "paged":
+        b.offset = 0x190
+        b.single("KV_FREE_BLOCKS", "ro", "Blocks of the KV cache that no sequence has.", width=POSITION_BITS)
 
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")

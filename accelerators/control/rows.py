@@ -8,18 +8,20 @@ from amaranth.hdl import Module, Mux, Signal, ValueLike
 from amaranth.lib import data, wiring
 
 from ..cache.contiguous import ContiguousCache
+from ..cache.paged import PagedCache
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..streams import StreamBuffer
 from .errors import ErrorCause
 
-__all__ = ["RowReads", "contiguous_rows", "rows_layout", "window_rows"]
+__all__ = ["RowReads", "contiguous_rows", "paged_rows", "rows_layout", "window_rows"]
 
 
 def rows_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """A run of rows that attention reads: ``rows`` of them, of the positions from ``position`` on; ``sinks`` if the queries for the
-    sinks belong to it. It ``begins`` and ``ends`` the rows of a tile of tokens."""
-    return data.StructLayout({"position": POSITION_BITS, "rows": range(config.max_context + 1), "sinks": 1, "begins": 1, "ends": 1})
+    """A run of rows that attention reads for a tile of ``tokens``: ``rows`` of them, of the positions from ``position`` on; ``sinks``
+    if the queries for the sinks belong to it. It ``begins`` and ``ends`` the rows of the tile."""
+    return data.StructLayout({"position": POSITION_BITS, "rows": range(config.max_context + 1), "tokens": range(config.token_lanes + 1),
+                              "sinks": 1, "begins": 1, "ends": 1})
 
 
 @dataclass
@@ -36,7 +38,7 @@ class RowReads:
     reads : stream {address, beats, fenced}
         Where reads go.
     position, count, head, first, tile_end : Signal
-        Position and tokens of the chunk; KV head, tile of tokens.
+        Position of the chunk (of the tile, where a chunk has several sequences), its tokens; KV head, tile of tokens.
     length : Signal
         Position of the next token: what an error speaks of.
     fail : callable (cause, when, info)
@@ -90,9 +92,6 @@ def window_rows(x: RowReads, cache: WindowCache) -> None:
     """The sinks, then the latest ``kv_window`` positions of the tile's first token up to its last one. Every run of slots is a read,
     and an item of ``o_rows``."""
     m, frontend = x.m, x.frontend
-    m.submodules.rows = rows = StreamBuffer(rows_layout(x.config))
-    wiring.connect(m, rows.o, wiring.flipped(frontend.o_rows))
-
     # Two registers late: two states lie between a change and its use.
     end, lowest = Signal(POSITION_BITS + 1), Signal(POSITION_BITS)
     sinks, recent, position = Signal(POSITION_BITS), Signal(POSITION_BITS), Signal(POSITION_BITS)
@@ -102,22 +101,48 @@ def window_rows(x: RowReads, cache: WindowCache) -> None:
                  position.eq(Mux(lowest > frontend.kv_sinks, lowest, frontend.kv_sinks))]
     m.d.comb += recent.eq(Mux(end > position, end - position, 0))
 
-    request, read, ring, begun = cache.i_request, cache.o_read, Signal(), Signal()
-    m.d.comb += [
-        request.p.position.eq(Mux(ring, position, 0)), request.p.count.eq(Mux(ring, recent, sinks)),
-        rows.i.p.position.eq(read.p.position), rows.i.p.rows.eq(read.p.count), rows.i.p.sinks.eq(~ring),
-        rows.i.p.begins.eq(~begun), rows.i.p.ends.eq(read.p.last & (ring | (recent == 0))),
-    ]
+    ring = Signal()
+    m.d.comb += [cache.i_request.p.position.eq(Mux(ring, position, 0)), cache.i_request.p.count.eq(Mux(ring, recent, sinks))]
     with m.State("TILE"):
         m.next = "TILE_ROWS"
     with m.State("TILE_ROWS"):
         m.next = "ROWS"
     with m.State("ROWS"):
-        m.d.sync += [ring.eq(sinks == 0), begun.eq(0)]
+        m.d.sync += ring.eq(sinks == 0)
         m.next = "ROWS_REQUEST"
+
+    def to_ring() -> None:
+        m.d.sync += ring.eq(1)
+    _runs(x, cache, sinks=~ring, complete=ring | (recent == 0), then=to_ring)
+
+
+def paged_rows(x: RowReads, cache: PagedCache, sequence: ValueLike) -> None:
+    """All positions of the tile's ``sequence`` up to its last token. Every run of blocks is a read, and an item of ``o_rows``."""
+    m, count = x.m, Signal.like(cache.i_request.p.count)
+    m.d.sync += count.eq(x.position + x.tile_end - x.first)
+    with m.State("TILE"):
+        m.next = "TILE_ROWS"
+    with m.State("TILE_ROWS"):
+        m.next = "ROWS"
+    with m.State("ROWS"):
+        m.next = "ROWS_REQUEST"
+    # For all states that ask for nothing else.
+    m.d.comb += [cache.i_request.p.sequence.eq(sequence), cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(count)]
+    _runs(x, cache, sinks=0, complete=1, then=lambda: None)
+
+
+def _runs(x: RowReads, cache: WindowCache | PagedCache, *, sinks: ValueLike, complete: ValueLike, then: Callable[[], object]) -> None:
+    """States for a request and its runs. When the last one has gone: on to the next tile if that is ``complete``, else what ``then``
+    does, and another request."""
+    m, read, begun = x.m, cache.o_read, Signal()
+    m.submodules.rows = rows = StreamBuffer(rows_layout(x.config))
+    wiring.connect(m, rows.o, wiring.flipped(x.frontend.o_rows))
+    run = rows.i.p
+    m.d.comb += [run.position.eq(read.p.position), run.rows.eq(read.p.count), run.tokens.eq(x.tile_end - x.first), run.sinks.eq(sinks),
+                 run.begins.eq(~begun), run.ends.eq(read.p.last & complete)]
     with m.State("ROWS_REQUEST"):
-        m.d.comb += request.valid.eq(1)
-        with m.If(request.ready):
+        m.d.comb += cache.i_request.valid.eq(1)
+        with m.If(cache.i_request.ready):
             m.next = "ROWS_COMMAND"
     with m.State("ROWS_COMMAND"):
         taken = read.valid & x.reads.ready & rows.i.ready
@@ -125,9 +150,9 @@ def window_rows(x: RowReads, cache: WindowCache) -> None:
                      x.reads.p.fenced.eq(1), *(x.reads.p[name].eq(read.p[name]) for name in ("address", "beats"))]
         x.fail(ErrorCause.CACHE_FULL, cache.error & ~taken, x.length)
         with m.If(taken):
-            m.d.sync += begun.eq(1)
-            with m.If(rows.i.p.ends):
+            m.d.sync += begun.eq(~run.ends)
+            with m.If(run.ends):
                 x.next_tile()
             with m.Elif(read.p.last):
-                m.d.sync += ring.eq(1)
+                then()
                 m.next = "ROWS_REQUEST"

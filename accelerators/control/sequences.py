@@ -147,8 +147,11 @@ def _append(x: Issue) -> None:
     x.multiply("APPEND", scale, op.scalar_a, "APPEND_VALUE", store=x.key_scale)
     x.multiply("APPEND_VALUE", scale, op.scalar_b, "APPEND_REQUEST")
     with steps.state("APPEND_REQUEST"):
-        x.send("o_request", "READ", ("record_written",), base=op.address, head=x.head,
-               position=x.operation.position + x.token)
+        if x.config.cache == "paged":
+            steps.drive(x.launched["record_written"], 1)
+            steps.go("READ")
+        else:
+            x.send("o_request", "READ", ("record_written",), base=op.address, head=x.head, position=x.position)
 
 
 def _attend(x: Issue) -> None:
@@ -158,15 +161,16 @@ def _attend(x: Issue) -> None:
     tile_tokens, group, lanes = Signal(count), Signal(count), Signal(count)
     m.d.comb += [tile_tokens.eq(x.tile_end - x.tile), group.eq(op.group),
                  lanes.eq(adder_tree([Mux(bit, tile_tokens << k, 0) for k, bit in enumerate(group)]))]  # too small for a multiplier
-    position = operation.position + token + 1
+    position = x.position + 1
     if x.rows is None:
         run, bounds = {"rows": operation.position + x.tile_end}, {"limit": position}
     else:
         # Registers: states lie between a change of the token or of the run and the lane.
         rows, seen, start, limit = x.rows, Signal(signed(POSITION_BITS + 2)), Signal.like(x.rows.rows), Signal.like(x.rows.rows)
-        window = x.executor.window
-        m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(seen < 0, 0, Mux(seen > rows.rows, rows.rows, seen))),
-                     start.eq(Mux(x.sinks | (seen < window), 0, seen - window))]
+        m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(seen < 0, 0, Mux(seen > rows.rows, rows.rows, seen)))]
+        if x.config.cache == "window":
+            window = x.executor.window
+            m.d.sync += start.eq(Mux(x.sinks | (seen < window), 0, seen - window))
         run = {"rows": rows.rows, "begins": rows.begins, "ends": rows.ends}
         bounds = {"start": start, "limit": limit, "ends": rows.ends}
     begin = "ATTEND" if x.rows is None else "ATTEND_RUN"
@@ -176,6 +180,7 @@ def _attend(x: Issue) -> None:
             with m.If(x.executor.i_rows.valid):
                 steps.set(x.rows, x.executor.i_rows.p)
                 steps.set(x.sinks, x.executor.i_rows.p.sinks)
+                steps.set(x.tile_end, x.tile + x.executor.i_rows.p.tokens)
                 steps.go(begin)
     with steps.state(begin):
         for register, value in ((token, x.tile), (x.offset, x.group_offset), (x.lane_head, x.first_head), (x.sub, 0)):

@@ -121,7 +121,7 @@ class ExecutorBench(UnitBench):
         self.inputs: list[Inputs] = []
 
     def constants(self) -> Mapping[str, int]:
-        window = {"window": WINDOW} if self.config.attention_runs else {}
+        window = {"window": WINDOW} if self.config.cache == "window" else {}
         return {"inverse_temperature": INVERSE_TEMPERATURE.mantissa | (INVERSE_TEMPERATURE.exponent & 0xFFFF) << 24, **window}
 
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
@@ -157,20 +157,32 @@ class ExecutorBench(UnitBench):
             **scalar_words)
         lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
         rows: list[list[dict[str, int]]] = []
+        several: dict[str, Any] = {}
+        if config.cache == "paged":
+            several = {"positions": [rng.randint(0, config.max_context - 1) for _ in lanes], "sampled": rng.randrange(tokens)}
         if opcode is Opcode.ATTEND and config.attention_runs:
-            rows = [self._runs(rng, position + first, position + min(first + op.tiles, tokens))
-                    for _ in range(op.count) for first in range(0, tokens, op.tiles)]
+            tiles, first = [], 0  # positions of each tile's tokens
+            while first < tokens:
+                size = min(op.tiles, tokens - first)
+                if several:
+                    size = rng.randint(1, size)
+                    begin = rng.randint(0, config.max_context - size)
+                    several["positions"][first:first + size] = range(begin, begin + size)
+                else:
+                    begin = position + first
+                tiles.append((begin, begin + size))
+                first += size
+            rows = [self._runs(rng, *tile, 0 if several else rng.choice((0, 1, 4))) for _ in range(op.count) for tile in tiles]
         return Inputs(op, tokens, position, [self._scalar(rng) for _ in lanes],
                       [(rng.randint(0, 32), rng.randint(0, 32)) for _ in lanes], [rng.randint(-1024, 300) for _ in lanes],
-                      rng.randrange(config.chunks), rows)
+                      rng.randrange(config.chunks), rows, **several)
 
-    def _runs(self, rng: random.Random, first: int, end: int) -> list[dict[str, int]]:
-        """Runs of a tile of tokens ``first`` to ``end - 1``: sinks or not, then one or two of the latest positions."""
-        sinks = rng.choice((0, 1, 4))
-        lowest = max(sinks, first + 1 - WINDOW)
+    def _runs(self, rng: random.Random, first: int, end: int, sinks: int) -> list[dict[str, int]]:
+        """Runs of a tile of tokens at ``first`` to ``end - 1``: sinks or not, then one or two of the latest positions."""
+        lowest = max(sinks, first + 1 - WINDOW) if self.config.cache == "window" else 0
         cut = rng.randint(min(lowest, end), end)
         parts = [(0, min(sinks, end), 1), (lowest, cut - lowest, 0), (max(cut, lowest), end - max(cut, lowest), 0)]
-        runs = [{"position": position, "rows": rows, "sinks": is_sinks, "begins": 0, "ends": 0}
+        runs = [{"position": position, "rows": rows, "tokens": end - first, "sinks": is_sinks, "begins": 0, "ends": 0}
                 for position, rows, is_sinks in parts if rows > 0]
         runs[0]["begins"] = runs[-1]["ends"] = 1
         return runs
@@ -196,8 +208,14 @@ class ExecutorBench(UnitBench):
     def _plan(self, inputs: list[Inputs]) -> Items:
         self.inputs = inputs
         runs = {"i_rows": [run for each in inputs for tile in each.rows for run in tile]} if self.config.attention_runs else {}
-        return {**runs, "i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "position": each.position,
-                                 "chunk": each.chunk} for each in inputs]}
+        return {**runs, "i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "chunk": each.chunk,
+                                         **self._where(each)} for each in inputs]}
+
+    @staticmethod
+    def _where(inputs: Inputs) -> dict[str, Any]:
+        if inputs.sampled is None:
+            return {"position": inputs.position}
+        return {"positions": list(inputs.positions), "sampled": inputs.sampled}
 
     # The world around the executor.
 
@@ -228,7 +246,7 @@ class ExecutorBench(UnitBench):
             self.units.held["scale_stored"] += 1
             inputs = self.inputs[number]
             done = sum("scale_stored" in other.launches for n, other in self.commands[:self.issued] if n == number)
-            token = inputs.tokens - 1 if Flag.TO_HEAD in inputs.op.flags else done - 1
+            token = inputs.last if Flag.TO_HEAD in inputs.op.flags else done - 1
             return {"i_scale": [scalar_fields(inputs.scales[token])]}
         return {}
 

@@ -1,7 +1,7 @@
 """Golden model of the executor: the commands of an operation, in order, and what each of them causes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...accelerators.config import AcceleratorConfig
@@ -30,7 +30,8 @@ class Command:
 @dataclass(frozen=True)
 class Inputs:
     """An operation, the chunk in flight that it works on, and what the units report per token: scales of NORM, magnitudes for
-    GLU, top exponents for ALIGN. ``rows``: of ATTEND, the runs of each tile, where attention takes runs."""
+    GLU, top exponents for ALIGN. ``rows``: of ATTEND, the runs of each tile, where attention takes runs. Where a chunk has several
+    sequences, ``positions`` of all tokens instead of ``position``, and the token that is ``sampled``."""
 
     op: Instruction
     tokens: int
@@ -40,6 +41,17 @@ class Inputs:
     tops: Sequence[int]
     chunk: int = 0
     rows: Sequence[Sequence[dict[str, int]]] = ()
+    positions: Sequence[int] = ()
+    sampled: int | None = None
+
+    def at(self, token: int) -> int:
+        """Position of a token."""
+        return self.positions[token] if self.positions else self.position + token
+
+    @property
+    def last(self) -> int:
+        """The token whose logits are made."""
+        return self.tokens - 1 if self.sampled is None else self.sampled
 
 
 class Executor:
@@ -85,7 +97,7 @@ class Executor:
 
     def _norm(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         to_head = Flag.TO_HEAD in op.flags
-        tokens = range(inputs.tokens - 1 if to_head else 0, inputs.tokens)
+        tokens = range(inputs.last, inputs.last + 1) if to_head else range(inputs.tokens)
         if Flag.GAIN in op.flags:
             yield Command("o_gains", {"words": op.words, "times": 2 * len(tokens)}, ("packet_taken",))
         if to_head:
@@ -116,10 +128,13 @@ class Executor:
     def _append(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token, activation_scale in enumerate(self.scales[inputs.chunk][:inputs.tokens]):
             for head in range(op.count):
-                yield Command("o_request", {"base": op.address, "head": head, "position": inputs.position + token},
-                              ("record_written",))
-                for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)):
-                    yield from self._quantize(token, base + head * op.words, op.words, activation_scale * Scalar(*scale), op)
+                if self.config.cache != "paged":
+                    yield Command("o_request", {"base": op.address, "head": head, "position": inputs.at(token)}, ("record_written",))
+                key, value = (list(self._quantize(token, base + head * op.words, op.words, activation_scale * Scalar(*scale), op))
+                              for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)))
+                if self.config.cache == "paged":
+                    key[0] = replace(key[0], launches=("record_written",))
+                yield from key + value
 
     def _attend_runs(self, op: Instruction, inputs: Inputs, kv_head: int, tile: range, runs: Sequence[dict[str, int]]
                      ) -> Iterator[Command]:
@@ -127,8 +142,8 @@ class Executor:
             yield Command("o_attention", {"lanes": len(tile) * op.group, "beats": op.beats, "words": op.words,
                                           **{name: run[name] for name in ("rows", "begins", "ends")}}, ("packet_taken",))
             for token in tile:
-                seen = inputs.position + token + 1 - run["position"]
-                start = 0 if run["sinks"] else max(0, seen - self.window)
+                seen = inputs.at(token) + 1 - run["position"]
+                start = 0 if run["sinks"] or self.config.cache != "window" else max(0, seen - self.window)
                 for head in range(kv_head * op.group, (kv_head + 1) * op.group):
                     yield Command("o_lane", {"start": start, "limit": min(max(0, seen), run["rows"]), "token": token, "head": head,
                                              "ends": run["ends"]}, ("exponent_stored",) if run["ends"] else ())
@@ -138,13 +153,18 @@ class Executor:
                         yield self._access("o_write", token, op.destination + head * op.words, op.words)
 
     def _attend(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
-        runs = iter(inputs.rows)
+        tiles = iter(inputs.rows)
         for kv_head in range(op.count):
+            if self.config.attention_runs:
+                first = 0
+                while first < inputs.tokens:
+                    runs = next(tiles)
+                    tile = range(first, first + runs[0]["tokens"])
+                    yield from self._attend_runs(op, inputs, kv_head, tile, runs)
+                    first = tile.stop
+                continue
             for first in range(0, inputs.tokens, op.tiles):
                 tile = range(first, min(first + op.tiles, inputs.tokens))
-                if self.config.attention_runs:
-                    yield from self._attend_runs(op, inputs, kv_head, tile, next(runs))
-                    continue
                 yield Command("o_attention", {"lanes": len(tile) * op.group, "rows": inputs.position + tile.stop,
                                               "beats": op.beats, "words": op.words}, ("packet_taken",))
                 for token in tile:
@@ -174,5 +194,5 @@ class Executor:
             self.products[token] = (power * Scalar(*op.scalar_b)).shifted((1 if silu else 2) * gate + up - 31)
 
     def _head(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
-        unit = self.scales[inputs.chunk][inputs.tokens - 1] * Scalar(*op.scalar_a)
+        unit = self.scales[inputs.chunk][inputs.last] * Scalar(*op.scalar_a)
         yield Command("o_sampler", {"scale": scalar_fields(unit * self.inverse_temperature)}, ("token_sampled",))

@@ -194,6 +194,6 @@ class FrontEnd:
                     self._fail(ErrorCause.CACHE_FULL, self.position)
                 command, where = each
                 self.data.append(Read(command.address, command.beats, self.appends))
-                self.rows.append({"position": where["position"], "rows": where["count"], "sinks": is_sinks, "begins": begins,
-                                  "ends": int(where["position"] + where["count"] == end)})
+                self.rows.append({"position": where["position"], "rows": where["count"], "tokens": end - first, "sinks": is_sinks,
+                                  "begins": begins, "ends": int(where["position"] + where["count"] == end)})
                 begins = 0

@@ -2,7 +2,8 @@
 //
 // Called by sim/native/run.py, which passes every address and register offset; nothing about the design is known here but
 // its port names, which build.py writes into interface.h. Options: options.h; output lines start with a keyword (token, cycles,
-// port, dram, timing, statistic, register, refused, again, reset, violation, end).
+// port, dram, timing, statistic, register, refused, again, reset, violation, end). With the option `steps`, every line of standard
+// input is a run: numbers are written to the prompt buffer, OFFSET=VALUE to registers.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,7 +13,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -141,11 +144,8 @@ public:
 
     int run() {
         reset(4);
-        for (size_t i = 0; i < options.tokens.size(); i++) {
-            uint64_t address = options.prompt + i * BUS_BYTES;
-            if (address + 4 > memory.size) { std::printf("violation the prompt does not fit in memory\n"); return 3; }
-            std::memcpy(memory.bytes + address, &options.tokens[i], 4);
-        }
+        if (options.steps) return run_steps();
+        if (!write_prompt(options.tokens)) return 3;
         go(options.writes);
         if (!options.rewrites.empty() && memory.violation.empty()) {
             print_results();
@@ -161,6 +161,35 @@ public:
 
 private:
     using Ports = Memory<MEMORY_PORTS, PORT_BYTES>;
+
+    bool write_prompt(const std::vector<uint32_t>& words) {
+        for (size_t i = 0; i < words.size(); i++) {
+            uint64_t address = options.prompt + i * BUS_BYTES;
+            if (address + 4 > memory.size) { std::printf("violation the prompt does not fit in memory\n"); return false; }
+            std::memcpy(memory.bytes + address, &words[i], 4);
+        }
+        return true;
+    }
+
+    int run_steps() {
+        set_registers(options.writes);
+        for (std::string line, item; std::getline(std::cin, line);) {
+            std::vector<uint32_t> words;
+            Writes writes;
+            for (std::istringstream items(line); items >> item;) {
+                size_t equals = item.find('=');
+                if (equals == std::string::npos) words.push_back(std::strtoul(item.c_str(), nullptr, 0));
+                else writes.emplace_back(std::strtoul(item.c_str(), nullptr, 0), std::strtoul(item.c_str() + equals + 1, nullptr, 0));
+            }
+            if (!write_prompt(words)) return 3;
+            go(writes);
+            print_results();
+            if (!memory.violation.empty()) std::printf("violation %s\n", memory.violation.c_str());
+            std::printf("end %llu\n", (unsigned long long)(cycle - start));
+            std::fflush(stdout);
+        }
+        return 0;
+    }
 
     void print_results() {
         std::printf("cycles %llu\n", (unsigned long long)(cycle - start));

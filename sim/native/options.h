@@ -21,6 +21,7 @@ struct Options {
     Writes writes, rewrites;                                 // before the run; after an error, before a second run
     std::vector<uint32_t> reads, tokens;
     uint32_t status = 0, done_mask = 0, busy_mask = 0;
+    bool steps = false;                                      // run after run, as standard input says
     uint32_t hidden_tag = 0, hidden_lanes = 0, hidden_elements = 0;  // see HiddenStates; no elements: no digests
 
     Options(int argc, char** argv) {
@@ -63,6 +64,7 @@ private:
         else if (name == "status") status = number(value);
         else if (name == "done_mask") done_mask = number(value);
         else if (name == "busy_mask") busy_mask = number(value);
+        else if (name == "steps") steps = number(value);
         else if (name == "hidden_tag") hidden_tag = number(value);
         else if (name == "hidden_lanes") hidden_lanes = number(value);
         else if (name == "hidden_elements") hidden_elements = number(value);

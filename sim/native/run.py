@@ -1,7 +1,7 @@
 """Runs a compiled model on the emitted accelerator and collects what it said: tokens, cycles, counters, errors."""
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
@@ -14,7 +14,8 @@ from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
 from .dram import DramReport
 
-__all__ = ["CLOCK_MHZ", "MEMORY_MODELS", "MEMORY_OPTIONS", "Channel", "Generated", "Run", "Sampling", "port_bases", "simulate"]
+__all__ = ["CLOCK_MHZ", "MEMORY_MODELS", "MEMORY_OPTIONS", "Channel", "Generated", "Run", "Sampling", "driver_arguments",
+           "driver_command", "port_bases", "read_results", "setup_registers", "simulate"]
 
 MEMORY_MODELS = {"ideal": "a fixed latency, one beat per port and cycle", "ddr4": "DDR4-2400 with 64 data lines (sim/native/dram.h)"}
 MEMORY_OPTIONS = {"latency": (0, 100_000), "stall": (0, 99)}
@@ -162,51 +163,24 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         ``error_end`` (byte range that answers with errors), ``error_response`` (2 SLVERR, 3 DECERR), ``stop_channels`` (bits of
         ``Channel`` that stand still) and ``stop_at`` (from this cycle on), ``reset_at`` (cycle).
     """
-    if memory_model not in MEMORY_MODELS:
-        raise ValueError(f"memory_model must be one of {', '.join(MEMORY_MODELS)}, not {memory_model!r}")
-    if not CLOCK_MHZ[0] <= clock_mhz <= CLOCK_MHZ[1]:
-        raise ValueError(f"clock_mhz must be in {CLOCK_MHZ[0]}..{CLOCK_MHZ[1]}, not {clock_mhz}")
+    _check_memory(memory_model, clock_mhz, memory)
     check_int("count", count, 1, (1 << 32) - 1)
-    for name, setting in memory.items():
-        check_int(name, setting, *MEMORY_OPTIONS.get(name, (0, (1 << 63) - 1)))
     map_ = register_map(image.config)
     offsets = map_.offsets
-    control = map_["CONTROL"]
-    bits = {each.name: 1 << each.low for each in control.fields}
-    scale = sampling.inverse_temperature
-    values = {
-        "PROGRAM_ADDRESS": image.program_address, "PROMPT_ADDRESS": image.prompt_address,
-        "PROMPT_LENGTH": len(prompt), "START_POSITION": start_position, "MAX_NEW_TOKENS": count, "EOS_TOKEN": eos or 0,
-        "KV_CAPACITY": image.kv_capacity, "KV_RECORD_BEATS": image.kv_record_beats,
-        "KV_HEAD_STRIDE": image.kv_head_stride, "SEED": sampling.seed, "TOP_K": sampling.top_k,
-        "INVERSE_TEMPERATURE_MANTISSA": scale.mantissa, "INVERSE_TEMPERATURE_EXPONENT": scale.exponent & 0xFFFF,
-        "WATCHDOG_LIMIT": watchdog,
-    }
-    if image.window is not None:
-        values |= {"KV_SINKS": image.window.sinks, "KV_WINDOW": image.window.recent, "KV_POSITIONS": image.window.positions}
-    bases = port_bases(image.config, image.memory_bytes, memory_model)
-    if image.config.memory_ports > 1:
-        values |= {f"MEMORY_BASE_{port}": base for port, base in enumerate(bases)}
+    bits = {each.name: 1 << each.low for each in map_["CONTROL"].fields}
+    values = setup_registers(image, sampling, memory_model, watchdog) | {
+        "PROMPT_LENGTH": len(prompt), "START_POSITION": start_position, "MAX_NEW_TOKENS": count, "EOS_TOKEN": eos or 0}
     mode = bits["greedy"] * sampling.greedy | bits["ignore_eos"] * (eos is None)
     go = [("CONTROL", mode | bits["start"])]
-    status = {each.name: 1 << each.low for each in map_["STATUS"].fields}
-    done_mask = status["done"] | status["error_pending"]
-    arguments = {"image": image_file, "memory": image.memory_bytes, "prompt": image.prompt_address,
-                 "limit": cycle_limit, "status": offsets["STATUS"],
-                 "done_mask": done_mask, "busy_mask": status["busy"], "model": memory_model,
-                 "clock_khz": round(1000 * clock_mhz), **memory}
+    arguments = driver_arguments(image, image_file, cycle_limit, memory_model, clock_mhz, memory)
     if hidden:
         operations = decode_program(image.data[image.program_address:].tobytes())
         arguments |= {"hidden_tag": next(op.tag for op in operations if Flag.TO_HEAD in op.flags),
                       "hidden_lanes": image.config.vector_lanes, "hidden_elements": image.model.hidden_size}
-    command = [str(program)]
-    for name, value in arguments.items():
-        command += [name, str(value)]
+    command = driver_command(program, image, arguments, memory_model)
     for name, path in (("wave", wave), ("observe", observe), ("read_trace", read_trace), ("timeline", timeline)):
         if path is not None:
             command += [name, str(path)]
-    for base in bases:
-        command += ["base", str(base)]
     for address, path in preload:
         command += ["preload", f"{address}:{path}"]
     for name, value in [*{**values, **(registers or {})}.items(), *go]:
@@ -215,44 +189,101 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         command += ["rewrite", f"{offsets[name]}={value & 0xFFFFFFFF}"]
     for token in prompt:
         command += ["token", str(token)]
-    readable = [register for register in map_ if any(each.access in ("ro", "w1c") for each in register.fields)]
-    for register in readable:
-        command += ["read", str(register.offset)]
-    names = {offset: name for name, offset in offsets.items()}
-    run = Run()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            keyword, *fields = line.split()
-            if keyword == "token":
-                run.tokens.append(Generated(*map(int, fields[1:])))
-                if on_token is not None:
-                    on_token(run.tokens[-1])
-            elif keyword == "cycles":
-                run.cycles = int(fields[0])
-            elif keyword == "port":
-                run.port_beats.append((int(fields[1]), int(fields[2])))
-            elif keyword == "dram":
-                run.dram = DramReport.begin(fields)
-            elif keyword in ("timing", "statistic"):
-                assert run.dram is not None
-                run.dram.add(keyword, fields)
-            elif keyword == "register":
-                run.registers[names[int(fields[0])]] = int(fields[1])
-            elif keyword == "refused":
-                run.refused = names[int(fields[0])], int(fields[1])
-            elif keyword == "violation":
-                run.violation = " ".join(fields)
-            elif keyword == "reset":
-                run.tokens.clear()
-            elif keyword == "again":
-                run = Run(before=run)
+        run = read_results(process.stdout, image, on_token)
     if process.returncode:
         raise RuntimeError(f"the simulator ended with status {process.returncode}")
+    return run
+
+
+def _check_memory(memory_model: str, clock_mhz: float, memory: dict[str, int]) -> None:
+    if memory_model not in MEMORY_MODELS:
+        raise ValueError(f"memory_model must be one of {', '.join(MEMORY_MODELS)}, not {memory_model!r}")
+    if not CLOCK_MHZ[0] <= clock_mhz <= CLOCK_MHZ[1]:
+        raise ValueError(f"clock_mhz must be in {CLOCK_MHZ[0]}..{CLOCK_MHZ[1]}, not {clock_mhz}")
+    for name, setting in memory.items():
+        check_int(name, setting, *MEMORY_OPTIONS.get(name, (0, (1 << 63) - 1)))
+
+
+def setup_registers(image: Image, sampling: Sampling, memory_model: str, watchdog: int) -> dict[str, int]:
+    """Values of the registers that stay as they are from run to run."""
+    scale = sampling.inverse_temperature
+    values = {
+        "PROGRAM_ADDRESS": image.program_address, "PROMPT_ADDRESS": image.prompt_address,
+        "KV_CAPACITY": image.kv_capacity, "KV_RECORD_BEATS": image.kv_record_beats,
+        "KV_HEAD_STRIDE": image.kv_head_stride, "SEED": sampling.seed, "TOP_K": sampling.top_k,
+        "INVERSE_TEMPERATURE_MANTISSA": scale.mantissa, "INVERSE_TEMPERATURE_EXPONENT": scale.exponent & 0xFFFF,
+        "WATCHDOG_LIMIT": watchdog,
+    }
+    if image.window is not None:
+        values |= {"KV_SINKS": image.window.sinks, "KV_WINDOW": image.window.recent, "KV_POSITIONS": image.window.positions}
+    if image.config.memory_ports > 1:
+        bases = port_bases(image.config, image.memory_bytes, memory_model)
+        values |= {f"MEMORY_BASE_{port}": base for port, base in enumerate(bases)}
+    return values
+
+
+def driver_arguments(image: Image, image_file: Path, cycle_limit: int, memory_model: str, clock_mhz: float, memory: dict[str, int]
+                     ) -> dict[str, object]:
+    """Options of the driver that every run needs."""
+    map_ = register_map(image.config)
+    status = {each.name: 1 << each.low for each in map_["STATUS"].fields}
+    return {"image": image_file, "memory": image.memory_bytes, "prompt": image.prompt_address, "limit": cycle_limit,
+            "status": map_.offsets["STATUS"], "done_mask": status["done"] | status["error_pending"], "busy_mask": status["busy"],
+            "model": memory_model, "clock_khz": round(1000 * clock_mhz), **memory}
+
+
+def driver_command(program: Path, image: Image, arguments: dict[str, object], memory_model: str) -> list[str]:
+    """The command line for ``arguments``, with what tells the driver the memory's regions and the registers to read at the end."""
+    command = [str(program)]
+    for name, value in arguments.items():
+        command += [name, str(value)]
+    for base in port_bases(image.config, image.memory_bytes, memory_model):
+        command += ["base", str(base)]
+    for register in register_map(image.config):
+        if any(each.access in ("ro", "w1c") for each in register.fields):
+            command += ["read", str(register.offset)]
+    return command
+
+
+def read_results(lines: Iterable[str], image: Image, on_token: Callable[[Generated], None] | None = None) -> Run:
+    """What the driver prints of a run, up to ``end``."""
+    map_ = register_map(image.config)
+    names = {offset: name for name, offset in map_.offsets.items()}
+    run = Run()
+    for line in lines:
+        keyword, *fields = line.split()
+        if keyword == "token":
+            run.tokens.append(Generated(*map(int, fields[1:])))
+            if on_token is not None:
+                on_token(run.tokens[-1])
+        elif keyword == "cycles":
+            run.cycles = int(fields[0])
+        elif keyword == "port":
+            run.port_beats.append((int(fields[1]), int(fields[2])))
+        elif keyword == "dram":
+            run.dram = DramReport.begin(fields)
+        elif keyword in ("timing", "statistic"):
+            assert run.dram is not None
+            run.dram.add(keyword, fields)
+        elif keyword == "register":
+            run.registers[names[int(fields[0])]] = int(fields[1])
+        elif keyword == "refused":
+            run.refused = names[int(fields[0])], int(fields[1])
+        elif keyword == "violation":
+            run.violation = " ".join(fields)
+        elif keyword == "reset":
+            run.tokens.clear()
+        elif keyword == "again":
+            run = Run(before=run)
+        elif keyword == "end":
+            break
+    done = sum(1 << each.low for each in map_["STATUS"].fields if each.name in ("done", "error_pending"))
     for each in (run, run.before):
         if each is not None:
             _join_halves(each.registers)
-            each.ended = bool(each.registers.get("STATUS", 0) & done_mask)
+            each.ended = bool(each.registers.get("STATUS", 0) & done)
     return run
 
 

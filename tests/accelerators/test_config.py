@@ -105,7 +105,8 @@ def test_nan_is_refused():
 @pytest.mark.parametrize("each", [TINY, MODEL, *PRESETS.values()])
 def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
-    later = {"cache": "contiguous", "sequences": 4, "block_size": 16}  # parameters that are left out at their default: hashes of older configurations stay
+    # Left out at their default, so that the hashes of older configurations stay.
+    later = {"cache": "contiguous", "sequences": 4, "block_size": 16}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})

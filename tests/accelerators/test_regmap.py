@@ -27,7 +27,9 @@ def bases(config):
 def test_offsets_do_not_depend_on_the_configuration():
     window = {"KV_SINKS": 0x180, "KV_WINDOW": 0x184, "KV_POSITIONS": 0x188}.items()
     assert all((window <= register_map(config).offsets.items()) == (config.cache == "window") for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window for config in PRESETS.values()]
+    paged = {"KV_FREE_BLOCKS": 0x190}.items()
+    assert all((paged <= register_map(config).offsets.items()) == (config.cache == "paged") for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - paged for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
 

@@ -1,0 +1,214 @@
+"""What a serving host decides: which tokens of which requests go through the accelerator in the next step.
+
+Every running request that waits for its next token is in every step (continuous batching, as in Orca); what is left of the token budget
+goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with the whole blocks that its
+prompt has in common with one that runs (vLLM, arXiv:2309.06180); it waits while another one is about to write more of them. If no block
+is left, the request that came last gives back its own and begins anew later.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..accelerators.control.entries import Entry, EntryKind
+from ..sim.golden.paged import PagedTables
+
+__all__ = ["Request", "Scheduler", "Step"]
+
+
+@dataclass
+class Request:
+    """A prompt, and how many tokens are to follow at most.
+
+    Attributes
+    ----------
+    ids : list of int
+        Prompt, then generated tokens.
+    written : int
+        Of them, those whose keys and values are in the cache.
+    sequence : int or None
+        Of the accelerator, while it runs. ``fed``: the accelerator has its latest token.
+    shared : int
+        Positions that it found in the cache when it began (the last time).
+    """
+
+    name: str
+    prompt: list[int]
+    count: int
+    arrival: int = 0
+    ids: list[int] = field(default_factory=list)
+    written: int = 0
+    sequence: int | None = None
+    fed: bool = False
+    shared: int = 0
+    preempted: int = 0
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.prompt)
+
+    @property
+    def generated(self) -> list[int]:
+        return self.ids[len(self.prompt):]
+
+
+@dataclass
+class Step:
+    """A batch: its words, the requests in it, whose token each of the new ones is, and tokens that go through the model."""
+
+    words: list[int] = field(default_factory=list)
+    inside: list[Request] = field(default_factory=list)
+    sampled: list[Request] = field(default_factory=list)
+    tokens: int = 0
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    for k, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return k
+    return min(len(a), len(b))
+
+
+class Scheduler:
+    """Makes the batches.
+
+    Parameters
+    ----------
+    requests : sequence of Request
+    tables : PagedTables
+        What the accelerator's cache does: the same commands go to both.
+    budget : int
+        Tokens of a step.
+    eos : int or None
+        Token that ends a request.
+    share : bool
+        Whether prefixes are shared.
+
+    Raises ``ValueError`` for a request that is longer than a sequence can be, or needs more blocks than there are.
+    """
+
+    def __init__(self, requests: Sequence[Request], tables: PagedTables, budget: int, eos: int | None = None, share: bool = True
+                 ) -> None:
+        self.tables, self.budget, self.eos, self.share = tables, budget, eos, share
+        self.waiting = sorted(requests, key=lambda request: request.arrival)
+        self.running: list[Request] = []
+        self._to_free: list[int] = []
+        for request in requests:
+            length = len(request.prompt) + request.count - 1
+            room = min(tables.max_context, tables.pool.blocks * tables.block_size)
+            if not request.prompt or request.count < 1:
+                raise ValueError(f"request {request.name!r} needs a prompt and at least one token to generate")
+            if length > room:
+                raise ValueError(f"request {request.name!r}: prompt of {len(request.prompt)} and {request.count} tokens need {length} "
+                                 f"positions, a sequence has {room}")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is left to do, blocks to be given back included."""
+        return bool(self.waiting or self.running or self._to_free)
+
+    def step(self, number: int) -> Step:
+        """The batch of step ``number``; no words if every request is still to arrive."""
+        step = Step()
+        for sequence in self._to_free:
+            self._command(step, Entry(EntryKind.FREE, sequence))
+        self._to_free = []
+        # Tokens of requests that are past their prompt, then chunks of prompts, in the order in which requests began.
+        for decodes in (True, False):
+            for request in list(self.running):
+                if request in self.running and (len(request.ids) - request.written == 1 and bool(request.generated)) == decodes:
+                    self._advance(step, request)
+        while self.waiting and self.waiting[0].arrival <= number and step.tokens < self.budget and self._begin(step, self.waiting[0]):
+            pass
+        return step
+
+    def finish(self, step: Step, tokens: Sequence[int]) -> None:
+        """Take the tokens that the accelerator made of a step."""
+        for request, token in zip(step.sampled, tokens, strict=True):
+            request.ids.append(token)
+            request.fed = True
+            if len(request.generated) == request.count or token == self.eos:
+                request.ended = True
+                self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        assert request.sequence is not None
+        self._to_free.append(request.sequence)
+        self.running.remove(request)
+        request.sequence = None
+
+    def _command(self, step: Step, entry: Entry) -> None:
+        """An entry without tokens, here and there."""
+        if entry.kind is EntryKind.FREE:
+            self.tables.free(entry.sequence)
+        else:
+            assert not self.tables.fork(entry.sequence, entry.other, entry.count).error
+        step.words.append(entry.encode())
+
+    def _advance(self, step: Step, request: Request) -> None:
+        """As many tokens of a request as the budget has; others may have to make room."""
+        count = min(self.budget - step.tokens, len(request.ids) - request.written)
+        while count and not self._has_room(request, count):
+            idle = [other for other in self.running if other is not request and other not in step.inside]
+            if not idle:
+                return  # those of this step give back their blocks some time
+            self._preempt(step, idle[-1])
+        if not count:
+            return
+        assert request.sequence is not None
+        step.inside.append(request)
+        result, copy = self.tables.extend(request.sequence, count)
+        assert not result.error and copy is None
+        feeds = request.fed and count == 1
+        last = request.written + count == len(request.ids)
+        step.words.append(Entry(EntryKind.TOKENS, request.sequence, count, sample=last, feed=feeds).encode())
+        if not feeds:
+            step.words += request.ids[request.written:request.written + count]
+        request.written += count
+        step.tokens += count
+        if last:
+            step.sampled.append(request)
+
+    def _has_room(self, request: Request, count: int) -> bool:
+        assert request.sequence is not None
+        size, sequence = self.tables.block_size, self.tables.sequences[request.sequence]
+        return -(-(sequence.length + count) // size) - len(sequence.blocks) <= self.tables.pool.free
+
+    def _preempt(self, step: Step, request: Request) -> None:
+        """Its blocks back, which are not being written in this step; it begins again before those that have not begun."""
+        assert request.sequence is not None
+        self.running.remove(request)
+        self._command(step, Entry(EntryKind.FREE, request.sequence))
+        request.sequence, request.written, request.fed = None, 0, False
+        request.preempted += 1
+        self.waiting.insert(0, request)
+
+    def _begin(self, step: Step, request: Request) -> bool:
+        """Give a request a sequence, if there is one and room for a token."""
+        taken = {other.sequence for other in self.running} | set(self._to_free)
+        free = [k for k in range(len(self.tables.sequences)) if k not in taken]
+        if not free:
+            return False
+        size, source, shared = self.tables.block_size, None, 0
+        for other in self.running if self.share else ():
+            common = min(_common(request.ids, other.ids), len(request.ids) - 1) // size * size
+            # What is written in this step is there for the others in it: every layer appends before it attends.
+            there = min(common, other.written // size * size)
+            if common > there:
+                return False
+            if there > shared:
+                source, shared = other, there
+        request.sequence = free[0]
+        if source is not None:
+            assert source.sequence is not None
+            self._command(step, Entry(EntryKind.FORK, request.sequence, shared, source.sequence))
+        request.written = request.shared = shared
+        if not self._has_room(request, min(self.budget - step.tokens, len(request.ids) - shared)):
+            if source is not None:
+                self._command(step, Entry(EntryKind.FREE, request.sequence))
+            request.sequence, request.written = None, 0
+            return False
+        self.waiting.pop(0)
+        self.running.append(request)
+        self._advance(step, request)
+        return True

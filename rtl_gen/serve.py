@@ -1,0 +1,215 @@
+"""``llmrtl serve-sim``: several requests at a time on the simulated accelerator with a paged KV cache."""
+
+import json
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from ..accelerators.cache.blocks import block_count
+from ..accelerators.config import AcceleratorConfig, ceil_div
+from ..accelerators.control.entries import refusal
+from ..accelerators.presets import preset, with_cache
+from ..sim.golden.machine import Machine
+from ..sim.golden.paged import PagedTables
+from ..sim.native.build import build_driver
+from ..sim.native.session import Session
+from .arguments import DEFAULT_PRESET
+from .checkpoint import Checkpoint
+from .generate import cache_summary, compiled_image, emitted_accelerator, write_summary
+from .image import Image
+from .outputs import check_files
+from .scheduler import Request, Scheduler, Step
+from .tokenizer import encode, load_tokenizer
+
+__all__ = ["Served", "load_requests", "serve", "serve_sim"]
+
+console = Console(highlight=False)
+FIELDS = {"name", "prompt", "prompt_ids", "tokens", "arrival"}
+
+
+@dataclass
+class Served:
+    """How it went. ``values``, ``cycles``: of each request, the logits of its tokens and the cycles at whose end they came, from the
+    start of the first step; ``arrived``: the cycle at which its first step could have begun. ``steps``: (cycles, tokens, blocks in use,
+    blocks without sharing) of each."""
+
+    requests: list[Request]
+    values: dict[str, list[int]] = field(default_factory=dict)
+    cycles: dict[str, list[int]] = field(default_factory=dict)
+    arrived: dict[str, int] = field(default_factory=dict)
+    steps: list[tuple[int, int, int, int]] = field(default_factory=list)
+    free_blocks: int | None = None
+
+
+def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> list[Request]:
+    """The requests of a JSON file: a list of objects with ``prompt`` (text) or ``prompt_ids``, ``tokens`` (to generate at most), and,
+    if wanted, ``name`` and ``arrival`` (number of the step before which it is not there).
+
+    Raises ``ValueError`` that names the file, the request and the rule.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+        raise ValueError(f"{path}: must be a list of requests, each an object with 'prompt' or 'prompt_ids' and 'tokens'")
+    requests: list[Request] = []
+    for number, each in enumerate(found):
+        where = f"{path}: request {number}"
+        if unknown := sorted(each.keys() - FIELDS):
+            raise ValueError(f"{where}: no field {', '.join(map(repr, unknown))}; there are {', '.join(sorted(FIELDS))}")
+        if ("prompt" in each) == ("prompt_ids" in each):
+            raise ValueError(f"{where}: needs 'prompt' or 'prompt_ids', and not both")
+        for name, least in (("tokens", 1), ("arrival", 0)):
+            value = each.get(name, None if name == "tokens" else 0)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{where}: {name!r} must be a whole number from {least} on, not {value!r}")
+        if "prompt" in each:
+            if not isinstance(each["prompt"], str):
+                raise ValueError(f"{where}: 'prompt' must be text, not {each['prompt']!r}")
+            if tokenizer is None:
+                raise ValueError(f"{where}: there is no tokenizer.json; give the prompt as 'prompt_ids'")
+            ids = encode(tokenizer, each["prompt"])
+        else:
+            ids = each["prompt_ids"]
+        if not isinstance(ids, list) or not ids or not all(isinstance(token, int) and 0 <= token < vocabulary for token in ids):
+            raise ValueError(f"{where}: the prompt must be one or more token ids in 0..{vocabulary - 1}")
+        name = each.get("name", str(number))
+        if not isinstance(name, str) or name in {request.name for request in requests}:
+            raise ValueError(f"{where}: 'name' must be text that no other request has, not {name!r}")
+        requests.append(Request(name, ids, each["tokens"], each.get("arrival", 0)))
+    return requests
+
+
+def tables_of(config: AcceleratorConfig, image: Image) -> PagedTables:
+    """The cache of an accelerator, empty."""
+    return PagedTables(sequences=config.sequences, max_context=image.positions, block_size=config.block_size,
+                       blocks=block_count(config, config.block_size, config.sequences))
+
+
+def serve(session: Session, image: Image, requests: list[Request], *, eos: int | None = None, share: bool = True,
+          on_step: Any = lambda number, step: None) -> Served:
+    """Run all requests to their ends. ``RuntimeError`` if the accelerator stops with an error or refuses an entry."""
+    scheduler = Scheduler(requests, tables_of(image.config, image), image.config.token_lanes, eos, share)
+    served = Served(requests, {request.name: [] for request in requests}, {request.name: [] for request in requests})
+    number = cycle = 0
+    while scheduler.active:
+        for request in requests:
+            if request.arrival <= number:
+                served.arrived.setdefault(request.name, cycle)
+        step = scheduler.step(number)
+        number += 1
+        if not step.words:
+            continue
+        run = session.step(step.words)
+        if run.error is not None:
+            raise RuntimeError(f"step {number - 1}: {run.error}")
+        for token in run.tokens:
+            if (refused := refusal(token.token)) is not None:
+                raise RuntimeError(f"step {number - 1}: the KV cache refused sequence {refused[0]} (error {refused[1]})")
+        if len(run.tokens) != len(step.sampled):
+            raise RuntimeError(f"step {number - 1}: {len(run.tokens)} tokens came, {len(step.sampled)} were due")
+        for request, token in zip(step.sampled, run.tokens, strict=True):
+            served.values[request.name].append(token.value)
+            served.cycles[request.name].append(cycle + token.cycle)
+        cycle += run.registers["CYCLES"]
+        tables = scheduler.tables
+        alone = sum(ceil_div(sequence.length, tables.block_size) for sequence in tables.sequences)
+        served.steps.append((run.registers["CYCLES"], step.tokens, tables.pool.blocks - tables.pool.free, alone))
+        served.free_blocks = run.registers["KV_FREE_BLOCKS"]
+        if served.free_blocks != tables.pool.free:
+            raise RuntimeError(f"step {number - 1}: the KV cache has {served.free_blocks} free blocks, not {tables.pool.free}")
+        scheduler.finish(step, [token.token for token in run.tokens])
+        on_step(number - 1, step)
+    return served
+
+
+def mismatches(image: Image, served: Served, eos: int | None) -> dict[str, str]:
+    """Requests whose tokens or logits are not those of the golden model's run of that request alone: name -> what differs."""
+    found = {}
+    for request in served.requests:
+        alone = [(step.token, step.value) for step in Machine(image).generate(request.prompt, request.count, eos=eos)]
+        got = list(zip(request.generated, served.values[request.name], strict=True))
+        if got != alone:
+            at = next((k for k, (a, b) in enumerate(zip(got, alone, strict=False)) if a != b), min(len(got), len(alone)))
+            found[request.name] = f"token {at}: {got[at:at + 1] or 'nothing'}, alone {alone[at:at + 1] or 'nothing'}"
+    return found
+
+
+def serve_sim(options: Namespace) -> int:
+    """``llmrtl serve-sim``: exit status 0 if every token equals the golden model's run of its request alone, 1 if not."""
+    config = preset(options.preset or DEFAULT_PRESET)
+    if config.cache != "paged":
+        config = with_cache(config, "paged")
+    checkpoint = Checkpoint.open(options.checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    requests = load_requests(options.requests, tokenizer, checkpoint.model.vocab_size)
+    eos = None if options.ignore_eos else checkpoint.model.eos
+    if options.json is not None:
+        check_files([("--json", options.json)])
+    with console.status("[cyan]compile, emit and build"):
+        image, file = compiled_image(checkpoint, config)
+        Scheduler(requests, tables_of(config, image), config.token_lanes)  # refuses what cannot be served
+        program = build_driver(emitted_accelerator(config))
+    console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: preset {config.name}, {len(requests)} requests, {config.sequences} "
+                  f"sequences, {config.token_lanes} tokens per step", soft_wrap=True)
+    with console.status("") as status, Session(program, image, file, memory_model=options.memory_model,
+                                               clock_mhz=options.clock_mhz) as session:
+        def show(number: int, step: Step) -> None:
+            status.update(f"[cyan]step {number}, {step.tokens} tokens")
+        served = serve(session, image, requests, eos=eos, share=not options.no_sharing, on_step=show)
+    with console.status("[cyan]golden model, request by request"):
+        differ = mismatches(image, served, eos)
+    for request in requests:
+        text = " ".join(map(str, request.ids)) if tokenizer is None else tokenizer.decode(request.ids)
+        console.print(f"[bold]{request.name}[/]: ", end="")
+        console.print(text, markup=False, soft_wrap=True)
+    summary = summarize_service(image, served, differ, options.command_line)
+    _report(summary)
+    if options.json is not None:
+        write_summary(options.json, summary)
+    return 0 if summary["golden_match"] else 1
+
+
+def summarize_service(image: Image, served: Served, differ: dict[str, str], command: str) -> dict[str, Any]:
+    """What ``--json`` writes: bytes of the KV cache with and without sharing, tokens per step, cycles to the first token and between
+    tokens, per request."""
+    block_bytes = cache_summary(image)["bytes_per_position"] * image.config.block_size
+    tokens = sum(step[1] for step in served.steps)
+    requests = {}
+    for request in served.requests:
+        cycles = served.cycles[request.name]
+        requests[request.name] = {
+            "prompt_tokens": len(request.prompt), "tokens": request.generated, "shared_positions": request.shared,
+            "preempted": request.preempted, "cycles_to_first_token": cycles[0] - served.arrived[request.name],
+            "cycles_between_tokens": round((cycles[-1] - cycles[0]) / (len(cycles) - 1)) if len(cycles) > 1 else None,
+            "mismatch": differ.get(request.name)}
+    return {
+        "golden_match": not differ, "preset": image.config.name, "command": command, "steps": len(served.steps),
+        "cycles": sum(step[0] for step in served.steps), "tokens_per_step": round(tokens / max(1, len(served.steps)), 3),
+        "tokens_through_the_model": tokens, "block_bytes": block_bytes,
+        "kv_bytes_peak": max(step[2] for step in served.steps) * block_bytes,
+        "kv_bytes_peak_without_sharing": max(step[3] for step in served.steps) * block_bytes,
+        "free_blocks_at_the_end": served.free_blocks, "requests": requests}
+
+
+def _report(summary: dict[str, Any]) -> None:
+    table = Table("request", "prompt", "found in the cache", "tokens", "cycles to the first", "between tokens")
+    for name, each in summary["requests"].items():
+        between = "" if each["cycles_between_tokens"] is None else f"{each['cycles_between_tokens']:,}"
+        table.add_row(name, str(each["prompt_tokens"]), str(each["shared_positions"]), str(len(each["tokens"])),
+                      f"{each['cycles_to_first_token']:,}", between)
+    console.print(table)
+    console.print(f"{summary['steps']} steps, {summary['cycles']:,} cycles, {summary['tokens_per_step']} tokens per step; KV cache "
+                  f"{summary['kv_bytes_peak']:,} bytes at most, {summary['kv_bytes_peak_without_sharing']:,} without sharing",
+                  soft_wrap=True)
+    if summary["golden_match"]:
+        console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's run of the request alone)")
+    for name, each in summary["requests"].items():
+        if each["mismatch"]:
+            console.print(f"[bold red]{name}[/]: {each['mismatch']}", soft_wrap=True)
