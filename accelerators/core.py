@@ -360,6 +360,7 @@ class Core(wiring.Component):
         else:
             pass_fields(m, cache.o_write, self.o_record)
             m.d.comb += cache.o_read.ready.eq(1)
+        wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
         if window:
             # The front end lets no sinks and window come here that the slots do not hold; no position is written late.
             slots, length = Signal.like(cache.recent), Signal.like(cache.length)
@@ -370,7 +371,6 @@ class Core(wiring.Component):
         elif not paged:
             # The front end lets no position beyond kv_capacity or max_context come here.
             m.d.comb += cache.capacity.eq(config.max_context)
-        wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
         m.d.comb += [
             *([] if paged else [cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride)]),
             self.i_record_done.ready.eq(1), executor.record_written.eq(self.i_record_done.valid),

@@ -114,7 +114,8 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
             with m.If(done.p.error != SequenceError.NONE):
                 m.next = "ENTRY_REFUSED"
     with m.State("ENTRY_REFUSED"):
-        m.d.comb += [o_token.valid.eq(1), o_token.p.token.eq(REFUSED | error << 16 | entry.sequence), o_token.p.value.eq(0)]
+        m.d.comb += [o_token.valid.eq(1), o_token.p.token.eq(REFUSED | error << 16 | entry.sequence), o_token.p.value.eq(0),
+                     o_token.p.last.eq(0)]
         with m.If(o_token.ready):
             next_word()
             with m.If(todo != 0):

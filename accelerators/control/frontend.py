@@ -1,5 +1,7 @@
 """Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
 
+from dataclasses import replace
+
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -19,7 +21,7 @@ from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
 from .rows import RowReads, contiguous_rows, paged_rows, rows_layout, window_rows
 
-__all__ = ["BURST", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
+__all__ = ["BURST", "WEIGHTS", "BatchFrontEnd", "FrontEnd", "settings", "token_layout"]
 
 BURST = data.StructLayout({"address": 32, "beats": 24})
 WEIGHTS = data.StructLayout({"address": 32, "beats": 24, "head": 1})
@@ -46,7 +48,7 @@ def settings(config: AcceleratorConfig) -> dict[str, int]:
 
 
 class FrontEnd(wiring.Component):
-    """Sequencer.
+    """Sequencer of one sequence; ``BatchFrontEnd`` has several.
 
     Prefill takes the prompt in chunks of up to ``token_lanes`` tokens, then every generated token is a chunk of its own. For
     each chunk it reads the program, queues each instruction, and then issues its data reads in the order in which the
@@ -431,7 +433,8 @@ class FrontEnd(wiring.Component):
                     with m.If(self.program_done):
                         m.next = "DONE"
             with m.State("ERROR"):
-                pass
+                if several:  # what is left of a batch
+                    m.d.comb += collecting_prompt.eq(1)
         return m
 
     def _batch_states(self, m: Module, batch: Batch, cache: PagedCache, command: Signal, collects: Signal, fail) -> None:
@@ -490,3 +493,27 @@ class FrontEnd(wiring.Component):
             self.o_data.p.address.eq(following.p.address), self.o_data.p.beats.eq(following.p.beats),
         ]
         return offered.i
+
+
+class BatchFrontEnd(FrontEnd):
+    """Sequencer of several sequences: a ``FrontEnd`` with ``cache = "paged"``.
+
+    A start is a step. The prompt is a batch (``entries``): for each entry the paged cache makes room, shares or gives back blocks;
+    the tokens of all entries, each with its sequence and position, go through the program together. The program's tail, from its
+    first operation for the last chunk on, runs once for every token that is sampled, in the order of the batch; the token goes out
+    and is kept for an entry that feeds it. A step without tokens to be sampled ends when the executor has come to the program's end.
+    An entry that the cache refuses is told on ``o_token`` (``entries.REFUSED``), its tokens are left out, and all others go on.
+
+    Members that ``FrontEnd`` has for other caches alone (``start_position``, ``max_new_tokens``, ``eos_token``, ``ignore_eos``,
+    ``stop``, ``kv_capacity``, ``position``) mean nothing. Attention's tiles end with an entry: their rows are those of one sequence.
+
+    Latency: 2 cycles from ``start`` to the command for the batch. Interval: as ``FrontEnd``; an entry takes what ``PagedCache`` takes
+    for its command, and 4 cycles and 2 per token more; a record of APPEND what a request takes.
+    """
+
+    latency = None
+    interval = None
+
+    @classmethod
+    def for_config(cls, config: AcceleratorConfig) -> "BatchFrontEnd":
+        return cls(config if config.cache == "paged" else replace(config, cache="paged"))

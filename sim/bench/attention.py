@@ -237,6 +237,10 @@ class ScoresBench(_PartBench):
     inputs = {"i_command": "commands", "i_query": "queries", "i_keys": "keys"}
     outputs = {"o": "dots"}
 
+    def latency_stimulus(self) -> Items:
+        """More rows than the queue of dot products holds."""
+        return self.full(64, self.config.max_head_dim // self.config.vector_lanes)
+
     def measure(self, trace: Trace) -> dict[str, int]:
         """From the last beat of the first row; gaps between beats."""
         beats = ceil_div(self.config.max_head_dim, self.config.kv_lanes)

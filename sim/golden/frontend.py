@@ -11,7 +11,7 @@ from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Op
 from .cache import contiguous_command
 from .window import window_commands
 
-__all__ = ["FrontEnd", "Operation", "Read", "Settings"]
+__all__ = ["FrontEnd", "Operation", "Read", "Settings", "Stopped"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Operation:
     final: bool
 
 
-class _Stopped(Exception):
-    pass
+class Stopped(Exception):
+    """Nothing more leaves the front end."""
 
 
 @dataclass
@@ -85,12 +85,12 @@ class FrontEnd:
         """One generation; ``sampled`` gives (token, value). ``stop`` rises when ``stop_after`` tokens have left."""
         self.settings, self.code = settings, program
         self.position, self.generated = settings.start_position, 0
-        with suppress(_Stopped):
+        with suppress(Stopped):
             self._generate(prompt, sampled, stop_after)
 
     def _fail(self, cause: ErrorCause, info: int) -> NoReturn:
         self.error, self.info = cause, info
-        raise _Stopped
+        raise Stopped
 
     def _generate(self, prompt: Sequence[int], sampled: Iterator[tuple[int, int]], stop_after: int | None) -> None:
         capacity, lanes = min(self.settings.kv_capacity, self.config.max_context), self.config.token_lanes

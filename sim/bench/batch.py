@@ -1,0 +1,135 @@
+"""Bench of the front end of several sequences: steps whose batches extend, share and free sequences, some of them in vain."""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...accelerators.control.entries import Entry, EntryKind
+from ...accelerators.control.isa import INSTRUCTION_BYTES, Instruction, Opcode, encode_program
+from ..golden.batch import BatchFrontEnd, BatchOperation
+from ..golden.cache import record_beats
+from ..golden.frontend import FrontEnd, Settings
+from .frontend import VOCABULARY, FrontEndBench, Generation, instruction_fields
+from .trace import Trace
+from .unit import Items
+
+__all__ = ["BatchFrontEndBench"]
+
+NOT_SET = ("kv_sinks", "kv_window", "kv_positions")
+
+
+class BatchFrontEndBench(FrontEndBench):
+    """Steps one after another without a reset between."""
+
+    modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.batch_cases")
+
+    def batch(self, rng: random.Random, golden: BatchFrontEnd) -> list[int]:
+        """Entries for what ``golden`` has, most of which it takes."""
+        config, words, left, written = self.config, [], self.config.token_lanes, set()
+        for _ in range(rng.randint(1, 6)):
+            sequence, other = rng.randrange(config.sequences), rng.randrange(config.sequences)
+            kind = rng.choice((EntryKind.TOKENS, EntryKind.TOKENS, EntryKind.TOKENS, EntryKind.FORK, EntryKind.FREE))
+            if kind is EntryKind.TOKENS and left:
+                count, feed = rng.choice((1, left, rng.randint(1, left))), rng.random() < 0.3
+                count = 1 if feed else count
+                words.append(Entry(kind, sequence, count, sample=rng.random() < 0.5, feed=feed).encode())
+                words += [rng.randrange(VOCABULARY) for _ in range(0 if feed else count)]
+                left -= count
+                written.add(sequence)
+            elif kind is EntryKind.FORK:
+                blocks = golden.tables.sequences[other].length // config.block_size
+                words.append(Entry(kind, sequence, config.block_size * rng.choice((blocks, rng.randint(0, blocks), blocks + 1)), other)
+                             .encode())
+            elif kind is EntryKind.FREE and sequence not in written:
+                words.append(Entry(kind, sequence).encode())
+        return words or [Entry(EntryKind.FREE, 0).encode()]
+
+    def of(self, rng: random.Random, words: list[int], layers: int = 1) -> Generation:
+        """A step with this batch."""
+        config = self.config
+        code = encode_program(self.program(rng, layers))
+        base = rng.randint(1, 1000) * INSTRUCTION_BYTES
+        beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        settings = Settings(
+            program_address=base, prompt_address=base + len(code), prompt_length=len(words), start_position=rng.getrandbits(20),
+            max_new_tokens=0, eos_token=rng.randrange(VOCABULARY), ignore_eos=rng.getrandbits(1), kv_capacity=rng.getrandbits(20),
+            kv_record_beats=rng.randint(1, beats), kv_head_stride=rng.getrandbits(20) * config.bus_bytes)
+        return Generation(settings, code, words, [(rng.randrange(VOCABULARY), rng.getrandbits(64)) for _ in range(config.token_lanes)])
+
+    def program(self, rng: random.Random, layers: int = 1) -> list[Instruction]:
+        """Records are written here: of some heads."""
+        return [replace(op, count=rng.randint(1, 3)) if op.opcode is Opcode.APPEND else op for op in super().program(rng, layers)]
+
+    def steps(self, rng: random.Random, count: int) -> list[Generation]:
+        golden, found = BatchFrontEnd(self.config), []
+        for _ in range(count):
+            found.append(self.of(rng, self.batch(rng, golden)))
+            self._step(golden, found[-1])
+        return found
+
+    @staticmethod
+    def _step(golden: BatchFrontEnd, each: Generation) -> None:
+        golden.step(each.settings, each.program, each.prompt, iter(each.sampled))
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        return self.plan(*self.steps(rng, 6))
+
+    def boundary(self) -> Items:
+        """A sequence up to its last position, and one more; shared whole; all lanes in one entry, one lane in each; all sampled."""
+        rng, lanes, most = random.Random(0), self.config.token_lanes, self.config.max_context
+        ids = [VOCABULARY - 1] * lanes
+        found = [[Entry(EntryKind.TOKENS, 0, lanes, sample=k % 2 == 1).encode(), *ids] for k in range(most // lanes)]
+        found.append([Entry(EntryKind.TOKENS, 0, 1, sample=True, feed=True).encode(),
+                      Entry(EntryKind.FORK, 1, most, 0).encode(), Entry(EntryKind.TOKENS, 2, 1, sample=True).encode(), 0])
+        found.append([word for k in range(lanes) for word in (Entry(EntryKind.TOKENS, 2 + k % 2, 1, sample=True).encode(), k)])
+        found.append([Entry(EntryKind.FREE, k).encode() for k in range(self.config.sequences)])
+        return self.plan(*(self.of(rng, words) for words in found))
+
+    def golden(self) -> FrontEnd:
+        golden = BatchFrontEnd(self.config)
+        for each in self.generations:
+            self._step(golden, each)
+        return golden
+
+    def begin(self, stimulus: Items) -> None:
+        super().begin(stimulus)
+        self.ending = 0  # cycles until the executor is at the end of the program
+
+    def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
+        ports = {name: value for name, value in super().control(cycle, level).items() if name not in NOT_SET}
+        self.ending -= self.ending > 0
+        return ports | {"program_done": int(self.ending == 1)}
+
+    def react(self, stream: str, payload: Any) -> Items:
+        if stream == "o_operation":
+            queued = self.reference.operations[self.queued]
+            if queued.instruction.opcode is Opcode.END and not queued.final:
+                self.ending = 1 + self.rng.choice((1, 5, 60))
+        return super().react(stream, payload)
+
+    def expected(self, stimulus: Items) -> Items:
+        golden = self.golden()
+        assert isinstance(golden, BatchFrontEnd)
+        operations = []
+        for queued in golden.operations:
+            assert isinstance(queued, BatchOperation)
+            operations.append({"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens, "chunk": 0,
+                               "positions": list(queued.positions), "sampled": queued.sampled})
+        return super().expected(stimulus) | {
+            "o_operation": operations,
+            "o_record": [{"address": read.address, "beats": read.beats} for read in golden.records]}
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        golden = self.golden()
+        assert isinstance(golden, BatchFrontEnd)
+        return super().levels(stimulus) | {"kv_free_blocks": golden.tables.pool.free}
+
+    def latency_stimulus(self) -> Items:
+        return self.plan(self.of(random.Random(0), [Entry(EntryKind.TOKENS, 0, 1).encode(), 5]))
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"start": trace.raised["o_program"] - self.start_cycle}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return {"start": 2}

@@ -1,0 +1,61 @@
+"""Cases of the front end of several sequences beyond the menu: batches that are none."""
+
+import random
+from typing import Any
+
+import cocotb
+
+from ...accelerators.control.entries import Entry, EntryKind
+from ...accelerators.control.errors import ErrorCause
+from .agents import BenchFailure, bursts
+from .batch import BatchFrontEndBench
+from .environment import Environment
+from .frontend import VOCABULARY
+
+
+def spoiled(rng: random.Random, bench: BatchFrontEndBench, number: int) -> list[int]:
+    """A list that is not a batch, behind an entry that is one."""
+    lanes, sequences, size = bench.config.token_lanes, bench.config.sequences, bench.config.block_size
+    bad = [
+        [0], [Entry(EntryKind.TOKENS, rng.randrange(sequences), 0).encode()], [Entry(EntryKind.TOKENS, sequences, 1).encode(), 1],
+        [Entry(EntryKind.TOKENS, 0, lanes + 1).encode(), *[1] * (lanes + 1)], [Entry(EntryKind.TOKENS, 0, 2, feed=True).encode()],
+        [Entry(EntryKind.TOKENS, 0, 1).encode(), 1, Entry(EntryKind.TOKENS, 1, lanes).encode(), *[1] * lanes],
+        [Entry(EntryKind.FORK, 1, 1, 0).encode()], [Entry(EntryKind.FORK, 1, size, sequences).encode()],
+        [Entry(EntryKind.FREE, sequences).encode()], [Entry(EntryKind.TOKENS, 0, 2).encode(), 1],
+    ]
+    return [Entry(EntryKind.FREE, rng.randrange(sequences)).encode(), *bad[number]]
+
+
+async def stops(dut: Any, cause: ErrorCause, rounds: int, words: Any) -> None:
+    """Some sound steps, then one that stops the front end."""
+    env = Environment(dut)
+    bench = env.bench
+    assert isinstance(bench, BatchFrontEndBench)
+    rng = env.rng(cause.name)
+    for number in range(rounds):
+        stimulus = bench.plan(*bench.steps(rng, 2), bench.of(rng, words(rng, bench, number)))
+        if bench.golden().error != cause:
+            raise BenchFailure(f"the golden model says {bench.golden().error!r}, not {cause!r}, in round {number}")
+        share = rng.choice((0.3, 1.0))
+        await env.run(stimulus, sources=bursts(rng, share), sinks=bursts(rng, share))
+
+
+@cocotb.test()
+async def illegal_batch(dut: Any) -> None:
+    await stops(dut, ErrorCause.ILLEGAL_BATCH, 10, spoiled)
+
+
+@cocotb.test()
+async def empty_batch(dut: Any) -> None:
+    await stops(dut, ErrorCause.EMPTY_PROMPT, 2, lambda rng, bench, number: [])
+
+
+@cocotb.test()
+async def token_out_of_range(dut: Any) -> None:
+    """At any place of a batch."""
+    def words(rng: random.Random, bench: BatchFrontEndBench, number: int) -> list[int]:
+        ids = [rng.randrange(VOCABULARY) for _ in range(bench.config.token_lanes)]
+        ids[number % len(ids)] = rng.choice((VOCABULARY, (1 << 32) - 1))
+        return [Entry(EntryKind.FREE, 0).encode(), Entry(EntryKind.TOKENS, 0, len(ids), sample=True).encode(), *ids]
+
+    await stops(dut, ErrorCause.TOKEN_OUT_OF_RANGE, 4, words)

@@ -1,0 +1,149 @@
+"""Batches of the serving host, against a cache of its own: nothing is read that was not written, blocks are not lost, all is served."""
+
+import random
+import re
+
+import pytest
+from llmrtl.accelerators.control.entries import REFUSED, Entry, EntryKind, refusal
+from llmrtl.rtl_gen.scheduler import Request, Scheduler
+from llmrtl.sim.golden.paged import PagedTables
+
+LANES = 4
+
+
+def next_token(ids):
+    """A model: what follows depends on every token."""
+    return hash(tuple(ids)) % 50
+
+
+def parsed(words):
+    """Entries of a batch with their tokens, read as ``entries`` says."""
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        kind, sequence, count = EntryKind(word >> 30), word >> 24 & 63, word & (1 << 18) - 1
+        if kind is EntryKind.TOKENS:
+            sample, feed = word >> 23 & 1, word >> 22 & 1
+            yield kind, sequence, count, sample, None if feed else [words.pop(0) for _ in range(count)]
+        else:
+            yield kind, sequence, count, word >> 18 & 63, None
+
+
+class Accelerator:
+    """Blocks with the tokens that their rows were written for."""
+
+    def __init__(self, tables):
+        self.tables, self.rows, self.latest = tables, {}, {}
+        self.content = [[] for _ in tables.sequences]
+
+    def row(self, sequence, position):
+        block = self.tables.sequences[sequence].blocks[position // self.tables.block_size]
+        return block * self.tables.block_size + position % self.tables.block_size
+
+    def run(self, words):
+        """New tokens, in the order of the batch. Rows are written before any is read, as in every layer."""
+        todo, sampled = 0, []
+        for kind, sequence, count, more, tokens in parsed(words):
+            if kind is EntryKind.FREE:
+                assert sequence not in [each for each, _ in sampled]
+                self.tables.free(sequence)
+                self.content[sequence] = []
+            elif kind is EntryKind.FORK:
+                assert count % self.tables.block_size == 0 and not self.tables.fork(sequence, more, count).error
+                self.content[sequence] = self.content[more][:count]
+            else:
+                tokens = [self.latest[sequence]] if tokens is None else tokens
+                result, copy = self.tables.extend(sequence, count)
+                assert not result.error and copy is None and len(tokens) == count
+                for token in tokens:
+                    self.rows[self.row(sequence, len(self.content[sequence]))] = token
+                    self.content[sequence].append(token)
+                todo += count
+                if more:
+                    sampled.append((sequence, len(self.content[sequence])))
+        assert todo <= LANES
+        for sequence, content in enumerate(self.content):
+            assert [self.rows[self.row(sequence, position)] for position in range(len(content))] == content
+        tokens = [next_token(self.content[sequence]) for sequence, _ in sampled]
+        for (sequence, _), token in zip(sampled, tokens, strict=True):
+            self.latest[sequence] = token
+        return tokens
+
+
+def tables(**changes):
+    return PagedTables(**{"sequences": 3, "max_context": 32, "block_size": 4, "blocks": 10} | changes)
+
+
+def serve(requests, share=True, eos=None, **changes):
+    scheduler, accelerator = Scheduler(requests, tables(**changes), LANES, eos, share), Accelerator(tables(**changes))
+    number = 0
+    while scheduler.active:
+        step = scheduler.step(number)
+        number += 1
+        if step.words:
+            scheduler.finish(step, accelerator.run(step.words))
+        assert number < 2000, "it does not end"
+    assert accelerator.tables.pool.free == accelerator.tables.pool.blocks
+    for request in requests:
+        ids = list(request.prompt)
+        while len(ids) < len(request.prompt) + request.count and (len(ids) == len(request.prompt) or ids[-1] != eos):
+            ids.append(next_token(ids))
+        assert request.ids == ids
+    return number
+
+
+def traffic(rng):
+    prefixes = [[rng.randrange(50) for _ in range(rng.randint(0, 18))] for _ in range(2)]
+    requests = []
+    for k in range(rng.randint(1, 9)):
+        prompt = rng.choice(prefixes) + [rng.randrange(50) for _ in range(rng.randint(1, 8))]
+        requests.append(Request(str(k), prompt, rng.randint(1, 33 - len(prompt)), rng.choice((0, 0, rng.randint(0, 30)))))
+    return requests
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_traffic(seed):
+    rng = random.Random(seed)
+    serve(traffic(rng), share=rng.random() < 0.8, eos=rng.choice((None, 7)), blocks=rng.choice((8, 10, 24)))
+
+
+def test_prefixes_are_shared_and_requests_give_way():
+    """Over all traffic both happen."""
+    shared = preempted = 0
+    for seed in range(60):
+        requests = traffic(random.Random(seed))
+        serve(requests, blocks=8)
+        shared += sum(request.shared for request in requests)
+        preempted += sum(request.preempted for request in requests)
+    assert shared > 300 and preempted > 20
+
+
+def test_decodes_go_on_while_a_prompt_comes():
+    """A token of the first request in every step, the other's prompt in what is left."""
+    first, second = Request("first", [1], 12), Request("second", [*range(20)], 1, arrival=2)
+    scheduler, accelerator = Scheduler([first, second], tables(), LANES), Accelerator(tables())
+    for number in range(9):
+        step = scheduler.step(number)
+        scheduler.finish(step, accelerator.run(step.words))
+        assert len(first.generated) == number + 1
+        assert step.tokens == (LANES if 2 <= number < 8 else 1 if number < 2 else 3)
+
+
+def test_rules():
+    with pytest.raises(ValueError, match="request 'a' needs a prompt and at least one token to generate"):
+        Scheduler([Request("a", [], 1)], tables(), LANES)
+    with pytest.raises(ValueError, match="request 'a': prompt of 3 and 31 tokens need 33 positions, a sequence has 32"):
+        Scheduler([Request("a", [1, 2, 3], 31)], tables(), LANES)
+    with pytest.raises(ValueError, match="a sequence has 24"):
+        Scheduler([Request("a", [1, 2, 3], 23)], tables(blocks=6), LANES)
+
+
+def test_entries():
+    assert Entry(EntryKind.TOKENS, 5, 3, sample=True).encode() == 1 << 30 | 5 << 24 | 1 << 23 | 3
+    assert Entry(EntryKind.TOKENS, 5, 1, feed=True).encode() == 1 << 30 | 5 << 24 | 1 << 22 | 1
+    assert Entry(EntryKind.FORK, 1, 32, 63).encode() == 2 << 30 | 1 << 24 | 63 << 18 | 32
+    assert Entry(EntryKind.FREE, 63).encode() == 3 << 30 | 63 << 24
+    for name, value, bits in (("sequence", 64, 6), ("other", -1, 6), ("count", 1 << 18, 18)):
+        with pytest.raises(ValueError, match=re.escape(f"FORK: {name} must be in 0..{(1 << bits) - 1}, not {value}")):
+            Entry(EntryKind.FORK, **{"sequence": 0, "count": 0, name: value})
+    assert refusal(REFUSED | 3 << 16 | 7) == (7, 3) and refusal(12) is None

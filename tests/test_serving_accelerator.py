@@ -1,0 +1,181 @@
+"""The accelerator with a paged KV cache: random traffic, every token against the golden model's run of its request alone; what is
+refused harms no other sequence."""
+
+import json
+import random
+import re
+from dataclasses import replace
+
+import pytest
+from llmrtl.accelerators.control.entries import Entry, EntryKind, refusal
+from llmrtl.accelerators.control.errors import ErrorCause
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.checkpoint import Checkpoint
+from llmrtl.rtl_gen.cli import main
+from llmrtl.rtl_gen.compile import CompileError, compile_model
+from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.rtl_gen.scheduler import Request
+from llmrtl.rtl_gen.serve import load_requests, mismatches, serve, summarize_service
+from llmrtl.sim.golden.machine import Machine
+from llmrtl.sim.native.build import build_driver
+from llmrtl.sim.native.session import Session
+
+from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
+
+# Little room, so that requests give way to each other: 12 blocks.
+CONFIG = replace(preset("tiny_paged"), name="small_paged", sequences=3, block_size=4, max_context=32)
+MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
+
+
+@pytest.fixture(scope="module")
+def program():
+    return build_driver(emitted_accelerator(CONFIG))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    shape, linear_class = MODELS[request.param]
+    write_checkpoint(folder / "model", shape, seed=7, linear_class=linear_class)
+    image = compile_model(Checkpoint.open(folder / "model"), CONFIG, fraction_bits=20)
+    image.save(folder / "image")
+    return image, folder / "image.bin"
+
+
+def tokens(sequence, ids, sample=True):
+    return [Entry(EntryKind.TOKENS, sequence, len(ids), sample=sample).encode(), *ids]
+
+
+def alone(image, prompt, count):
+    return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
+
+
+def said(run):
+    return [(token.token, token.value) for token in run.tokens]
+
+
+def test_lint():
+    assert lint(emitted_accelerator(CONFIG)) == []
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_random_traffic(program, model, round):
+    image, file = model
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    prefix = [rng.randrange(48) for _ in range(rng.randint(4, 14))]
+    requests = []
+    for k in range(6):
+        prompt = (prefix if rng.random() < 0.7 else []) + [rng.randrange(48) for _ in range(rng.randint(1, 8))]
+        count = rng.randint(1, 33 - len(prompt) if k < 2 else 6)
+        requests.append(Request(str(k), prompt, count, rng.choice((0, 0, rng.randint(0, 12)))))
+    with Session(program, image, file, latency=rng.randrange(1, 60), stall=rng.choice((0, 30)), seed=seed % 1000 + 1) as session:
+        served = serve(session, image, requests)
+    assert mismatches(image, served, None) == {}
+    assert served.free_blocks == 12 and all(len(request.generated) == request.count for request in requests)
+
+
+def test_sharing(program, model):
+    """A prompt of which others have whole blocks in common is written once, and its tokens go through the model once."""
+    image, file = model
+    prefix = [(5 * k + 2) % 48 for k in range(13)]
+    summaries = []
+    for share in (True, False):
+        requests = [Request("first", [*prefix, 1], 8), Request("second", [*prefix, 2], 3), Request("third", [*prefix[:9], 3], 3)]
+        with Session(program, image, file) as session:
+            served = serve(session, image, requests, share=share)
+        differ = mismatches(image, served, None)
+        summaries.append(summarize_service(image, served, differ, ""))
+        assert differ == {} and [request.shared for request in requests] == ([0, 12, 8] if share else [0, 0, 0])
+    shared, apart = summaries
+    assert apart["tokens_through_the_model"] - shared["tokens_through_the_model"] == 20
+    assert shared["kv_bytes_peak"] < shared["kv_bytes_peak_without_sharing"]
+    assert apart["kv_bytes_peak"] == apart["kv_bytes_peak_without_sharing"]
+    assert shared["cycles"] < apart["cycles"] and shared["golden_match"]
+    assert set(shared["requests"]["second"]) >= {"cycles_to_first_token", "cycles_between_tokens"}
+
+
+def test_refused_entries_harm_nobody(program, model):
+    """A fork of what is not there, of a sequence that is not empty, more positions than a sequence has, more blocks than there are."""
+    image, file = model
+    expected = alone(image, [1, 2, 3], 3)
+    full = [*range(4)]
+    with Session(program, image, file) as session:
+        run = session.step([*tokens(0, [1, 2]), Entry(EntryKind.FORK, 1, 4, 2).encode(), *tokens(1, [9], False)])
+        assert [refusal(token.token) for token in run.tokens] == [(1, 2), None]
+        run = session.step([*tokens(0, [3]), Entry(EntryKind.FORK, 0, 0, 1).encode(), Entry(EntryKind.FORK, 1, 0, 0).encode()])
+        assert [refusal(token.token) for token in run.tokens] == [(0, 3), (1, 3), None]
+        assert said(run)[-1] == expected[0]
+        for _ in range(7):
+            assert session.step(tokens(1, full, False)).tokens == []
+        run = session.step([*tokens(1, full), Entry(EntryKind.TOKENS, 0, 1, sample=True, feed=True).encode()])
+        assert [refusal(token.token) for token in run.tokens] == [(1, 2), None] and said(run)[-1] == expected[1]
+        for _ in range(2):
+            assert session.step(tokens(2, full, False)).tokens == []
+        run = session.step([Entry(EntryKind.TOKENS, 0, 1, sample=True, feed=True).encode(), *tokens(2, full[:3], False)])
+        assert [refusal(token.token) for token in run.tokens] == [(2, 1), None] and said(run)[-1] == expected[2]
+        assert run.registers["KV_FREE_BLOCKS"] == 0
+        run = session.step([Entry(EntryKind.FREE, k).encode() for k in range(3)])
+        assert run.tokens == [] and run.registers["KV_FREE_BLOCKS"] == 12
+
+
+@pytest.mark.parametrize("words", [
+    [0], [Entry(EntryKind.TOKENS, 3, 1).encode(), 5], [Entry(EntryKind.TOKENS, 0, 0).encode()], tokens(0, [1] * 5),
+    [*tokens(0, [1, 2]), *tokens(1, [1, 2, 3])], [Entry(EntryKind.TOKENS, 0, 2, feed=True).encode()],
+    [Entry(EntryKind.FORK, 0, 3, 1).encode()], [Entry(EntryKind.FORK, 0, 4, 3).encode()], tokens(0, [1, 2, 3])[:3]], ids=str)
+def test_batches_that_are_none(program, model, words):
+    image, file = model
+    with Session(program, image, file, watchdog=4000) as session:
+        run = session.step(words)
+    assert run.cause is ErrorCause.ILLEGAL_BATCH
+    assert run.registers["ERROR_INFO"] in words
+
+
+def test_a_difference_is_told(program, model):
+    image, file = model
+    requests = [Request("good", [1, 2], 2), Request("bad", [3], 2)]
+    with Session(program, image, file) as session:
+        served = serve(session, image, requests)
+    served.values["bad"][1] += 1
+    assert list(mismatches(image, served, None)) == ["bad"] and mismatches(image, served, None)["bad"].startswith("token 1: ")
+
+
+def test_context_is_the_presets(tmp_path):
+    write_checkpoint(tmp_path, SMALL_BITNET, seed=7)
+    with pytest.raises(CompileError, match="context is that of preset 'small_paged': its KV cache has 4 positions per block"):
+        compile_model(Checkpoint.open(tmp_path), CONFIG, fraction_bits=20, context=16)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[", "not JSON"), ("{}", "must be a list of requests"), ("[]", "must be a list of requests"),
+    ('[{"prompt_ids": [1], "tokens": 1, "temperature": 1}]', "request 0: no field 'temperature'"),
+    ('[{"tokens": 1}]', "request 0: needs 'prompt' or 'prompt_ids', and not both"),
+    ('[{"prompt_ids": [1]}]', "request 0: 'tokens' must be a whole number from 1 on, not None"),
+    ('[{"prompt_ids": [1], "tokens": 1, "arrival": -1}]', "'arrival' must be a whole number from 0 on, not -1"),
+    ('[{"prompt": "a", "tokens": 1}]', "there is no tokenizer.json"),
+    ('[{"prompt_ids": [50], "tokens": 1}]', "the prompt must be one or more token ids in 0..49"),
+    ('[{"prompt_ids": [], "tokens": 1}]', "the prompt must be one or more token ids in 0..49"),
+    ('[{"prompt_ids": [1], "tokens": 1, "name": "x"}, {"prompt_ids": [1], "tokens": 1, "name": "x"}]',
+     "request 1: 'name' must be text")])
+def test_bad_requests(tmp_path, capsys, text, message):
+    write_checkpoint(tmp_path / "model", SMALL_BITNET, seed=7)
+    path = tmp_path / "requests.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_requests(path, None, 50)
+    assert main(["serve-sim", str(path), "--checkpoint", str(tmp_path / "model"), "--preset", "tiny_paged"]) == 2
+    assert f"{path}: " in (error := capsys.readouterr().err) and message in error
+
+
+@pytest.mark.bench
+def test_serve_sim(tmp_path, capsys):
+    """The command, with the shipped model's vocabulary of words left out: small random weights."""
+    write_checkpoint(tmp_path / "model", SMALL_BITNET, seed=7)
+    path, summary = tmp_path / "requests.json", tmp_path / "summary.json"
+    path.write_text(json.dumps([{"prompt_ids": [*range(20)], "tokens": 3}, {"prompt_ids": [*range(18), 7], "tokens": 2}]))
+    assert main(["serve-sim", str(path), "--checkpoint", str(tmp_path / "model"), "--preset", "tiny", "--json", str(summary)]) == 0
+    found = json.loads(summary.read_text())
+    assert found["golden_match"] and found["requests"]["1"]["shared_positions"] == 16
+    assert "golden_match: true" in capsys.readouterr().out
