@@ -10,6 +10,8 @@ from .cache.append import RecordPacker
 from .cache.contiguous import ContiguousCache
 from .cache.window import WindowCache
 from .config import AcceleratorConfig, ceil_div
+from .control.batch_frontend import BatchFrontEnd
+from .control.errors import ErrorCause
 from .control.executor import Executor
 from .control.frontend import BURST, FrontEnd, settings, token_layout
 from .control.isa import Flag, Opcode
@@ -126,7 +128,8 @@ class Core(wiring.Component):
         lanes = config.vector_lanes
         queue_depth = max(8, 2 * config.query_lanes)
         resets = ResetChain(m)
-        frontend, executor, vectors = FrontEnd(config), Executor(config), VectorMemory(config)
+        frontend = BatchFrontEnd(config) if config.cache == "paged" else FrontEnd(config)
+        executor, vectors = Executor(config), VectorMemory(config)
         engine, norm, attention, head = TernaryEngine(config), NormQuantize(config), Attention(config), HeadMatvec(config)
         rope, residual, glu, embedding = Rope(config), ResidualAdd(config), Glu(config), Embedding(config)
         align, exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
@@ -364,7 +367,8 @@ class Core(wiring.Component):
         if window:
             # The front end lets no sinks and window come here that the slots do not hold; no position is written late.
             slots, length = Signal.like(cache.recent), Signal.like(cache.length)
-            m.d.sync += [slots.eq(self.kv_capacity), cache.recent.eq(slots - self.kv_sinks)]
+            m.d.sync += [slots.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity)),
+                         cache.recent.eq(slots - self.kv_sinks)]
             with m.If(cache.i_request.valid & cache.i_request.ready):
                 m.d.sync += length.eq(cache.i_request.p.position + 1)
             m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(length), cache.clear.eq(self.start)]
@@ -386,7 +390,11 @@ class Core(wiring.Component):
         ]
 
         # Errors and what is counted.
-        m.d.comb += [self.error.eq(frontend.error), self.error_info.eq(frontend.error_info)]
+        if window:
+            m.d.comb += [self.error.eq(Mux(cache.error & (frontend.error == 0), ErrorCause.CACHE_FULL, frontend.error)),
+                         self.error_info.eq(Mux(frontend.error == 0, frontend.position, frontend.error_info))]
+        else:
+            m.d.comb += [self.error.eq(frontend.error), self.error_info.eq(frontend.error_info)]
         clamped = [(unit.saturated, unit.o.valid & unit.o.ready) for unit in (residual, embedding)]
         m.d.comb += self.saturations.eq(sum((Mux(taken, count, 0) for count, taken in clamped), start=0))
         watched = {

@@ -185,8 +185,10 @@ class _Room:
 def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, window: tuple[int, int] | None) -> _Room:
     """``CompileError`` if the model does not fit, or the cache has not so many positions."""
     check_fit(model, config)
-    if (window is None) != (config.cache != "window"):
-        raise CompileError(f"sinks and window go with a cache of kind 'window' and only with it; {config.name!r} has {config.cache!r}")
+    if window is None and config.cache == "window":
+        raise CompileError(f"the KV cache of preset {config.name!r} keeps a window: give one (--window, --sinks)")
+    if window is not None and config.cache != "window":
+        raise CompileError(f"sinks and window go with a cache of kind 'window'; that of {config.name!r} is {config.cache!r}")
     limit = min(model.max_context, config.max_context) if window is None else config.max_positions
     longest = min(limit, model.max_context) if context is None else context
     if not 1 <= longest <= limit:

@@ -68,7 +68,7 @@ UNITS: dict[str, Unit] = {
         Unit("replay_buffer", _A + "memory.replay:ReplayBuffer", _B + "vector:ReplayBufferBench"),
         Unit("executor", _A + "control.executor:Executor", _B + "executor:ExecutorBench", (*_RUNS, "tiny_paged")),
         Unit("front_end", _A + "control.frontend:FrontEnd", _B + "frontend:FrontEndBench", _RUNS),
-        Unit("batch_front_end", _A + "control.frontend:BatchFrontEnd", _B + "batch:BatchFrontEndBench", ("tiny_paged",)),
+        Unit("batch_front_end", _A + "control.batch_frontend:BatchFrontEnd", _B + "batch:BatchFrontEndBench", ("tiny_paged",)),
         Unit("pow2_negative", _A + "exp:Pow2Negative", _B + "attention:Pow2NegativeBench"),
         Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench", _ALL),
         Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _RUNS),

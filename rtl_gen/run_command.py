@@ -72,6 +72,8 @@ class _Request:
     def of(cls, options: Namespace) -> "_Request":
         """``ValueError`` names the option, the value and the rule."""
         config = configuration(options)
+        if config.cache == "paged":
+            raise ValueError(f"preset {config.name!r} serves several sequences at a time: use `llmrtl serve-sim`")
         sampling = _sampling(options, config)
         checkpoint = Checkpoint.open(options.checkpoint)
         tokenizer, seen = load_tokenizer(checkpoint), window(options)

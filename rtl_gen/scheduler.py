@@ -3,7 +3,7 @@
 Every running request that waits for its next token is in every step (continuous batching, as in Orca); what is left of the token budget
 goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with the whole blocks that its
 prompt has in common with one that runs (vLLM, arXiv:2309.06180); it waits while another one is about to write more of them. If no block
-is left, the request that came last gives back its own and begins anew later.
+is left for a request, the latest one behind it gives back its own and begins anew later; if there is none, it waits.
 """
 
 from collections.abc import Sequence
@@ -53,10 +53,11 @@ class Request:
 
 @dataclass
 class Step:
-    """A batch: its words, the requests in it, whose token each of the new ones is, and tokens that go through the model."""
+    """A batch: its words, the requests in it with what they had written before, whose token each of the new ones is, and tokens that
+    go through the model."""
 
     words: list[int] = field(default_factory=list)
-    inside: list[Request] = field(default_factory=list)
+    written: dict[str, int] = field(default_factory=dict)
     sampled: list[Request] = field(default_factory=list)
     tokens: int = 0
 
@@ -75,6 +76,7 @@ class Scheduler:
     Parameters
     ----------
     requests : sequence of Request
+        Names differ.
     tables : PagedTables
         What the accelerator's cache does: the same commands go to both.
     budget : int
@@ -149,14 +151,15 @@ class Scheduler:
         """As many tokens of a request as the budget has; others may have to make room."""
         count = min(self.budget - step.tokens, len(request.ids) - request.written)
         while count and not self._has_room(request, count):
-            idle = [other for other in self.running if other is not request and other not in step.inside]
+            later = self.running[self.running.index(request) + 1:]
+            idle = [other for other in later if other.name not in step.written]
             if not idle:
-                return  # those of this step give back their blocks some time
+                return  # it waits for blocks of those that came before, or are in this step
             self._preempt(step, idle[-1])
         if not count:
             return
         assert request.sequence is not None
-        step.inside.append(request)
+        step.written[request.name] = request.written
         result, copy = self.tables.extend(request.sequence, count)
         assert not result.error and copy is None
         feeds = request.fed and count == 1
@@ -192,8 +195,8 @@ class Scheduler:
         size, source, shared = self.tables.block_size, None, 0
         for other in self.running if self.share else ():
             common = min(_common(request.ids, other.ids), len(request.ids) - 1) // size * size
-            # What is written in this step is there for the others in it: every layer appends before it attends.
-            there = min(common, other.written // size * size)
+            # A block that is written in this step has one owner until then.
+            there = min(common, step.written.get(other.name, other.written) // size * size)
             if common > there:
                 return False
             if there > shared:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tokenizers import Tokenizer
 
@@ -77,7 +78,7 @@ def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> l
             ids = encode(tokenizer, each["prompt"])
         else:
             ids = each["prompt_ids"]
-        if not isinstance(ids, list) or not ids or not all(isinstance(token, int) and 0 <= token < vocabulary for token in ids):
+        if not isinstance(ids, list) or not ids or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
             raise ValueError(f"{where}: the prompt must be one or more token ids in 0..{vocabulary - 1}")
         name = each.get("name", str(number))
         if not isinstance(name, str) or name in {request.name for request in requests}:
@@ -103,9 +104,10 @@ def serve(session: Session, image: Image, requests: list[Request], *, eos: int |
             if request.arrival <= number:
                 served.arrived.setdefault(request.name, cycle)
         step = scheduler.step(number)
-        number += 1
-        if not step.words:
+        if not step.words:  # nobody is there yet
+            number = scheduler.waiting[0].arrival
             continue
+        number += 1
         run = session.step(step.words)
         if run.error is not None:
             raise RuntimeError(f"step {number - 1}: {run.error}")
@@ -165,14 +167,14 @@ def serve_sim(options: Namespace) -> int:
         served = serve(session, image, requests, eos=eos, share=not options.no_sharing, on_step=show)
     with console.status("[cyan]golden model, request by request"):
         differ = mismatches(image, served, eos)
-    for request in requests:
-        text = " ".join(map(str, request.ids)) if tokenizer is None else tokenizer.decode(request.ids)
-        console.print(f"[bold]{request.name}[/]: ", end="")
-        console.print(text, markup=False, soft_wrap=True)
     summary = summarize_service(image, served, differ, options.command_line)
-    _report(summary)
     if options.json is not None:
         write_summary(options.json, summary)
+    for request in requests:
+        text = " ".join(map(str, request.ids)) if tokenizer is None else tokenizer.decode(request.ids)
+        console.print(f"[bold]{escape(request.name)}[/]: ", end="")
+        console.print(text, markup=False, soft_wrap=True)
+    _report(summary)
     return 0 if summary["golden_match"] else 1
 
 
@@ -202,7 +204,7 @@ def _report(summary: dict[str, Any]) -> None:
     table = Table("request", "prompt", "found in the cache", "tokens", "cycles to the first", "between tokens")
     for name, each in summary["requests"].items():
         between = "" if each["cycles_between_tokens"] is None else f"{each['cycles_between_tokens']:,}"
-        table.add_row(name, str(each["prompt_tokens"]), str(each["shared_positions"]), str(len(each["tokens"])),
+        table.add_row(escape(name), str(each["prompt_tokens"]), str(each["shared_positions"]), str(len(each["tokens"])),
                       f"{each['cycles_to_first_token']:,}", between)
     console.print(table)
     console.print(f"{summary['steps']} steps, {summary['cycles']:,} cycles, {summary['tokens_per_step']} tokens per step; KV cache "
@@ -212,4 +214,4 @@ def _report(summary: dict[str, Any]) -> None:
         console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's run of the request alone)")
     for name, each in summary["requests"].items():
         if each["mismatch"]:
-            console.print(f"[bold red]{name}[/]: {each['mismatch']}", soft_wrap=True)
+            console.print(f"[bold red]{escape(name)}[/]: {escape(each['mismatch'])}", soft_wrap=True)

@@ -33,7 +33,7 @@ def program():
     return build_driver(emitted_accelerator(CONFIG))
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=["bitnet", pytest.param("llama", marks=pytest.mark.bench)])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     shape, linear_class = MODELS[request.param]
@@ -59,7 +59,7 @@ def test_lint():
     assert lint(emitted_accelerator(CONFIG)) == []
 
 
-@pytest.mark.parametrize("round", range(3))
+@pytest.mark.parametrize("round", [0, 1, *(pytest.param(k, marks=pytest.mark.bench) for k in range(2, 8))])
 def test_random_traffic(program, model, round):
     image, file = model
     seed = random.randrange(1 << 32)

@@ -1,5 +1,5 @@
-"""Every registered unit, in every preset it names: emitted, linted, put through the menu. Those of tiny run with `make test`,
-those of larger presets take long and run with `make bench`."""
+"""Every registered unit, in every preset it names: emitted, linted, put through the menu. Those of tiny run with `make test`;
+those of larger presets, and large units in Icarus, take long and run with `make bench`."""
 
 import pytest
 from llmrtl.accelerators.presets import preset
@@ -11,10 +11,13 @@ from llmrtl.sim.bench.simulators import icarus_missing
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 
 
-def each(cases):
+LARGE = {"attention", "batch_front_end", "executor", "front_end"}
+
+
+def each(cases, slow=frozenset()):
     return pytest.mark.parametrize(("unit", "name"), [
-        pytest.param(unit, name, id=f"{unit.name}-{name}", marks=() if name.startswith("tiny") else pytest.mark.bench)
-        for unit, name in cases])
+        pytest.param(unit, name, id=f"{unit.name}-{name}",
+                     marks=() if name.startswith("tiny") and unit.name not in slow else pytest.mark.bench) for unit, name in cases])
 
 
 @each(EACH)
@@ -32,7 +35,7 @@ def test_verilator(unit, name):
 IN_ICARUS = [case for case in EACH if case[0].icarus and preset(case[1]).bus_bits < 512]
 
 
-@each(IN_ICARUS)
+@each(IN_ICARUS, LARGE)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
     report = run_unit(unit, preset(name), "icarus")

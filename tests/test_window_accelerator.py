@@ -36,7 +36,7 @@ def program(emitted):
     return build_driver(emitted)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=["bitnet", pytest.param("llama", marks=pytest.mark.bench)])
 def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     shape, linear_class = MODELS[request.param]
@@ -75,6 +75,23 @@ def test_far_beyond_the_cache(program, checkpoint, config, tmp_path, window):
         assert run.error is None and said(run) == steps(image, prompt, 30)
         records = (length + 29) * checkpoint.model.layers * checkpoint.model.kv_heads
         assert run.registers["WRITE_BEATS"] == records * image.kv_record_beats  # a key never moves
+
+
+def test_a_text_after_another(program, checkpoint, config, tmp_path):
+    """Slots of a longer text before are nobody's when the next one begins."""
+    image, file = compiled(checkpoint, config, tmp_path, (0, 5))
+    run = simulate(program, image, file, [1, 2, 3], 30, again=True)
+    assert run.before.error is None and run.error is None
+    assert said(run.before) == said(run) == steps(image, [1, 2, 3], 30)
+
+
+def test_more_slots_than_the_accelerator_knows(program, checkpoint, config, tmp_path):
+    """No more than ``max_context`` of them count, for writes as for reads."""
+    image, file = compiled(checkpoint, config, tmp_path, (2, config.max_context - config.token_lanes - 1))
+    assert image.kv_capacity == config.max_context
+    prompt = [1, 2, 3] * 60
+    run = simulate(program, image, file, prompt, 8, registers={"KV_CAPACITY": config.max_context + 70})
+    assert run.error is None and said(run) == steps(image, prompt, 8)
 
 
 def test_ends_of_the_text(program, checkpoint, config, tmp_path):

@@ -40,7 +40,8 @@ class WindowCache(wiring.Component):
     sinks, recent : In(range(max_context + 1))
         Slots of either kind, together at most ``max_context``; ``recent`` at least 1. They change only with ``clear``.
     length : In(20)
-        Positions of the text so far, those included for which slots are written next.
+        Positions of the text so far, those included for which slots are written next; stands from the cycle after a request was
+        taken until its last command has left.
     record_beats, head_stride : In; error : Out(1), clear : In(1)
         See ``ContiguousCache``; an error is a request beyond ``length`` or for positions whose slots have been taken by later
         ones. Nothing is issued for it. ``clear`` also forgets the slot that was found last.
@@ -53,7 +54,7 @@ class WindowCache(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self._rows = ContiguousCache(config)
-        self.latency = {"sinks": 4 + self._rows.latency, "recent": 4 + POSITION_BITS + self._rows.latency}
+        self.latency = {"sinks": 5 + self._rows.latency, "recent": 5 + POSITION_BITS + self._rows.latency}
         self.interval = self._rows.interval
         slots = range(config.max_context + 1)
         super().__init__({
@@ -115,7 +116,9 @@ class WindowCache(wiring.Component):
                 m.d.sync += [request.eq(self.i_request.p), end.eq(self.i_request.p.position + self.i_request.p.count),
                              first.eq(Mux(self.i_request.p.position < self.sinks, self.sinks, self.i_request.p.position))]
                 with m.If(self.i_request.valid):
-                    m.next = "CHECK"
+                    m.next = "SETTLE"
+            with m.State("SETTLE"):  # ``length`` may come with the request, and ``oldest`` is a register behind it
+                m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [position.eq(request.position), left.eq(request.count), dividend.eq(request.position - self.sinks),
                              remainder.eq(0), step.eq(0),

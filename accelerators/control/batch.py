@@ -96,7 +96,7 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
         m.d.sync += [row.eq(batch.count), end.eq(row_end), todo.eq(Mux(feeds | ~is_tokens, 0, entry.count))]
         m.next = "ENTRY_COMMAND"
         tokens_fit = (entry.count != 0) & (row_end <= lanes) & (~feeds | (entry.count == 1))
-        whole = entry.count[:(config.block_size - 1).bit_length()] == 0
+        whole = (entry.count[:(config.block_size - 1).bit_length()] == 0) & (entry.count <= config.max_context)
         legal = (entry.sequence < config.sequences) & Mux(is_tokens, tokens_fit, Mux(
             entry.kind == EntryKind.FORK, (entry.other < config.sequences) & whole, entry.kind == EntryKind.FREE))
         fail(ErrorCause.ILLEGAL_BATCH, ~legal, entry.as_value())

@@ -2,7 +2,9 @@
 Plain Python.
 
 A batch is a list of 32-bit words, each in the low bits of a bus word: entries, and behind an entry that does not ``feed`` the ids of
-its tokens. Tokens of all entries go through the model together, at most ``token_lanes`` of them."""
+its tokens. Tokens of all entries go through the model together, at most ``token_lanes`` of them, when the whole list has been read:
+so a list that frees a sequence, or lets another one share a block, for which it has tokens contradicts itself. What is no batch
+(``ILLEGAL_BATCH``) or contradicts itself (``CACHE_FULL``) stops the accelerator, and all sequences are gone."""
 
 from dataclasses import dataclass
 from enum import IntEnum

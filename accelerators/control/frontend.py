@@ -1,7 +1,5 @@
 """Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
 
-from dataclasses import replace
-
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -15,19 +13,21 @@ from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import Queue, StreamBuffer
 from ..streams.route import buffered
-from .batch import Batch, Words, batch_states
+from .batch import Batch
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
 from .rows import RowReads, contiguous_rows, paged_rows, rows_layout, window_rows
 
-__all__ = ["BURST", "WEIGHTS", "BatchFrontEnd", "FrontEnd", "settings", "token_layout"]
+__all__ = ["BURST", "TOKEN_BITS", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
 
 BURST = data.StructLayout({"address": 32, "beats": 24})
 WEIGHTS = data.StructLayout({"address": 32, "beats": 24, "head": 1})
 """A matrix to read: for the ternary engine, or for the LM head."""
 
 TOKEN_BITS = 20
+"""Width of token ids, positions and lengths."""
+
 APPEND_BITS = 8
 
 
@@ -437,44 +437,20 @@ class FrontEnd(wiring.Component):
                     m.d.comb += collecting_prompt.eq(1)
         return m
 
+    # What a front end of several sequences has more (``BatchFrontEnd``).
+
     def _batch_states(self, m: Module, batch: Batch, cache: PagedCache, command: Signal, collects: Signal, fail) -> None:
-        """States that read a batch and prepare its tokens."""
-        words = Words(self.i_program.valid, self.i_program.p.data[:32], Signal(name="take_word"), Signal(TOKEN_BITS, name="words_left"))
-        m.d.comb += collects.eq(words.take)
-        m.d.sync += words.left.eq(words.left - (words.take & words.valid))
-        with m.State("PROMPT_COMMAND"):
-            m.d.comb += command.eq(1)
-            m.d.sync += [words.left.eq(self.prompt_length), batch.count.eq(0), batch.samples.eq(0)]
-            with m.If(self.o_program.ready):
-                m.next = "ENTRY"
-        batch_states(m, batch, cache, self.config, words, self.o_token, fail)
-        with m.State("DONE"):
-            m.d.sync += self.done.eq(1)
-            m.next = "IDLE"
+        """States that read a batch and prepare its tokens, from PROMPT_COMMAND to OPERATIONS or DONE."""
+        raise NotImplementedError
 
     def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache) -> None:
-        """States that give the writes of APPEND: token after token, head after head."""
-        request = cache.i_request
-        with m.State("RECORD"):
-            m.d.comb += [request.valid.eq(1), request.p.write.eq(1), request.p.sequence.eq(batch.sequences[row]),
-                         request.p.position.eq(batch.positions[row]), request.p.count.eq(1)]
-            with m.If(request.ready):
-                m.next = "RECORD_COMMAND"
-        with m.State("RECORD_COMMAND"):
-            m.d.comb += [self.o_record.valid.eq(cache.o_write.valid), cache.o_write.ready.eq(self.o_record.ready),
-                         *(self.o_record.p[name].eq(cache.o_write.p[name]) for name in ("address", "beats"))]
-            x.fail(ErrorCause.CACHE_FULL, cache.error & ~cache.o_write.valid, x.length)
-            with m.If(cache.o_write.valid & self.o_record.ready):
-                m.d.sync += x.head.eq(x.head + 1)
-                m.next = "RECORD"
-                with m.If(x.head + 1 == x.heads):
-                    m.d.sync += [x.head.eq(0), row.eq(row + 1)]
-                    with m.If(row + 1 == x.count):
-                        m.next = "DECODE"
+        """States that give the writes of APPEND, from RECORD to DECODE."""
+        raise NotImplementedError
 
     def _data_reads(self, m: Module, push_append: Signal):
-        """Input stream {address, beats, fenced} of the queue in front of ``o_data``, with room for the K/V rows of an
-        operation; a fenced read leaves it when all appends before it have been done."""
+        """Input stream {address, beats, fenced} of the queue in front of ``o_data``, with room for a read of every tile and head
+        of an operation (with runs there may be more, and the front end waits); a fenced read leaves it when all appends before
+        it have been done."""
         config = self.config
         tiles = ceil_div(config.token_lanes, config.query_lanes)
         layout = data.StructLayout({"address": 32, "beats": 24, "fenced": 1, "due": APPEND_BITS})
@@ -493,27 +469,3 @@ class FrontEnd(wiring.Component):
             self.o_data.p.address.eq(following.p.address), self.o_data.p.beats.eq(following.p.beats),
         ]
         return offered.i
-
-
-class BatchFrontEnd(FrontEnd):
-    """Sequencer of several sequences: a ``FrontEnd`` with ``cache = "paged"``.
-
-    A start is a step. The prompt is a batch (``entries``): for each entry the paged cache makes room, shares or gives back blocks;
-    the tokens of all entries, each with its sequence and position, go through the program together. The program's tail, from its
-    first operation for the last chunk on, runs once for every token that is sampled, in the order of the batch; the token goes out
-    and is kept for an entry that feeds it. A step without tokens to be sampled ends when the executor has come to the program's end.
-    An entry that the cache refuses is told on ``o_token`` (``entries.REFUSED``), its tokens are left out, and all others go on.
-
-    Members that ``FrontEnd`` has for other caches alone (``start_position``, ``max_new_tokens``, ``eos_token``, ``ignore_eos``,
-    ``stop``, ``kv_capacity``, ``position``) mean nothing. Attention's tiles end with an entry: their rows are those of one sequence.
-
-    Latency: 2 cycles from ``start`` to the command for the batch. Interval: as ``FrontEnd``; an entry takes what ``PagedCache`` takes
-    for its command, and 4 cycles and 2 per token more; a record of APPEND what a request takes.
-    """
-
-    latency = None
-    interval = None
-
-    @classmethod
-    def for_config(cls, config: AcceleratorConfig) -> "BatchFrontEnd":
-        return cls(config if config.cache == "paged" else replace(config, cache="paged"))

@@ -38,7 +38,8 @@ class Opcode(IntEnum):
     other (row groups before the magnitudes of a second vector are collected)."""
     ROPE = 5
     """Rotary embedding in place. source, count (heads), words (per head), address and beats (of one position's table row).
-    Where attention takes runs, into destination, and with rows not 0 tokens from position rows - 1 on use that row of the table."""
+    Where attention takes runs, into destination. With a window, and rows not 0, tokens from position rows - 1 on use that row of the
+    table."""
     APPEND = 6
     """Quantize K and V, append to the cache. address (layer's cache), source (K), destination (V), count (KV heads), words (per
     head), scalar_a, scalar_b (weight scales of K and V)."""

@@ -3,7 +3,8 @@
 A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
 one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
 has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window,
-KV_FREE_BLOCKS where it is paged: there a prompt is a batch (``entries``).
+KV_FREE_BLOCKS where it is paged: there a prompt is a batch (``entries``). CONFIG_CACHE tells which, and is not there for a cache
+of all positions of one sequence.
 """
 
 import json
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import POSITION_BITS, AcceleratorConfig
+from ..config import CACHES, POSITION_BITS, AcceleratorConfig
 from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
@@ -238,6 +239,12 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
             b.add(f"MEMORY_BASE_{port}", doc,
                   Field(f"memory_base_{port}", "rw", doc, PAGE_BITS, 32 - PAGE_BITS))
 
+    if config.cache != "contiguous":
+        b.offset = 0x17C
+        b.add("CONFIG_CACHE", "KV cache of another kind than contiguous; where it is, there is no such register.",
+              Field("config_cache", "const", "1: sinks and a window; 2: paged.", 0, 8, CACHES.index(config.cache)),
+              Field("config_sequences", "const", "Sequences, if paged.", 8, 8, config.sequences),
+              Field("config_block_size", "const", "Positions of a block, if paged.", 16, 16, config.block_size))
     if config.cache == "window":
         b.offset = 0x180
         b.single("KV_SINKS", "rw", "First positions that the KV cache keeps. Set before a start.", width=POSITION_BITS)

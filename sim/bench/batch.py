@@ -37,10 +37,11 @@ class BatchFrontEndBench(FrontEndBench):
                 words += [rng.randrange(VOCABULARY) for _ in range(0 if feed else count)]
                 left -= count
                 written.add(sequence)
-            elif kind is EntryKind.FORK:
+            elif kind is EntryKind.FORK and other not in written:
                 blocks = golden.tables.sequences[other].length // config.block_size
-                words.append(Entry(kind, sequence, config.block_size * rng.choice((blocks, rng.randint(0, blocks), blocks + 1)), other)
-                             .encode())
+                more = min(blocks + 1, config.max_context // config.block_size)
+                count = config.block_size * rng.choice((blocks, rng.randint(0, blocks), more))
+                words.append(Entry(kind, sequence, count, other).encode())
             elif kind is EntryKind.FREE and sequence not in written:
                 words.append(Entry(kind, sequence).encode())
         return words or [Entry(EntryKind.FREE, 0).encode()]

@@ -22,6 +22,7 @@ def spoiled(rng: random.Random, bench: BatchFrontEndBench, number: int) -> list[
         [Entry(EntryKind.TOKENS, 0, 1).encode(), 1, Entry(EntryKind.TOKENS, 1, lanes).encode(), *[1] * lanes],
         [Entry(EntryKind.FORK, 1, 1, 0).encode()], [Entry(EntryKind.FORK, 1, size, sequences).encode()],
         [Entry(EntryKind.FREE, sequences).encode()], [Entry(EntryKind.TOKENS, 0, 2).encode(), 1],
+        [Entry(EntryKind.FORK, 1, 2 * bench.config.max_context + size, 0).encode()],
     ]
     return [Entry(EntryKind.FREE, rng.randrange(sequences)).encode(), *bad[number]]
 
@@ -42,7 +43,17 @@ async def stops(dut: Any, cause: ErrorCause, rounds: int, words: Any) -> None:
 
 @cocotb.test()
 async def illegal_batch(dut: Any) -> None:
-    await stops(dut, ErrorCause.ILLEGAL_BATCH, 10, spoiled)
+    await stops(dut, ErrorCause.ILLEGAL_BATCH, 11, spoiled)
+
+
+@cocotb.test()
+async def contradiction(dut: Any) -> None:
+    """A sequence is freed in the batch that has tokens of it."""
+    def words(rng: random.Random, bench: BatchFrontEndBench, number: int) -> list[int]:
+        free = Entry(EntryKind.FREE, 0).encode()
+        return [free, Entry(EntryKind.TOKENS, 0, 1).encode(), rng.randrange(VOCABULARY), free]
+
+    await stops(dut, ErrorCause.CACHE_FULL, 2, words)
 
 
 @cocotb.test()

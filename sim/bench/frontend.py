@@ -88,7 +88,7 @@ class FrontEndBench(UnitBench):
             sinks = rng.choice((0, 1, 4))
             slots = rng.randint(sinks + config.token_lanes, config.max_context)
             window = {"kv_sinks": sinks, "kv_window": rng.randint(1, slots - sinks - config.token_lanes + 1), "kv_positions": capacity}
-            capacity = slots
+            capacity = slots if rng.random() < 0.8 else rng.randint(config.max_context, (1 << 20) - 1)
         settings = Settings(
             program_address=base, prompt_address=base + len(code), prompt_length=length, start_position=start,
             max_new_tokens=steps, eos_token=EOS, ignore_eos=0, kv_capacity=capacity,

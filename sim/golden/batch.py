@@ -65,7 +65,8 @@ class BatchFrontEnd(FrontEnd):
             end = len(self.batch) + count
             legal = sequence < self.config.sequences and (
                 count > 0 and end <= lanes and (not feed or count == 1) if tokens else
-                other < self.config.sequences and count % size == 0 if kind == EntryKind.FORK else kind == EntryKind.FREE)
+                other < self.config.sequences and count % size == 0 and count <= self.config.max_context
+                if kind == EntryKind.FORK else kind == EntryKind.FREE)
             if not legal:
                 self._fail(ErrorCause.ILLEGAL_BATCH, entry)
             if tokens:
@@ -116,7 +117,7 @@ class BatchFrontEnd(FrontEnd):
                 self.latest[self.batch[row].sequence] = token
 
     def _read_batch(self, op: Instruction, following: int) -> None:
-        """Data reads and record writes of one operation; the descriptor of the one at ``following`` is fetched meanwhile."""
+        """Data reads and record writes of one operation. Before an error stops it, the next descriptor is fetched."""
         row = op.beats * self.config.bus_bytes
         place = dict(record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,
                      bus_bits=self.config.bus_bits)
@@ -126,7 +127,9 @@ class BatchFrontEnd(FrontEnd):
             for each in self.batch:
                 for head in range(op.count):
                     (found,) = self.tables.commands(each.sequence, op.address, head, each.position, 1, write=True, **place)
-                    assert found is not None
+                    if found is None:
+                        self._fetch(following)
+                        self._fail(ErrorCause.CACHE_FULL, self.position)
                     self.records.append(Read(found[0].address, found[0].beats))
         elif op.opcode is Opcode.ATTEND:
             for head in range(op.count):
@@ -144,5 +147,5 @@ class BatchFrontEnd(FrontEnd):
                     first = end
         else:
             if op.opcode is Opcode.EMBED and any(each.token >= op.rows for each in self.batch):
-                self._fetch(following)  # before the token stops it
+                self._fetch(following)
             self._read(op, [each.token for each in self.batch], 0)

@@ -250,7 +250,7 @@ class Machine:
 
     def _rope(self, op: Instruction) -> None:
         lanes, half, tokens = self.config.vector_lanes, op.words // 2, len(self.tokens)
-        last = op.rows - 1 if op.rows and self.config.attention_runs else self.position + tokens
+        last = op.rows - 1 if op.rows and self.image.window is not None else self.position + tokens
         first = min(self.position, last)
         rows = self._read(op.address + first * op.beats * self.config.bus_bytes, (min(self.position + tokens - 1, last) - first + 1)
                           * op.beats, np.dtype("<i2"))

@@ -14,8 +14,8 @@ from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
 from .dram import DramReport
 
-__all__ = ["CLOCK_MHZ", "MEMORY_MODELS", "MEMORY_OPTIONS", "Channel", "Generated", "Run", "Sampling", "driver_arguments",
-           "driver_command", "port_bases", "read_results", "setup_registers", "simulate"]
+__all__ = ["CLOCK_MHZ", "MEMORY_MODELS", "MEMORY_OPTIONS", "Channel", "Generated", "Run", "Sampling", "check_memory",
+           "driver_arguments", "driver_command", "port_bases", "read_results", "setup_registers", "simulate"]
 
 MEMORY_MODELS = {"ideal": "a fixed latency, one beat per port and cycle", "ddr4": "DDR4-2400 with 64 data lines (sim/native/dram.h)"}
 MEMORY_OPTIONS = {"latency": (0, 100_000), "stall": (0, 99)}
@@ -163,7 +163,9 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         ``error_end`` (byte range that answers with errors), ``error_response`` (2 SLVERR, 3 DECERR), ``stop_channels`` (bits of
         ``Channel`` that stand still) and ``stop_at`` (from this cycle on), ``reset_at`` (cycle).
     """
-    _check_memory(memory_model, clock_mhz, memory)
+    if image.config.cache == "paged":
+        raise ValueError(f"{image.config.name!r} runs batches, not prompts: see Session")
+    check_memory(memory_model, clock_mhz, memory)
     check_int("count", count, 1, (1 << 32) - 1)
     map_ = register_map(image.config)
     offsets = map_.offsets
@@ -197,7 +199,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
     return run
 
 
-def _check_memory(memory_model: str, clock_mhz: float, memory: dict[str, int]) -> None:
+def check_memory(memory_model: str, clock_mhz: float, memory: dict[str, int]) -> None:
+    """``ValueError`` for what the driver's memory cannot be."""
     if memory_model not in MEMORY_MODELS:
         raise ValueError(f"memory_model must be one of {', '.join(MEMORY_MODELS)}, not {memory_model!r}")
     if not CLOCK_MHZ[0] <= clock_mhz <= CLOCK_MHZ[1]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from ...accelerators.control.isa import Opcode, decode_program
 from ...accelerators.control.regmap import register_map
 from ...rtl_gen.image import Image
-from .run import Run, Sampling, driver_arguments, driver_command, read_results, setup_registers
+from .run import Run, Sampling, check_memory, driver_arguments, driver_command, read_results, setup_registers
 
 __all__ = ["Session"]
 
@@ -29,7 +30,11 @@ class Session:
 
     def __init__(self, program: Path, image: Image, image_file: Path, *, cycle_limit: int = 0, memory_model: str = "ideal",
                  clock_mhz: float = 250.0, watchdog: int = 1 << 20, **memory: int) -> None:
+        check_memory(memory_model, clock_mhz, memory)
         self._image = image
+        program_of = decode_program(image.data[image.program_address:].tobytes())
+        cache = min(op.address for op in program_of if op.opcode is Opcode.APPEND)
+        self._longest = (cache - image.prompt_address) // image.config.bus_bytes
         offsets = register_map(image.config).offsets
         self._length, self._control = offsets["PROMPT_LENGTH"], offsets["CONTROL"]
         bits = {each.name: 1 << each.low for each in register_map(image.config)["CONTROL"].fields}
@@ -54,7 +59,9 @@ class Session:
 
     def step(self, batch: Sequence[int]) -> Run:
         """Run a batch (words of ``control/entries.py``). Its words on the token output, also those that tell of refused entries, are
-        the run's tokens."""
+        the run's tokens. ``ValueError`` for a batch that is longer than its place in memory."""
+        if len(batch) > self._longest:
+            raise ValueError(f"a batch has at most {self._longest} words, not {len(batch)}")
         assert self._process.stdin is not None and self._process.stdout is not None
         words = " ".join(map(str, batch))
         self._process.stdin.write(f"{words} {self._length}={len(batch)} {self._control}={self._start}\n")

@@ -101,8 +101,8 @@ def test_outstanding(outstanding, tmp_path):
 
 @needs_icarus
 @pytest.mark.parametrize(("policy", "clients"), [
-    ("round_robin", 2), ("priority", 3),
-    *(pytest.param(policy, 5, marks=pytest.mark.bench) for policy in ("round_robin", "priority"))])
+    ("round_robin", 2), *(pytest.param(policy, clients, marks=pytest.mark.bench)
+                          for policy, clients in (("priority", 3), ("round_robin", 5), ("priority", 5)))])
 def test_arbiter(clients, policy, tmp_path):
     cases = (*MENU, "errors_reach_their_client", *(["round_robin"] if policy == "round_robin" else []))
     run(ReadArbiter(64, clients, policy=policy), "ReadArbiterBench", preset("edge"), tmp_path, cases)
@@ -110,7 +110,8 @@ def test_arbiter(clients, policy, tmp_path):
 
 @needs_icarus
 @pytest.mark.parametrize(("ports", "options"), [
-    pytest.param(8, {"id_bits": 4}, marks=pytest.mark.bench), (4, {"id_bits": 1, "outstanding": 2, "skew_beats": 3}),
+    pytest.param(8, {"id_bits": 4}, marks=pytest.mark.bench),
+    pytest.param(4, {"id_bits": 1, "outstanding": 2, "skew_beats": 3}, marks=pytest.mark.bench),
     (2, {"id_bits": 1, "outstanding": 64, "skew_beats": 100})], ids=str)
 def test_stripe(ports, options, tmp_path):
     run(PortStripe(64, ports, **options), "PortStripeBench", preset("edge"), tmp_path,

@@ -29,7 +29,9 @@ def test_offsets_do_not_depend_on_the_configuration():
     assert all((window <= register_map(config).offsets.items()) == (config.cache == "window") for config in PRESETS.values())
     paged = {"KV_FREE_BLOCKS": 0x190}.items()
     assert all((paged <= register_map(config).offsets.items()) == (config.cache == "paged") for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window - paged for config in PRESETS.values()]
+    kind = {"CONFIG_CACHE": 0x17C}.items()
+    assert all((kind <= register_map(config).offsets.items()) == (config.cache != "contiguous") for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - paged - kind for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
 

@@ -143,7 +143,9 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
      "--fill-context fills a KV cache that keeps all positions: it does not go with --window"),
     (("--prompt-ids", "1", "--window", "8", "--context", "9", "--tokens", "10"), "need a context of 10; this model on preset "
                                                                                  "'tiny_window' has 9"),
-    (("--prompt-ids", "1", "--preset", "tiny_window"), "sinks and window go with a cache of kind 'window'"),
+    (("--prompt-ids", "1", "--preset", "tiny_window"),
+     "the KV cache of preset 'tiny_window' keeps a window: give one (--window, --sinks)"),
+    (("--prompt-ids", "1", "--preset", "tiny_paged"), "preset 'tiny_paged' serves several sequences at a time: use `llmrtl serve-sim`"),
     (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
     (("--prompt-ids", "1", "--preset", "huge"), "preset must be one of edge, kv260, tiny, tiny_paged, tiny_window, not 'huge'\n"),

@@ -42,7 +42,7 @@ class Accelerator:
 
     def run(self, words):
         """New tokens, in the order of the batch. Rows are written before any is read, as in every layer."""
-        todo, sampled = 0, []
+        todo, sampled, written = 0, [], []
         for kind, sequence, count, more, tokens in parsed(words):
             if kind is EntryKind.FREE:
                 assert sequence not in [each for each, _ in sampled]
@@ -56,12 +56,14 @@ class Accelerator:
                 result, copy = self.tables.extend(sequence, count)
                 assert not result.error and copy is None and len(tokens) == count
                 for token in tokens:
-                    self.rows[self.row(sequence, len(self.content[sequence]))] = token
+                    written.append(self.row(sequence, len(self.content[sequence])))
+                    self.rows[written[-1]] = token
                     self.content[sequence].append(token)
                 todo += count
                 if more:
                     sampled.append((sequence, len(self.content[sequence])))
         assert todo <= LANES
+        assert all(self.tables.pool.counts[row // self.tables.block_size] == 1 for row in written), "a shared block is written"
         for sequence, content in enumerate(self.content):
             assert [self.rows[self.row(sequence, position)] for position in range(len(content))] == content
         tokens = [next_token(self.content[sequence]) for sequence, _ in sampled]
