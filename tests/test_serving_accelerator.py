@@ -30,7 +30,7 @@ MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bit
 
 @pytest.fixture(scope="module")
 def program():
-    return build_driver(emitted_accelerator(CONFIG))
+    return build_driver(emitted_accelerator(CONFIG), fast=False)
 
 
 @pytest.fixture(scope="module", params=["bitnet", pytest.param("llama", marks=pytest.mark.bench)])
@@ -55,6 +55,7 @@ def said(run):
     return [(token.token, token.value) for token in run.tokens]
 
 
+@pytest.mark.bench
 def test_lint():
     assert lint(emitted_accelerator(CONFIG)) == []
 

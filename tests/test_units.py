@@ -12,12 +12,14 @@ EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 
 
 LARGE = {"attention", "batch_front_end", "executor", "front_end"}
+SLOW_IN_ICARUS = {(unit.name, name) for unit, name in EACH if unit.name in LARGE or name == "tiny_window"}
 
 
 def each(cases, slow=frozenset()):
     return pytest.mark.parametrize(("unit", "name"), [
         pytest.param(unit, name, id=f"{unit.name}-{name}",
-                     marks=() if name.startswith("tiny") and unit.name not in slow else pytest.mark.bench) for unit, name in cases])
+                     marks=() if name.startswith("tiny") and (unit.name, name) not in slow else pytest.mark.bench)
+        for unit, name in cases])
 
 
 @each(EACH)
@@ -35,7 +37,7 @@ def test_verilator(unit, name):
 IN_ICARUS = [case for case in EACH if case[0].icarus and preset(case[1]).bus_bits < 512]
 
 
-@each(IN_ICARUS, LARGE)
+@each(IN_ICARUS, SLOW_IN_ICARUS)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
     report = run_unit(unit, preset(name), "icarus")

@@ -58,6 +58,7 @@ def said(run):
     return [(token.token, token.value) for token in run.tokens]
 
 
+@pytest.mark.bench
 def test_lint(emitted):
     assert lint(emitted) == []
 

@@ -163,10 +163,10 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         ``error_end`` (byte range that answers with errors), ``error_response`` (2 SLVERR, 3 DECERR), ``stop_channels`` (bits of
         ``Channel`` that stand still) and ``stop_at`` (from this cycle on), ``reset_at`` (cycle).
     """
-    if image.config.cache == "paged":
-        raise ValueError(f"{image.config.name!r} runs batches, not prompts: see Session")
     check_memory(memory_model, clock_mhz, memory)
     check_int("count", count, 1, (1 << 32) - 1)
+    if image.config.cache == "paged":
+        raise ValueError(f"{image.config.name!r} runs batches, not prompts: see Session")
     map_ = register_map(image.config)
     offsets = map_.offsets
     bits = {each.name: 1 << each.low for each in map_["CONTROL"].fields}

@@ -20,7 +20,7 @@ CASES = [("vector_memory", ONE), ("vector_memory", ODD), ("vector_memory", ROWS)
          ("replay_buffer", WIDE), ("head_exponents", ONE), ("head_exponents", ODD), ("front_end", ONE),
          ("front_end", ODD), ("front_end", WIDE), ("executor", ONE), ("executor", ODD)]
 
-LONG = (("vector_memory", ROWS), ("front_end", WIDE), ("executor", ODD))
+LONG = (("vector_memory", ROWS), ("vector_memory", PAIR), ("front_end", ODD), ("front_end", WIDE), ("executor", ODD))
 """With ``make bench``: others in ``CASES`` have what is particular about them."""
 
 

@@ -137,12 +137,15 @@ def test_cycles_of_a_matrix():
     assert timing.matrix(row_groups=10, tiles=4, block_row_groups=8) == 7 * 56 + 2
 
 
-@pytest.mark.parametrize("config", ODD, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [
+    pytest.param(config, id=config.name, marks=() if config.name in ("g1", "g4_odd", "shared", "ahead") else pytest.mark.bench)
+    for config in ODD])
 def test_odd_configurations(config):
     report = run_unit(UNITS["ternary_engine"], config)
     assert report.ok, str(report)
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("unit", ["ternary_feeder", "ternary_table", "ternary_lanes", "ternary_accumulators"])
 @pytest.mark.parametrize("config", [config for config in ODD if config.name in ("g1", "g4", "ahead", "shared", "shared_4")],
                          ids=lambda config: config.name)

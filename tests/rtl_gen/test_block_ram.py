@@ -113,7 +113,7 @@ def test_memory_without_readers():
     assert modes(netlist["cells"]["ram"]) == ("NOREG", "NOREG")
 
 
-@pytest.mark.parametrize("name", ["ternary_accumulators", "ternary_feeder"])
+@pytest.mark.parametrize("name", ["ternary_accumulators", pytest.param("ternary_feeder", marks=pytest.mark.bench)])
 def test_units_of_gates_pass_the_menu(name, tmp_path):
     """With registers in their memories: of 36 bits in the accumulators, with an enable in the feeder."""
     unit = UNITS[name]

@@ -165,7 +165,8 @@ def test_registers_behind_carries_and_memories_stay(kind):
     assert use_multiplier_registers(netlist) == 0
 
 
-@pytest.mark.parametrize(("name", "registers"), [("head", "REG_OUTPUT"), ("rope", "REG_INPUTA")])
+@pytest.mark.parametrize(("name", "registers"), [
+    pytest.param("head", "REG_OUTPUT", marks=pytest.mark.bench), ("rope", "REG_INPUTA")])
 def test_units_of_gates_pass_the_menu(name, registers, tmp_path):
     """Products of the LM head, operands of rotations."""
     unit = UNITS[name]
