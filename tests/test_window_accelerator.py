@@ -17,7 +17,8 @@ from llmrtl.sim.native.run import simulate
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
 
 TINY = preset("tiny_window")
-PAIRED = with_cache(replace(preset("tiny"), name="paired", token_lanes=3, chunks=2, query_lanes=5, bus_bits=64, tables=16), "window")
+PAIRED = with_cache(replace(preset("tiny"), name="paired", token_lanes=4, chunks=2, query_lanes=5, bus_bits=64, vector_lanes=4,
+                            tables=16), "window")
 MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
 
 

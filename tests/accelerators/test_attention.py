@@ -27,7 +27,7 @@ CONFIGS = {config.name: config for config in (
 
 
 @pytest.mark.parametrize("name", [
-    "one_lane", *(pytest.param(name, marks=pytest.mark.bench) for name in ("kv16", "wide", "coarse", "fine"))])
+    pytest.param(name, marks=pytest.mark.bench) for name in CONFIGS])
 def test_other_shapes(name):
     assert lint(emit_unit("attention", CONFIGS[name])) == []
     report = run_unit(unit("attention"), CONFIGS[name], "verilator",

@@ -20,18 +20,16 @@ from llmrtl.sim.native.run import BANK_STRIDE, MEMORY_MODELS, Channel, port_base
 
 from ..checkpoints import SMALL_BITNET, write_checkpoint
 
-CONFIGS = {ports: replace(preset("tiny"), name=f"tiny_{ports}_ports", bus_bits=32 * ports, memory_ports=ports, tables=8 * ports)
-           for ports in (1, 2)}
+CONFIGS = {1: preset("tiny"), 2: replace(preset("tiny"), name="tiny_2_ports", bus_bits=64, memory_ports=2, tables=16)}
 PROMPT = [1, 2, 3, 4, 5]
 emitted = cache(emitted_accelerator)
 
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda ports: f"{ports}_ports")
 def built(request, tmp_path_factory):
-    """(driver, image, its file); the driver of one port can write waves."""
+    """(driver, image, its file)"""
     config = CONFIGS[request.param]
-    program = build_driver(emitted(config), wave=Path("run.vcd") if config is CONFIGS[1] else None)
-    return program, *compiled(tmp_path_factory.mktemp("model"), config)
+    return build_driver(emitted(config)), *compiled(tmp_path_factory.mktemp("model"), config)
 
 
 def compiled(folder, config):
@@ -153,10 +151,9 @@ def test_preload_beyond_memory(built, tmp_path):
         simulate(program, image, file, PROMPT, 1, preload=[(image.memory_bytes - 99, tmp_path / "data")])
 
 
-def test_summary(built, wave):
+def test_summary(built):
     _, image, file = built
-    outcome = generate(image, file, emitted(image.config), PROMPT, 4, memory_model="ddr4", clock_mhz=200.0,
-                       wave=wave if image.config is CONFIGS[1] else None)
+    outcome = generate(image, file, emitted(image.config), PROMPT, 4, memory_model="ddr4", clock_mhz=200.0)
     summary = summarize(outcome, image, emitted(image.config), PROMPT, memory_model="ddr4", clock_mhz=200.0)
     memory = summary["memory"]
     assert memory["bound_gb_s"] == pytest.approx(image.config.bus_bytes * 0.2)  # far below the device
@@ -221,6 +218,7 @@ def test_offers_stand_until_taken(broken_master, channel, cycles, says):
     assert said == says.format(*2 * [channel.upper()])
 
 
+@pytest.mark.bench
 def test_waves(wave, tmp_path):
     """VCD needs no library."""
     image, file = compiled(tmp_path, CONFIGS[1])

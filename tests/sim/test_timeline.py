@@ -1,4 +1,5 @@
-"""The timeline of a run, against the program that was executed and the accelerator's own counters."""
+"""The timeline of a run, against the program that was executed and the accelerator's own counters. An accelerator of its own is built
+for it: with `make bench`."""
 
 import json
 from dataclasses import replace
@@ -53,6 +54,7 @@ def slices(traced):
     return found
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("unit", UNIT_NAMES)
 def test_every_operation_in_every_token(traced, slices, unit):
     """A unit works on its operations of the program, in that order, once per token; the first token is out before the next."""
@@ -64,6 +66,7 @@ def test_every_operation_in_every_token(traced, slices, unit):
     assert slices[unit][len(own) - 1][2] <= behind and slices[unit][len(own)][1] > summary["cycles_prefill"]
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("unit", UNIT_NAMES)
 def test_busy_cycles_are_those_that_the_accelerator_counted(traced, slices, unit):
     summary = traced[1]
@@ -72,6 +75,7 @@ def test_busy_cycles_are_those_that_the_accelerator_counted(traced, slices, unit
     assert all(end <= begin for (_, _, end), (_, begin, _) in pairwise(slices[unit]))
 
 
+@pytest.mark.bench
 def test_memory_port(traced):
     """The samples tell the beats that were read, but for those behind the last one."""
     _, summary, trace, _ = traced
@@ -86,6 +90,7 @@ def test_memory_port(traced):
     assert len(samples) > TOKENS and read - unseen - rounding <= beats <= read + rounding
 
 
+@pytest.mark.bench
 def test_picture(traced):
     assert traced[3].startswith(b"\x89PNG\r\n\x1a\n") and traced[3].endswith(b"IEND\xaeB`\x82")
 
