@@ -9,8 +9,8 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["CACHES", "HEADER_BITS", "POSITION_BITS", "AcceleratorConfig", "ModelShape", "bits_for_magnitude", "ceil_div",
-           "check_int", "header_in_tail", "record_beats"]
+__all__ = ["CACHES", "HEADER_BITS", "POSITION_BITS", "AcceleratorConfig", "ModelShape", "bits_for_magnitude",
+           "block_count", "ceil_div", "check_int", "header_in_tail", "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -62,6 +62,14 @@ def check_int(name: str, value: Any, low: int, high: int, *, power_of_two: bool 
         raise ValueError(f"{name} must be a power of two, not {value}")
     if value % multiple_of:
         raise ValueError(f"{name} must be a multiple of {multiple_of}, not {value}")
+
+
+def block_count(config: "AcceleratorConfig", block_size: int, sequences: int) -> int:
+    """Blocks of the pool that a configuration gets: half of what ``sequences`` contexts would take without sharing, and one
+    context at least."""
+    check_int("block_size", block_size, 1, 1024, power_of_two=True)
+    each = -(-config.max_context // block_size)
+    return max(each, sequences * each // 2)
 
 
 class _Json:
@@ -323,6 +331,11 @@ class AcceleratorConfig(_Json):
     def max_positions(self) -> int:
         """Positions of the longest text."""
         return (1 << POSITION_BITS) - 1 if self.cache == "window" else self.max_context
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a paged KV cache."""
+        return block_count(self, self.block_size, self.sequences)
 
     @property
     def bus_bytes(self) -> int:

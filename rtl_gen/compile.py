@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..accelerators.cache.blocks import block_count
 from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div, record_beats
 from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
 from ..sim.golden.numerics import Scalar
@@ -195,8 +194,9 @@ def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, win
         raise CompileError(f"context must be in 1..{limit}, not {longest}")
     if config.cache == "paged":
         if context is not None:
-            raise CompileError(f"context is that of preset {config.name!r}: its KV cache has {config.block_size} positions per block")
-        return _Room(block_count(config, config.block_size, config.sequences) * config.block_size, limit)
+            raise CompileError(f"context is that of preset {config.name!r}: its KV cache has {config.block_size} positions per block"
+                               f"; {context} was asked for")
+        return _Room(config.blocks * config.block_size, limit)
     if window is None:
         return _Room(longest, limit)
     sinks, recent = window

@@ -41,7 +41,6 @@ class Request:
     fed: bool = False
     shared: int = 0
     preempted: int = 0
-    ended: bool = False
 
     def __post_init__(self) -> None:
         self.ids = list(self.prompt)
@@ -99,7 +98,8 @@ class Scheduler:
             length = len(request.prompt) + request.count - 1
             room = min(tables.max_context, tables.pool.blocks * tables.block_size)
             if not request.prompt or request.count < 1:
-                raise ValueError(f"request {request.name!r} needs a prompt and at least one token to generate")
+                raise ValueError(f"request {request.name!r} needs a prompt and at least one token to generate, "
+                                 f"not {len(request.prompt)} and {request.count}")
             if length > room:
                 raise ValueError(f"request {request.name!r}: prompt of {len(request.prompt)} and {request.count} tokens need {length} "
                                  f"positions, a sequence has {room}")
@@ -130,7 +130,6 @@ class Scheduler:
             request.ids.append(token)
             request.fed = True
             if len(request.generated) == request.count or token == self.eos:
-                request.ended = True
                 self._leave(request)
 
     def _leave(self, request: Request) -> None:

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from ..accelerators.cache.blocks import block_count
 from ..accelerators.config import AcceleratorConfig, ceil_div
 from ..accelerators.control.entries import refusal
 from ..accelerators.presets import preset, with_cache
@@ -27,7 +26,7 @@ from .outputs import check_files
 from .scheduler import Request, Scheduler, Step
 from .tokenizer import encode, load_tokenizer
 
-__all__ = ["Served", "load_requests", "serve", "serve_sim"]
+__all__ = ["Served", "load_requests", "mismatches", "serve", "serve_sim", "summarize_service"]
 
 console = Console(highlight=False)
 FIELDS = {"name", "prompt", "prompt_ids", "tokens", "arrival"}
@@ -79,7 +78,7 @@ def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> l
         else:
             ids = each["prompt_ids"]
         if not isinstance(ids, list) or not ids or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
-            raise ValueError(f"{where}: the prompt must be one or more token ids in 0..{vocabulary - 1}")
+            raise ValueError(f"{where}: the prompt must be one or more token ids in 0..{vocabulary - 1}, not {ids!r}")
         name = each.get("name", str(number))
         if not isinstance(name, str) or name in {request.name for request in requests}:
             raise ValueError(f"{where}: 'name' must be text that no other request has, not {name!r}")
@@ -90,7 +89,7 @@ def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> l
 def tables_of(config: AcceleratorConfig, image: Image) -> PagedTables:
     """The cache of an accelerator, empty."""
     return PagedTables(sequences=config.sequences, max_context=image.positions, block_size=config.block_size,
-                       blocks=block_count(config, config.block_size, config.sequences))
+                       blocks=config.blocks)
 
 
 def serve(session: Session, image: Image, requests: list[Request], *, eos: int | None = None, share: bool = True,

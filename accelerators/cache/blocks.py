@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, check_int
 
-__all__ = ["BlockPool", "PoolCommand", "block_count", "pool_command", "pool_result"]
+__all__ = ["BlockPool", "PoolCommand", "pool_command", "pool_result"]
 
 COUNT_BITS = 8
 """Width of a reference count."""
@@ -25,14 +25,6 @@ class PoolCommand(IntEnum):
     """One fewer has ``block``; at 0 it is free again."""
     COUNT = 3
     """How many have ``block``."""
-
-
-def block_count(config: AcceleratorConfig, block_size: int, sequences: int) -> int:
-    """Blocks of the pool that a configuration gets: half of what ``sequences`` contexts would take without sharing, and one
-    context at least."""
-    check_int("block_size", block_size, 1, 1024, power_of_two=True)
-    each = -(-config.max_context // block_size)
-    return max(each, sequences * each // 2)
 
 
 def pool_command(blocks: int) -> data.StructLayout:
@@ -83,7 +75,7 @@ class BlockPool(wiring.Component):
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "BlockPool":
         """Of four sequences in blocks of 16 positions."""
-        return cls(block_count(config, 16, 4))
+        return cls(config.blocks)
 
     def elaborate(self, platform):
         m = Module()

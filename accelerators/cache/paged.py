@@ -8,9 +8,9 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..config import AcceleratorConfig, block_count, check_int
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from .blocks import BlockPool, PoolCommand, block_count
+from .blocks import BlockPool, PoolCommand
 from .contiguous import ContiguousCache, read_layout, request_layout
 
 __all__ = ["PagedCache", "SequenceCommand", "SequenceError", "copy_layout", "paged_request", "sequence_command", "sequence_result"]

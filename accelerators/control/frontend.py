@@ -4,7 +4,6 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..cache.blocks import block_count
 from ..cache.contiguous import ContiguousCache
 from ..cache.paged import PagedCache
 from ..cache.window import WindowCache
@@ -116,7 +115,7 @@ class FrontEnd(wiring.Component):
         runs: dict = {"o_rows": Out(stream.Signature(rows_layout(config)))} if config.attention_runs else {}
         if config.cache == "paged":
             runs |= {"o_record": Out(stream.Signature(BURST)), "program_done": In(1),
-                     "kv_free_blocks": Out(range(block_count(config, config.block_size, config.sequences) + 1))}
+                     "kv_free_blocks": Out(range(config.blocks + 1))}
         super().__init__({
             "start": In(1), **{name: In(width) for name, width in settings(config).items()}, **runs,
             "o_program": Out(stream.Signature(BURST)),
@@ -402,8 +401,7 @@ class FrontEnd(wiring.Component):
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
             place = batch.positions[first] if several else position
-            row_reads = RowReads(m, self, config, op.address, op.tiles, op.count, reads, place, count, head, first, tile_end,
-                                 self.position, fail)
+            row_reads = RowReads(m, self, config, op.count, reads, place, count, head, first, tile_end, self.position, fail)
             if several:
                 paged_rows(row_reads, cache, batch.sequences[first])
                 self._record_states(m, row_reads, batch, row, cache)

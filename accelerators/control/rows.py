@@ -33,8 +33,8 @@ class RowReads:
     m : Module
     frontend : component
         Its inputs ``kv_*``; ``o_rows``, where the controller makes runs.
-    address, tiles, heads : Value
-        Of the operation at hand: base of its layer's rows, tokens per tile, KV heads.
+    heads : Value
+        KV heads of the operation at hand.
     reads : stream {address, beats, fenced}
         Where reads go.
     position, count, head, first, tile_end : Signal
@@ -47,8 +47,6 @@ class RowReads:
     m: Module
     frontend: wiring.Component
     config: AcceleratorConfig
-    address: ValueLike
-    tiles: ValueLike
     heads: ValueLike
     reads: wiring.PureInterface
     position: Signal

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...accelerators.cache.blocks import block_count
+from ...accelerators.config import block_count
 from ..golden.cache import record_beats
 from ..golden.paged import BlockPool, PagedTables
 from .trace import Trace

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ...accelerators.cache.blocks import block_count
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.entries import FEED, KIND, OTHER, REFUSED, SAMPLE, SEQUENCE, EntryKind
 from ...accelerators.control.errors import ErrorCause
@@ -38,7 +37,7 @@ class BatchFrontEnd(FrontEnd):
         super().__init__(config)
         self.records: list[Read] = []
         self.tables = PagedTables(sequences=config.sequences, max_context=config.max_context, block_size=config.block_size,
-                                  blocks=block_count(config, config.block_size, config.sequences))
+                                  blocks=config.blocks)
         self.latest = [0] * config.sequences
         self.positions = [0] * config.token_lanes
         self.sampled = 0

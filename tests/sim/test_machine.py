@@ -37,18 +37,22 @@ def test_default_formats(name):
     assert not any(row["saturations"] for row in figures["prompts"])
 
 
-@pytest.mark.parametrize("shape, linear_class", [(SMALL_BITNET, "autobitlinear"), (SMALL_LLAMA, "bitlinear")])
-def test_chunks_do_not_matter(tmp_path, shape, linear_class):
-    write_checkpoint(tmp_path / "model", shape, seed=3, linear_class=linear_class)
-    image = compile_model(Checkpoint.open(tmp_path / "model"), preset("tiny"), fraction_bits=20)
-    prompt = np.random.default_rng(11).integers(0, shape.vocab_size, 13).tolist()
-    whole = Machine(image)
-    expected = whole.chunk(prompt)[-1]
+def assert_chunks_do_not_matter(image, prompt):
+    """The last logits of ``prompt`` are those of the whole prompt at once, however it is cut."""
+    expected = Machine(image).chunk(prompt)[-1]
     for size in (1, 2, 5):
         machine = Machine(image)
         for start in range(0, len(prompt), size):
             values = machine.chunk(prompt[start:start + size])[-1]
         assert np.array_equal(values, expected)
+
+
+@pytest.mark.parametrize("shape, linear_class", [(SMALL_BITNET, "autobitlinear"), (SMALL_LLAMA, "bitlinear")])
+def test_chunks_do_not_matter(tmp_path, shape, linear_class):
+    write_checkpoint(tmp_path / "model", shape, seed=3, linear_class=linear_class)
+    image = compile_model(Checkpoint.open(tmp_path / "model"), preset("tiny"), fraction_bits=20)
+    prompt = np.random.default_rng(11).integers(0, shape.vocab_size, 13).tolist()
+    assert_chunks_do_not_matter(image, prompt)
 
 
 def test_presets_differ_in_layout_only(tmp_path):

@@ -15,6 +15,7 @@ from llmrtl.sim.reference import Reference
 
 from ..checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
 from .test_attention import EDGE, random_operation
+from .test_machine import assert_chunks_do_not_matter
 
 CONFIG = preset("tiny_window")
 
@@ -68,13 +69,7 @@ def prompt_of(checkpoint, length):
 
 def test_chunks_do_not_matter(checkpoint):
     image = compile_model(checkpoint, CONFIG, fraction_bits=20, window=(2, 7), context=40)
-    prompt = prompt_of(checkpoint, 25)
-    expected = Machine(image).chunk(prompt)[-1]
-    for size in (1, 2, 5):
-        machine = Machine(image)
-        for start in range(0, len(prompt), size):
-            values = machine.chunk(prompt[start:start + size])[-1]
-        assert np.array_equal(values, expected)
+    assert_chunks_do_not_matter(image, prompt_of(checkpoint, 25))
 
 
 def test_a_wide_window_is_full_attention(checkpoint):
