@@ -22,7 +22,7 @@ from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing
 from .image import Image, MemoryMap, Section, Window, image_files
-from .tensors import Contents, PackedTensors, TensorSizes
+from .tensors import Contents, PackedTensors, TensorSizes, in_words
 
 __all__ = ["CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
 
@@ -41,18 +41,17 @@ def fraction_bits_for(peak: float) -> int:
 
 def check_fit(model: ModelShape, config: AcceleratorConfig) -> None:
     """Raise ``CompileError`` unless ``config`` can run ``model``."""
-    lanes = config.vector_lanes
+    padded = in_words(model, config).head_dim
+    said = f"{model.head_dim}" if padded == model.head_dim else f"{model.head_dim}, {padded} with both halves in whole words,"
     rules = [
-        (model.head_dim % (2 * lanes) == 0,
-         f"head_dim {model.head_dim} must be a multiple of 2 * vector_lanes = {2 * lanes}"),
-        (model.head_dim <= config.max_head_dim, f"head_dim {model.head_dim} exceeds max_head_dim {config.max_head_dim}"),
+        (padded <= config.max_head_dim, f"head_dim {said} exceeds max_head_dim {config.max_head_dim}"),
         (model.group <= config.query_lanes,
          f"{model.group} query heads per KV head exceed query_lanes {config.query_lanes}"),
         (model.vocab_size <= config.max_vocab, f"vocab_size {model.vocab_size} exceeds max_vocab {config.max_vocab}"),
         (model.heads <= config.max_heads, f"{model.heads} heads exceed max_heads {config.max_heads}"),
     ]
     for name, length in (("hidden_size", model.hidden_size), ("intermediate_size", model.intermediate_size),
-                         ("heads * head_dim", model.heads * model.head_dim)):
+                         ("heads * head_dim", model.heads * padded)):
         rules.append((length <= config.max_vector, f"{name} {length} exceeds max_vector {config.max_vector}"))
     needed = VectorMemory(model, config).elements
     rules.append((needed <= config.vector_memory,
@@ -66,10 +65,10 @@ class VectorMemory:
     """Word addresses of the vector-memory regions of one token."""
 
     def __init__(self, model: ModelShape, config: AcceleratorConfig) -> None:
-        lanes = config.vector_lanes
+        lanes, model = config.vector_lanes, in_words(model, config)
         self.hidden = ceil_div(model.hidden_size, lanes)
         self.ffn = ceil_div(model.intermediate_size, lanes)
-        self.head = ceil_div(model.head_dim, lanes)
+        self.head = model.head_dim // lanes
         self.residual = 0
         self.sums = self.q = self.gate = self.hidden
         self.k = self.q + model.heads * self.head
@@ -238,12 +237,13 @@ class _Builder:
     def __init__(self, model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors | TensorSizes, layout: _Layout,
                  fraction_bits: int, room: _Room, progress: Callable[[str], None]) -> None:
         self.model, self.config, self.tensors, self.room = model, config, tensors, room
+        self.padded = in_words(model, config)
         self.layout, self.fraction_bits, self.progress = layout, fraction_bits, progress
         self.memory = VectorMemory(self.model, config)
         self.names: list[str] = []
         self.ops: list[Instruction] = []
-        self.kv_beats = ceil_div(self.model.head_dim * config.kv_bits, config.bus_bits)
-        self.record_beats = record_beats(self.model.head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.kv_beats = ceil_div(self.padded.head_dim * config.kv_bits, config.bus_bits)
+        self.record_beats = record_beats(self.padded.head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
         self.head_stride = room.capacity * self.record_beats * config.bus_bytes
 
     def emit(self, name: str, opcode: Opcode, **fields) -> None:
@@ -276,20 +276,21 @@ class _Builder:
         return self.ops
 
     def norm(self, name: str, key: str, gain: tuple[Contents, int] | None, source: int, length: int, flags: Flag,
-             scale: Scalar, **fields: int) -> None:
-        """One NORM with its gains; ``gain`` None: no gains and no division by the root mean square."""
+             scale: Scalar, *, words: int | None = None, **fields: int) -> None:
+        """One NORM of ``length`` elements, in ``words`` if not as few as hold them, with its gains; ``gain`` None: no gains and no
+        division by the root mean square."""
         address = beats = exponent = 0
         if gain is not None:
             contents, exponent = gain
             address, beats = self.layout.add(key, contents, "gain")
             flags |= Flag.GAIN | Flag.NORMALIZE
-        self.emit(name, Opcode.NORM, flags=flags, source=source, words=ceil_div(length, self.config.vector_lanes),
+        self.emit(name, Opcode.NORM, flags=flags, source=source, words=words or ceil_div(length, self.config.vector_lanes),
                   address=address, beats=beats, shift=exponent, scalar_a=scale, **fields,
                   scalar_b=Scalar.from_float(1 / length), scalar_c=Scalar.from_float(self.model.rms_norm_eps))
 
     def linear(self, name: str, key: str, layer: int, roles: Sequence[str], destination: int) -> dict[str, float]:
         """One LINEAR of the matrices of ``roles``; the rows of each are padded to whole vector words. Returns their scales."""
-        config, shapes = self.config, projection_shapes(self.model)
+        config, shapes = self.config, projection_shapes(self.padded)
         rows = [ceil_div(shapes[role][0], config.vector_lanes) * config.vector_lanes for role in roles]
         contents, scales = self.tensors.matrix(layer, roles, rows)
         address, beats = self.layout.add(key, contents, "ternary")
@@ -325,7 +326,8 @@ class _Builder:
                   tiles=config.query_lanes // model.group, **attention,
                   scalar_a=Scalar.from_float(scale["q"] * kept * log2(np.e) / sqrt(model.head_dim)))
         self.norm(name + "attention sub-norm", f"layers.{layer}.attention_sub_norm", tensors.gain(layer, "attention_sub"),
-                  memory.attention, model.heads * model.head_dim, Flag.ALIGN, Scalar.from_float(1.0), group=memory.head)
+                  memory.attention, model.heads * model.head_dim, Flag.ALIGN, Scalar.from_float(1.0), group=memory.head,
+                  words=model.heads * memory.head)
         scale |= self.linear(name + "o", f"layers.{layer}.o", layer, ("o",), memory.sums)
         self.emit(name + "attention residual", Opcode.RESIDUAL, source=memory.sums, destination=memory.residual,
                   words=memory.hidden, scalar_a=Scalar.from_float(scale["o"] * 2.0 ** self.fraction_bits))

@@ -2,9 +2,14 @@
 
 ``PackedTensors`` and ``TensorSizes`` have the same methods. The compiler lays out an image from the one; from the other the
 same layout and program follow for a model that is known by its shape alone (``compile.plan``).
+
+Vectors of the accelerator are words of ``vector_lanes`` elements, and the rotary embedding pairs words of both halves of a head. So
+each half of a head is padded with zeros to whole words (``in_words``): rows of the query, key and value projections, columns of
+the output projection, gains between attention and it. Attention then sees zeros, which change no dot product.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil, log2
 
 import numpy as np
@@ -13,7 +18,7 @@ from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div
 from ..sim.golden import head, ternary
 from .checkpoint import Checkpoint, gain_lengths, projection_shapes
 
-__all__ = ["Contents", "PackedTensors", "TensorSizes", "embedding_table", "fixed_point", "rope_table"]
+__all__ = ["Contents", "PackedTensors", "TensorSizes", "embedding_table", "fixed_point", "in_words", "rope_table", "spread_heads"]
 
 Contents = np.ndarray | int
 """Of a section: the bytes, or their number."""
@@ -34,14 +39,31 @@ def fixed_point(values: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
     return np.rint(values.astype(np.float64) * 2.0 ** -exponent).astype(np.int64), exponent
 
 
+def in_words(model: ModelShape, config: AcceleratorConfig) -> ModelShape:
+    """The shape with heads of whole words, each half by itself."""
+    lanes = config.vector_lanes
+    return replace(model, head_dim=2 * ceil_div(model.head_dim, 2 * lanes) * lanes)
+
+
+def spread_heads(array: np.ndarray, head_dim: int, padded: int, axis: int = 0) -> np.ndarray:
+    """``array`` with zeros behind each half of each head of ``axis``: ``padded`` elements per head instead of ``head_dim``."""
+    if head_dim == padded:
+        return array
+    array = np.moveaxis(array, axis, -1)
+    halves = array.reshape(*array.shape[:-1], -1, head_dim // 2)
+    halves = np.pad(halves, [(0, 0)] * (halves.ndim - 1) + [(0, (padded - head_dim) // 2)])
+    return np.moveaxis(halves.reshape(*array.shape[:-1], -1), -1, axis)
+
+
 def rope_row_elements(model: ModelShape, config: AcceleratorConfig) -> int:
     """int16 elements of the rotary table per position, padded to bus words."""
-    return ceil_div(model.head_dim * 16, config.bus_bits) * config.bus_bits // 16
+    return ceil_div(in_words(model, config).head_dim * 16, config.bus_bits) * config.bus_bits // 16
 
 
 def rope_table(model: ModelShape, config: AcceleratorConfig, positions: int) -> np.ndarray:
     """int16 ``[positions, row]``: per pair word V cosines then V sines in Q1.14, rows padded to bus words."""
     frequencies = model.rope_theta ** (-np.arange(0, model.head_dim, 2) / model.head_dim)
+    frequencies = np.pad(frequencies, (0, (in_words(model, config).head_dim - model.head_dim) // 2))
     angles = np.arange(positions)[:, None] * frequencies
     parts = [np.rint(f(angles) * (1 << ROPE_FRACTION_BITS)).astype(np.int16)
              .reshape(positions, -1, 1, config.vector_lanes) for f in (np.cos, np.sin)]
@@ -79,6 +101,7 @@ class PackedTensors:
 
     def __init__(self, checkpoint: Checkpoint, config: AcceleratorConfig, fraction_bits: int) -> None:
         self.checkpoint, self.config, self.fraction_bits = checkpoint, config, fraction_bits
+        self._head_dims = checkpoint.model.head_dim, in_words(checkpoint.model, config).head_dim
 
     def embedding(self) -> tuple[Contents, int]:
         """The rows, and the shift to the residual's format."""
@@ -91,6 +114,8 @@ class PackedTensors:
     def gain(self, layer: int, which: str) -> tuple[Contents, int] | None:
         """Gains of a norm and their exponent; None for a sub-norm that the model does not have."""
         gain = self.checkpoint.gain(layer, which)
+        if gain is not None and which == "attention_sub":
+            gain = spread_heads(gain, *self._head_dims)
         return None if gain is None else self._gain(gain)
 
     def final_gain(self) -> tuple[Contents, int]:
@@ -99,10 +124,13 @@ class PackedTensors:
 
     def matrix(self, layer: int, roles: Sequence[str], rows: Sequence[int]) -> tuple[Contents, dict[str, float]]:
         """Projections one below the other, each padded to its number of ``rows``, and the scale of each."""
-        projections = [self.checkpoint.projection(layer, role) for role in roles]
-        padded = [np.pad(projection.trits, ((0, count - projection.trits.shape[0]), (0, 0)))
-                  for projection, count in zip(projections, rows, strict=True)]
-        scales = {role: projection.scale for role, projection in zip(roles, projections, strict=True)}
+        padded, scales = [], {}
+        for role, count in zip(roles, rows, strict=True):
+            projection = self.checkpoint.projection(layer, role)
+            trits, scales[role] = projection.trits, projection.scale
+            if role in ("q", "k", "v", "o"):
+                trits = spread_heads(trits, *self._head_dims, axis=int(role == "o"))
+            padded.append(np.pad(trits, ((0, count - trits.shape[0]), (0, 0))))
         return ternary.pack(np.concatenate(padded), self.config), scales
 
     def head(self) -> tuple[Contents, float]:
@@ -125,7 +153,7 @@ class TensorSizes:
     """
 
     def __init__(self, model: ModelShape, config: AcceleratorConfig) -> None:
-        self.model, self.config = model, config
+        self.model, self.config = in_words(model, config), config
 
     def embedding(self) -> tuple[Contents, int]:
         elements = embedding_row_elements(self.model.hidden_size, self.config)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from llmrtl import models
 from llmrtl.accelerators.axi import Response
+from llmrtl.accelerators.config import record_beats
 from llmrtl.accelerators.control.errors import OUTSIDE_STREAMS, ErrorCause
 from llmrtl.accelerators.control.isa import Opcode, decode_program, encode_program
 from llmrtl.accelerators.presets import preset
@@ -82,6 +83,16 @@ def check(program, model, prompt, count, sampling=Sampling(), eos=None, **memory
 def test_prompt_lengths(program, model, length):
     """Below, at and beyond whole chunks of token lanes."""
     check(program, model, [(7 * i + 3) % 48 for i in range(length)], 4)
+
+
+def test_any_head_dim(program, tmp_path):
+    """Halves of 5 elements in words of 2: the compiler pads them (that no number changes: ``test_presets_differ_in_layout_only``)."""
+    shape = replace(SMALL_BITNET, hidden_size=40, head_dim=10)
+    write_checkpoint(tmp_path / "checkpoint", shape, seed=7)
+    image = compile_model(Checkpoint.open(tmp_path / "checkpoint"), CONFIG, fraction_bits=20)
+    image.save(tmp_path / "image")
+    assert image.kv_record_beats == record_beats(12, kv_bits=8, bus_bits=CONFIG.bus_bits)
+    check(program, (image, tmp_path / "image.bin"), [1, 2, 3, 4, 5], 8)
 
 
 def test_hesitating_memory(program, model):

@@ -64,8 +64,9 @@ def test_same_input_same_bytes(checkpoint, image):
 
 @pytest.mark.parametrize("change, message", [
     ({"max_context": 64}, None),
-    ({"head_dim": 30, "heads": 2, "kv_heads": 2, "sub_norms": False},
-     r"head_dim 30 must be a multiple of 2 \* vector_lanes = 4"),
+    ({"head_dim": 30, "heads": 2, "kv_heads": 2, "sub_norms": False}, None),
+    ({"head_dim": 66, "heads": 2, "kv_heads": 2, "sub_norms": False},
+     "head_dim 66, 68 with both halves in whole words, exceeds max_head_dim 64"),
     ({"vocab_size": 2000}, "vocab_size 2000 exceeds max_vocab 1024"),
     ({"intermediate_size": 600}, "intermediate_size 600 exceeds max_vector 528"),
 ])
@@ -174,7 +175,7 @@ def test_embedding_is_rounded_once(checkpoint, fraction_bits):
     assert shift == 0 if fraction_bits == 6 else np.abs(table).max() + 1 >= 1 << 14 and shift > 0
 
 
-@pytest.mark.parametrize("shape", [SMALL_BITNET, SMALL_LLAMA])
+@pytest.mark.parametrize("shape", [SMALL_BITNET, SMALL_LLAMA, replace(SMALL_BITNET, hidden_size=40, head_dim=10)])
 def test_plan_needs_no_weights(tmp_path, shape):
     """The same sections and addresses as those of an image; the program differs in scales and shifts only."""
     write_checkpoint(tmp_path / "model", shape, seed=5)
@@ -188,7 +189,7 @@ def test_plan_needs_no_weights(tmp_path, shape):
 
 
 def test_plan_refuses_what_does_not_fit():
-    with pytest.raises(CompileError, match=r"head_dim 8 must be a multiple of 2 \* vector_lanes = 16"):
-        plan(SMALL_BITNET, preset("kv260"))
+    with pytest.raises(CompileError, match="head_dim 136, 144 with both halves in whole words, exceeds max_head_dim 128"):
+        plan(replace(SMALL_BITNET, head_dim=136, sub_norms=False), preset("kv260"))
     with pytest.raises(CompileError, match=r"context must be in 1\.\.64, not 65"):
         plan(SMALL_BITNET, TINY, context=65)

@@ -55,16 +55,19 @@ def test_chunks_do_not_matter(tmp_path, shape, linear_class):
     assert_chunks_do_not_matter(image, prompt)
 
 
-def test_presets_differ_in_layout_only(tmp_path):
-    """The same formats on another bus give the same integers."""
-    write_checkpoint(tmp_path / "model", SMALL_BITNET, seed=3)
+@pytest.mark.parametrize("shape", [SMALL_BITNET, replace(SMALL_BITNET, hidden_size=48, head_dim=12),
+                                   replace(SMALL_LLAMA, head_dim=20)], ids=["8", "12", "20"])
+def test_presets_differ_in_layout_only(tmp_path, shape):
+    """The same formats on another bus give the same integers, also where one of them pads the heads and the other does not."""
+    write_checkpoint(tmp_path / "model", shape, seed=3)
     checkpoint = Checkpoint.open(tmp_path / "model")
     tiny = preset("tiny")
     results = []
-    for config in (tiny, replace(tiny, bus_bits=64, tables=16, vector_lanes=4, table_rows=2)):
+    for config in (tiny, replace(tiny, bus_bits=64, tables=16, vector_lanes=4, table_rows=2),
+                   replace(tiny, bus_bits=128, tables=16, vector_lanes=8, table_rows=2)):
         machine = Machine(compile_model(checkpoint, config, fraction_bits=20))
         results.append(machine.chunk([1, 2, 3])[-1])
-    assert np.array_equal(*results)
+    assert all(np.array_equal(each, results[0]) for each in results)
 
 
 def test_bad_input(tmp_path):
