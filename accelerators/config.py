@@ -9,8 +9,8 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["CACHES", "HEADER_BITS", "POSITION_BITS", "AcceleratorConfig", "ModelShape", "bits_for_magnitude",
-           "block_count", "ceil_div", "check_int", "header_in_tail", "record_beats"]
+__all__ = ["CACHES", "HEADER_BITS", "POSITION_BITS", "AcceleratorConfig", "Configuration", "ModelShape", "bits_for_magnitude",
+           "block_count", "ceil_div", "check_int", "check_name", "header_in_tail", "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -64,6 +64,12 @@ def check_int(name: str, value: Any, low: int, high: int, *, power_of_two: bool 
         raise ValueError(f"{name} must be a multiple of {multiple_of}, not {value}")
 
 
+def check_name(name: Any) -> None:
+    """Refuse what cannot be part of a file name."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"name must be made of letters, digits, '_', '-', '.' and start with one of the first two, not {name!r}")
+
+
 def block_count(config: "AcceleratorConfig", block_size: int, sequences: int) -> int:
     """Blocks of the pool that a configuration gets: half of what ``sequences`` contexts would take without sharing, and one
     context at least."""
@@ -72,8 +78,10 @@ def block_count(config: "AcceleratorConfig", block_size: int, sequences: int) ->
     return max(each, sequences * each // 2)
 
 
-class _Json:
-    """JSON round trip for the frozen dataclasses of this file."""
+class Configuration:
+    """Base of the frozen dataclasses that describe something: JSON round trip."""
+
+    name: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload]
@@ -88,7 +96,7 @@ class _Json:
 
 
 @dataclass(frozen=True)
-class ModelShape(_Json):
+class ModelShape(Configuration):
     """Shape and constants of a decoder-only transformer with ternary linears (BitNet b1.58 family).
 
     Parameters
@@ -163,7 +171,7 @@ class ModelShape(_Json):
 
 
 @dataclass(frozen=True)
-class AcceleratorConfig(_Json):
+class AcceleratorConfig(Configuration):
     """Everything that shapes the generated accelerator.
 
     Parameters
@@ -260,9 +268,7 @@ class AcceleratorConfig(_Json):
     block_size: int = 16
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
-            raise ValueError(f"name must be made of letters, digits, '_', '-', '.' and start with one of the first two, "
-                             f"not {self.name!r}")
+        check_name(self.name)
         check_int("bus_bits", self.bus_bits, 32, 512, power_of_two=True)
         check_int("vector_lanes", self.vector_lanes, 2, 64, power_of_two=True)
         if self.bus_bits % (16 * self.vector_lanes):

@@ -1,6 +1,7 @@
 """What the subcommands of ``llmrtl`` do; ``cli.py`` parses the options."""
 
 from argparse import Namespace
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -64,9 +65,8 @@ def compare(options: Namespace) -> int:
 
 def verilog(options: Namespace) -> int:
     """``llmrtl verilog``; the accelerator comes with its register map, as C header and as SystemRDL."""
-    config = preset(options.preset)
-    if options.unit != ACCELERATOR:
-        unit(options.unit, also=(ACCELERATOR,))
+    config = (preset(options.preset or DEFAULT_PRESET) if options.unit == ACCELERATOR else
+              unit(options.unit, also=(ACCELERATOR,)).config(options.preset))
     check_folder("--output", options.output)
     emitted = emitted_accelerator(config) if options.unit == ACCELERATOR else emit_unit(options.unit, config)
     paths = list(emitted.emit_to(options.output))
@@ -94,17 +94,17 @@ def _cycles(promise: int | dict[str, int] | None) -> str:
 
 def list_units(options: Namespace) -> int:
     """``llmrtl list``."""
-    config = preset(DEFAULT_PRESET)
+    config: Any = preset(DEFAULT_PRESET)
 
     def show(name: str, component: type, reference: str, latency: str, interval: str) -> None:
         console.print(f"[bold]{name:22}[/] latency {latency}, interval {interval}  "
                       f"[dim]{reference.removeprefix('llmrtl.accelerators.')}[/]\n    {escape(_purpose(component))}", soft_wrap=True)
     for entry in UNITS.values():
-        component = build(entry, config)
+        component = build(entry, entry.config())
         latency, interval = (_cycles(getattr(component, promise, None)) for promise in ("latency", "interval"))
         show(entry.name, type(component), entry.component, latency, interval)
     show(ACCELERATOR, Accelerator, "top:Accelerator", VARIES, VARIES)
-    console.print(f"\nlatency and interval: cycles on preset {config.name}; {VARIES}: depends on the data\n")
+    console.print(f"\nlatency and interval: cycles on preset {config.name}, of experts on duplex; {VARIES}: depends on the data\n")
     presets = Table("preset", "bus bits", "token lanes", "ternary MAC/cycle", "longest vector", "context")
     for config in PRESETS.values():
         presets.add_row(config.name, str(config.bus_bits), str(config.token_lanes),

@@ -22,7 +22,7 @@ from typing import Any
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from ..accelerators.config import AcceleratorConfig
+from ..accelerators.config import Configuration
 from .ports import describe_ports, describe_streams, flat_ports
 from .yowasp import build_root, run_yosys, yosys_version
 
@@ -157,7 +157,7 @@ def _verilog(rtlil_text: str) -> str:
     return text
 
 
-def emit(component: wiring.Component, name: str, config: AcceleratorConfig | None) -> Emitted:
+def emit(component: wiring.Component, name: str, config: Configuration | None) -> Emitted:
     """Verilog and sidecar of ``component``, with top module ``name``, clock ``clk`` and reset ``rst``.
 
     Ports are Amaranth's flattened names: ``i__payload``, ``i__valid``, ``i__ready``.

@@ -3,13 +3,16 @@
 Every component class has a class method ``for_config(config)``. Add a unit with one line below.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from amaranth.lib import wiring
 
-from ..accelerators.config import AcceleratorConfig
+from ..accelerators.config import Configuration
+from ..accelerators.experts.config import EXPERT_PRESETS
 from ..accelerators.names import unknown_name
+from ..accelerators.presets import PRESETS
 from .emit import Emitted, emit
 from .loading import load
 
@@ -30,6 +33,10 @@ class Unit:
         Configurations to test.
     icarus : bool
         Also run the menu in Icarus, which knows X (slow: for small units).
+    configs : mapping
+        All configurations that the unit's component takes, by name.
+    measured : str
+        The one whose figures are in docs/RESULTS.md.
     """
 
     name: str
@@ -37,6 +44,20 @@ class Unit:
     bench: str
     presets: tuple[str, ...] = ("tiny", "edge")
     icarus: bool = True
+    configs: Mapping[str, Any] = field(default_factory=lambda: PRESETS, repr=False)
+    measured: str = "edge"
+
+    def config(self, name: str | None = None) -> Any:
+        """The configuration called ``name``, or the measured one; ``ValueError`` for one that the unit does not know."""
+        name = self.measured if name is None else name
+        if name not in self.configs:
+            raise unknown_name("preset", name, self.configs)
+        return self.configs[name]
+
+
+def _expert(name: str, component: str, bench: str, presets: tuple[str, ...] = ("tiny_duplex", "duplex"), icarus: bool = True) -> Unit:
+    """A unit of the expert unit, with presets of its own."""
+    return Unit(name, _A + "experts." + component, _B + bench, presets, icarus, EXPERT_PRESETS, "duplex")
 
 
 _A = "llmrtl.accelerators."
@@ -120,13 +141,13 @@ def unit(name: str, also: Collection[str] = ()) -> Unit:
         raise unknown_name("unit", name, (*UNITS, *also)) from None
 
 
-def build(unit_or_name: Unit | str, config: AcceleratorConfig) -> wiring.Component:
+def build(unit_or_name: Unit | str, config: Configuration) -> wiring.Component:
     """The component of a unit for ``config``."""
     entry = unit(unit_or_name) if isinstance(unit_or_name, str) else unit_or_name
     return load(entry.component).for_config(config)
 
 
-def emit_unit(unit_or_name: Unit | str, config: AcceleratorConfig) -> Emitted:
+def emit_unit(unit_or_name: Unit | str, config: Configuration) -> Emitted:
     """Verilog and sidecar of a unit for ``config``."""
     entry = unit(unit_or_name) if isinstance(unit_or_name, str) else unit_or_name
     return emit(build(entry, config), entry.name, config)

@@ -8,6 +8,7 @@ command goes on where it stopped.
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from amaranth.lib import wiring
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
+from .arguments import DEFAULT_PRESET
 from .emit import Emitted, write_if_changed
 from .estimate import prompt_figures
 from .generate import emitted_accelerator
@@ -49,6 +51,11 @@ def _top(name: str, config: AcceleratorConfig) -> str:
 
 def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
     return Accelerator(config) if name == ACCELERATOR else build(name, config)
+
+
+def _config_for(name: str, config: Any) -> Any:
+    """``config``, or the measured one of a unit that takes others."""
+    return config if name == ACCELERATOR or config.name in UNITS[name].configs else UNITS[name].config()
 
 
 def _emitted(name: str, config: AcceleratorConfig, target: str) -> Emitted:
@@ -131,12 +138,12 @@ def measure(name: str, config: AcceleratorConfig, target: str, place: bool,
     return figures, area, placement
 
 
-def _measure_all(book: Book, config: AcceleratorConfig, names: Sequence[str] | None = None) -> list[str]:
+def _measure_all(book: Book, asked: AcceleratorConfig, names: Sequence[str] | None = None) -> list[str]:
     """Every unit for ECP5 and UltraScale+, then the accelerator (or only ``names`` of them); returns errors."""
     errors = []
     with console.status("") as status:
         for name in (*UNITS, ACCELERATOR) if names is None else names:
-            topic = ACCELERATOR if name == ACCELERATOR else "units"
+            topic, config = ACCELERATOR if name == ACCELERATOR else "units", _config_for(name, asked)
             if name != ACCELERATOR:
                 try:
                     book.add(topic, promise_figures(name, emit_unit(name, config)))
@@ -164,7 +171,7 @@ def forget_stale(book: Book, config: AcceleratorConfig) -> None:
     book.topics["units"] = {}
     for name in UNITS:
         measured = known.get(f"{name}/verilog")
-        if measured is not None and measured.value == emit_unit(name, config).sidecar["sha256"]:
+        if measured is not None and measured.value == emit_unit(name, _config_for(name, config)).sidecar["sha256"]:
             book.add("units", [figure for key, figure in known.items() if key.startswith(f"{name}/")])
         else:
             reason = "not measured with the present Verilog"
@@ -253,12 +260,11 @@ def _show(area: Synthesis, placement: Placement | None) -> None:
 
 def synth(options: Namespace) -> int:
     """``llmrtl synth``: exit status 1 if a unit of ``all`` fails; ``ValueError`` for bad options."""
-    config = preset(options.preset)
+    whole = options.unit in (ACCELERATOR, "all")
+    config = preset(options.preset or DEFAULT_PRESET) if whole else unit(options.unit, also=(ACCELERATOR, "all")).config(options.preset)
     book = Book(bench_folder())
     if options.unit == "all":
         return _finish(book, config, _measure_all(book, config))
-    if options.unit != ACCELERATOR:
-        unit(options.unit, also=(ACCELERATOR, "all"))
     if options.pnr and options.target != "ecp5":
         raise ValueError(f"--pnr is for --target ecp5, not {options.target}")
     with console.status("") as status:

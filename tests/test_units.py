@@ -2,7 +2,6 @@
 those of larger presets, and large units in Icarus, take long and run with `make bench`."""
 
 import pytest
-from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.registry import UNITS, emit_unit
 from llmrtl.sim.bench.runner import run_unit
@@ -24,21 +23,21 @@ def each(cases, slow=frozenset()):
 
 @each(EACH)
 def test_lint(unit, name):
-    assert lint(emit_unit(unit, preset(name))) == []
+    assert lint(emit_unit(unit, unit.config(name))) == []
 
 
 @each(EACH)
 def test_verilator(unit, name):
-    report = run_unit(unit, preset(name), "verilator")
+    report = run_unit(unit, unit.config(name), "verilator")
     assert report.ok, str(report)
 
 
 # Icarus interprets: units as wide as a 512-bit word take too long.
-IN_ICARUS = [case for case in EACH if case[0].icarus and preset(case[1]).bus_bits < 512]
+IN_ICARUS = [case for case in EACH if case[0].icarus and getattr(case[0].config(case[1]), "bus_bits", 0) < 512]
 
 
 @each(IN_ICARUS, SLOW_IN_ICARUS)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
-    report = run_unit(unit, preset(name), "icarus")
+    report = run_unit(unit, unit.config(name), "icarus")
     assert report.ok, str(report)

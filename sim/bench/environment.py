@@ -9,7 +9,6 @@ from typing import Any
 
 from cocotb.triggers import Timer
 
-from ...accelerators.config import AcceleratorConfig
 from ...rtl_gen.loading import load
 from .agents import BenchFailure, Pattern, Sink, Source, always
 from .scoreboard import Scoreboard
@@ -28,8 +27,8 @@ class Environment:
 
     def __init__(self, dut: Any):
         self.sidecar = json.loads(Path(os.environ["LLMRTL_SIDECAR"]).read_text())
-        self.bench: UnitBench = load(os.environ["LLMRTL_BENCH"])(
-            AcceleratorConfig.from_json(self.sidecar["config"]))
+        bench = load(os.environ["LLMRTL_BENCH"])
+        self.bench: UnitBench = bench(bench.Config.from_json(self.sidecar["config"]))
         self.seed = int(os.environ["LLMRTL_SEED"])
         self._clock = getattr(dut, self.sidecar["clock"], None)
         self._reset = getattr(dut, self.sidecar["reset"], None)

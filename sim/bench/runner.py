@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from cocotb_tools import runner as cocotb_runner
 from cocotb_tools.runner import get_runner
 
-from ...accelerators.config import AcceleratorConfig
+from ...accelerators.config import Configuration
 from ...rtl_gen.emit import Emitted
 from ...rtl_gen.loading import load
 from ...rtl_gen.registry import Unit, emit_unit
@@ -211,6 +211,6 @@ def _read(report: Report, results: Path, log: Path, figures: Path) -> None:
         report.figures = json.loads(figures.read_text())
 
 
-def run_unit(unit: Unit, config: AcceleratorConfig, simulator: str = "verilator", **options: Any) -> Report:
+def run_unit(unit: Unit, config: Configuration, simulator: str = "verilator", **options: Any) -> Report:
     """Emit a registered unit and run its bench; options as for ``run_bench``."""
     return run_bench(emit_unit(unit, config), unit.bench, simulator, **options)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...accelerators.config import AcceleratorConfig
+from ...accelerators.config import AcceleratorConfig, Configuration
 from .agents import Model
 from .trace import Trace
 
@@ -21,11 +21,13 @@ class UnitBench:
 
     Parameters
     ----------
-    config : AcceleratorConfig
+    config : Config
         The configuration that the unit was emitted for.
 
     Attributes
     ----------
+    Config : type
+        Of the configuration.
     patience : int
         Cycles without a single transfer after which the run has stalled.
     drain : int
@@ -34,11 +36,12 @@ class UnitBench:
         cocotb modules to run: the common menu, and more if the unit needs it.
     """
 
+    Config: type[Configuration] = AcceleratorConfig
     patience: int = 2000
     drain: int = 64
     modules: tuple[str, ...] = ("llmrtl.sim.bench.menu",)
 
-    def __init__(self, config: AcceleratorConfig):
+    def __init__(self, config: Any):
         self.config = config
 
     def stimulus(self, rng: random.Random, case: str) -> Items:

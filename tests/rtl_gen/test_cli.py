@@ -267,7 +267,7 @@ def test_list(capsys):
     out = capsys.readouterr().out
     for name, entry in UNITS.items():
         head, purpose = re.search(rf"^{name} +(.*)\n    (.*)$", out, re.MULTILINE).groups()
-        component = build(name, preset("edge"))
+        component = build(name, entry.config())
         assert " ".join(type(component).__doc__.replace("``", "").split()).startswith(purpose), name
         if isinstance(component.latency, int):
             assert head.startswith(f"latency {component.latency}, interval "), name
