@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
                      "also its registers, as C header NAME.h and as SystemRDL NAME.rdl.",
                      "ternary_engine --preset tiny", "accelerator --preset edge -o build/verilog")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, or 'accelerator'")
-    option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for units of experts duplex")
+    option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for parts of the expert unit tiny_duplex")
     option("-o", "--output", type=Path, default=Path("build/verilog"), metavar="DIR", help="folder to write to")
 
     command(commands.list_units, "list", "list units and presets", "Every unit listed can be emitted and synthesized alone.", "")
@@ -186,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
                      "every unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.",
                      "ternary_engine --pnr", "accelerator --preset kv260 --target xcup")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
-    option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for units of experts duplex")
+    option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for parts of the expert unit tiny_duplex")
     option("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="device family")
     option("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
 

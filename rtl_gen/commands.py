@@ -104,7 +104,7 @@ def list_units(options: Namespace) -> int:
         latency, interval = (_cycles(getattr(component, promise, None)) for promise in ("latency", "interval"))
         show(entry.name, type(component), entry.component, latency, interval)
     show(ACCELERATOR, Accelerator, "top:Accelerator", VARIES, VARIES)
-    console.print(f"\nlatency and interval: cycles on preset {config.name}, of experts on duplex; {VARIES}: depends on the data\n")
+    console.print(f"\nlatency and interval: cycles on preset {config.name}, of experts on tiny_duplex; {VARIES}: depends on the data\n")
     presets = Table("preset", "bus bits", "token lanes", "ternary MAC/cycle", "longest vector", "context")
     for config in PRESETS.values():
         presets.add_row(config.name, str(config.bus_bits), str(config.token_lanes),

@@ -55,14 +55,16 @@ class Unit:
         return self.configs[name]
 
 
-def _expert(name: str, component: str, bench: str, presets: tuple[str, ...] = ("tiny_duplex", "duplex"), icarus: bool = True) -> Unit:
-    """A unit of the expert unit, with presets of its own."""
-    return Unit(name, _A + "experts." + component, _B + bench, presets, icarus, EXPERT_PRESETS, "duplex")
+def _expert(name: str, component: str, bench: str, presets: tuple[str, ...] = ("tiny_duplex", "duplex"), icarus: bool = True,
+            measured: str = "tiny_duplex") -> Unit:
+    """A part of the expert unit, with presets of its own."""
+    return Unit(name, _A + "experts." + component, _B + bench, presets, icarus, EXPERT_PRESETS, measured)
 
 
 _A = "llmrtl.accelerators."
 _B = "llmrtl.sim.bench."
 _ALL = ("tiny", "edge", "kv260")
+_ELEMENTS = ("tiny_duplex", "tiny_duplex_bf16", "tiny_duplex_int8")
 _RUNS = ("tiny", "edge", "kv260", "tiny_window")
 
 UNITS: dict[str, Unit] = {
@@ -127,6 +129,7 @@ UNITS: dict[str, Unit] = {
         Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
              _B + "ternary_parts:AccumulatorsBench"),
         Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
+        _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )

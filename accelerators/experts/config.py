@@ -4,15 +4,58 @@ The unit is that of one pseudo channel (Duplex, arXiv:2409.01141). Memory runs a
 logic clock: two command slots per logic cycle.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..config import Configuration, check_int, check_name
 
-__all__ = ["ELEMENTS", "EXPERT_PRESETS", "ExpertConfig", "HbmTiming"]
+__all__ = ["EXPERT_PRESETS", "FORMATS", "SCALE_EXPONENT_BITS", "ExpertConfig", "Format", "HbmTiming"]
 
-ELEMENTS = {"fp16": 2, "bf16": 2, "int8": 1}
-"""Element formats -> bytes."""
+
+@dataclass(frozen=True)
+class Format:
+    """A format of elements. In sums of products an element is an integer times ``2**low``.
+
+    Members
+    -------
+    exponent_bits, fraction_bits : int
+        Of the stored number; 0 and 7 for integers.
+    low : int
+        Exponent of the unit of those integers.
+    bits : int
+        Bits of their magnitude.
+    """
+
+    exponent_bits: int
+    fraction_bits: int
+    low: int
+    bits: int
+
+    @property
+    def storage_bits(self) -> int:
+        return 1 + self.exponent_bits + self.fraction_bits
+
+    @property
+    def bias(self) -> int:
+        return (1 << self.exponent_bits - 1) - 1
+
+    @property
+    def nan(self) -> int:
+        """The quiet NaN that is given."""
+        return (((1 << self.exponent_bits) - 1) << 1 | 1) << self.fraction_bits - 1
+
+    @property
+    def infinity(self) -> int:
+        return ((1 << self.exponent_bits) - 1) << self.fraction_bits
+
+
+FORMATS = {"fp16": Format(5, 10, -24, 40), "bf16": Format(8, 7, -32, 48), "int8": Format(0, 7, 0, 8)}
+
+COUNT_BITS = 16
+"""A sum has at most 2**16 products."""
+
+SCALE_EXPONENT_BITS = 8
+"""Exponent of the scale of int8 results, signed; its mantissa has 16 bits."""
 
 SLOTS = 2
 """Command slots (tCK) of a logic cycle."""
@@ -110,8 +153,8 @@ class ExpertConfig(Configuration):
     def __post_init__(self) -> None:
         check_name(self.name)
         check_int("word_bytes", self.word_bytes, 8, 128, power_of_two=True)
-        if self.element not in ELEMENTS:
-            raise ValueError(f"element must be one of {', '.join(ELEMENTS)}, not {self.element!r}")
+        if self.element not in FORMATS:
+            raise ValueError(f"element must be one of {', '.join(FORMATS)}, not {self.element!r}")
         check_int("token_lanes", self.token_lanes, 1, 8, power_of_two=True)
         check_int("columns", self.columns, 2, 64, power_of_two=True)
         check_int("rows", self.rows, 2, 1 << 16, power_of_two=True)
@@ -131,13 +174,29 @@ class ExpertConfig(Configuration):
         return super().from_json({**data, "timing": HbmTiming(**timing)} if isinstance(timing, dict) else data)
 
     @property
-    def element_bits(self) -> int:
-        return 8 * ELEMENTS[self.element]
+    def format(self) -> Format:
+        """Of weights and activations."""
+        return FORMATS[self.element]
+
+    @property
+    def result_format(self) -> Format:
+        """Of what a matrix gives: that of the elements; fp16 for integers, whose sums have a scale."""
+        return FORMATS["fp16" if self.element == "int8" else self.element]
 
     @property
     def lanes(self) -> int:
         """Weights per logic cycle."""
-        return self.word_bytes // ELEMENTS[self.element]
+        return 8 * self.word_bytes // self.format.storage_bits
+
+    @property
+    def product_bits(self) -> int:
+        """Width of an exact product."""
+        return 2 * self.format.bits + 1
+
+    @property
+    def sum_bits(self) -> int:
+        """Width of an exact sum of up to 2**16 products."""
+        return self.product_bits + COUNT_BITS
 
     @property
     def row_words(self) -> int:
@@ -150,11 +209,14 @@ class ExpertConfig(Configuration):
         return self.max_tokens // self.token_lanes
 
 
+_TINY = ExpertConfig("tiny_duplex", word_bytes=16, max_hidden=64, max_intermediate=128, columns=8, rows=256, experts=8, max_tokens=32)
+
 EXPERT_PRESETS = {
     config.name: config
     for config in (
-        ExpertConfig("tiny_duplex", word_bytes=16, max_hidden=64, max_intermediate=128, columns=8, rows=256, experts=8, max_tokens=32),
+        _TINY,
+        *(replace(_TINY, name=f"tiny_duplex_{element}", element=element) for element in ("bf16", "int8")),
         ExpertConfig("duplex", word_bytes=128, max_hidden=4096, max_intermediate=16384),
     )
 }
-"""``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests. ``duplex``: one pseudo channel as published."""
+"""``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests, also of other elements. ``duplex``: a pseudo channel as published."""

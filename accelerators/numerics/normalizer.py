@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, bits_for_magnitude, check_int
 
-__all__ = ["Normalizer"]
+__all__ = ["Normalizer", "leading_zeros"]
 
 
 class Normalizer(wiring.Component):
@@ -52,7 +52,7 @@ class Normalizer(wiring.Component):
         with m.If(self.i.ready):
             m.d.sync += [
                 value.eq(self.i.p.value),
-                zeros.eq(_leading_zeros(Cat(Const(0, (1 << len(zeros)) - self.width), self.i.p.value))),
+                zeros.eq(leading_zeros(Cat(Const(0, (1 << len(zeros)) - self.width), self.i.p.value))),
                 full.eq(self.i.valid),
             ]
         with m.If(moves):
@@ -64,11 +64,11 @@ class Normalizer(wiring.Component):
         return m
 
 
-def _leading_zeros(value: Value) -> Value:
+def leading_zeros(value: Value) -> Value:
     """Of a number that is not 0, in a power of two of bits (some count for 0)."""
     half = len(value) // 2
     low, high = value[:half], value[half:]
     if half == 1:
         return ~high
     empty = ~high.any()
-    return Cat(Mux(empty, _leading_zeros(low), _leading_zeros(high)), empty)
+    return Cat(Mux(empty, leading_zeros(low), leading_zeros(high)), empty)

@@ -11,56 +11,19 @@ A result is rounded once, to the nearest, ties to even, with subnormals; too lar
 a bf16 value from 2**16 on, is *special*: a dot product with a special element in it is not a number.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-__all__ = ["FORMATS", "Format", "decode", "dot", "encode", "round_sum"]
+from ...accelerators.experts.config import FORMATS
+
+__all__ = ["SPLIT", "decode", "dot", "encode", "round_sum"]
 
 LIMB = 14
 """Bits of the parts in which integers are multiplied: products of two, summed 2**16 times, are exact in float64."""
 
 LIMBS = 4
 
-
-@dataclass(frozen=True)
-class Format:
-    """A format of elements.
-
-    Members
-    -------
-    exponent_bits, fraction_bits : int
-        Of the stored number; 0 and 7 for integers.
-    low : int
-        Exponent of the unit in which elements are integers.
-    bits : int
-        Bits of the magnitude of such an integer.
-    """
-
-    exponent_bits: int
-    fraction_bits: int
-    low: int
-    bits: int
-
-    @property
-    def storage_bits(self) -> int:
-        return 1 + self.exponent_bits + self.fraction_bits
-
-    @property
-    def bias(self) -> int:
-        return (1 << self.exponent_bits - 1) - 1
-
-    @property
-    def nan(self) -> int:
-        """The quiet NaN that is given."""
-        return (((1 << self.exponent_bits) - 1) << 1 | 1) << self.fraction_bits - 1
-
-    @property
-    def infinity(self) -> int:
-        return ((1 << self.exponent_bits) - 1) << self.fraction_bits
-
-
-FORMATS = {"fp16": Format(5, 10, -24, 40), "bf16": Format(8, 7, -32, 48), "int8": Format(0, 7, 0, 8)}
+SPLIT = LIMB * LIMBS
+"""Sums have a high part, and ``SPLIT`` bits below it."""
 
 
 def decode(stored: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -79,8 +42,8 @@ def decode(stored: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dot(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Exact ``x @ w.T`` of the integers ``[tokens, n]`` and ``[rows, n]`` of ``decode``, n at most 2**16: ``(high, low)`` with
-    ``high * 2**42 + low``, ``0 <= low < 2**42``."""
+    """Exact ``x @ w.T`` of the integers ``[tokens, n]`` and ``[rows, n]`` of ``decode``, n at most 2**16: ``(high, low)``, the
+    sum is ``high * 2**SPLIT + low`` with ``0 <= low < 2**SPLIT``."""
     def limbs(values: np.ndarray) -> list[np.ndarray]:
         parts = []
         for k in range(LIMBS):
@@ -97,22 +60,26 @@ def dot(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _carried(sums: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """``sum(sums[k] << 14 * k)`` as ``(high, low)``."""
     low, carry = np.zeros_like(sums[0]), np.zeros_like(sums[0])
-    for k in range(3):
+    for k in range(LIMBS):
         carry = carry + sums[k]
         low |= (carry & (1 << LIMB) - 1) << LIMB * k
         carry = carry >> LIMB
     high = carry
-    for k, each in enumerate(sums[3:]):
+    for k, each in enumerate(sums[LIMBS:]):
         high = high + (each << LIMB * k)
     return high, low
 
 
 def round_sum(high: np.ndarray, low: np.ndarray, special: np.ndarray, name: str, unit: int) -> np.ndarray:
-    """``(high * 2**42 + low) * 2**unit`` as bits of the float format ``name``, rounded to nearest even; NaN where ``special``."""
-    # Exact where it fits, else the upper part with what lies below it as a sticky bit.
-    small = (high >= -(1 << 18)) & (high < 1 << 18)
-    value = np.where(small, (np.where(small, high, 0) << 42) + low, high << 1 | (low != 0))
-    return np.where(special, FORMATS[name].nan, encode(value, np.where(small, 0, 41) + unit, name))
+    """``(high * 2**SPLIT + low) * 2**unit`` as bits of the float format ``name``, rounded to nearest even; NaN where ``special``."""
+    # All of it where it fits, else as much as fits from the top, and what lies below that as a sticky bit.
+    values, units = high << 1 | (low != 0), np.full(high.shape, SPLIT - 1)
+    for bits, kept in ((40, 16), (6, SPLIT)):
+        fits, below = (high >= -(1 << bits)) & (high < 1 << bits), SPLIT - kept
+        sticky = (low & (1 << below) - 1) != 0
+        values = np.where(fits, ((np.where(fits, high, 0) << kept) + (low >> below) << 1) | sticky, values)
+        units = np.where(fits, below - 1, units)
+    return np.where(special, FORMATS[name].nan, encode(values, units + unit, name))
 
 
 def encode(values: np.ndarray, unit, name: str) -> np.ndarray:

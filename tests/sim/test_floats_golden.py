@@ -5,7 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from llmrtl.sim.golden.floats import FORMATS, decode, dot, encode, round_sum
+from llmrtl.accelerators.experts.config import FORMATS
+from llmrtl.sim.golden.floats import SPLIT, decode, dot, encode, round_sum
 
 
 def seeded():
@@ -75,7 +76,7 @@ def test_dot_products_are_exact_and_rounded_once(name):
     (a, _), (b, _) = decode(x, name), decode(w, name)
     exact = a.astype(object) @ b.astype(object).T
     high, low = dot(a, b)
-    assert np.array_equal(high.astype(object) * 2 ** 42 + low, exact)
+    assert np.array_equal(high.astype(object) * 2 ** SPLIT + low, exact)
     bits = round_sum(high, low, np.zeros(exact.shape, bool), name, 2 * form.low)
     for value, got in zip(exact.ravel(), bits.ravel(), strict=True):
         real = Fraction(int(value)) * Fraction(2) ** (2 * form.low)

@@ -1,0 +1,114 @@
+"""Exact sums become floating-point numbers, with one rounding."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import check_int
+from ..numerics.normalizer import leading_zeros
+from ..pipeline import Pipeline
+from ..streams import ROUND_TRIP, CreditQueue, connect
+from .config import SCALE_EXPONENT_BITS, ExpertConfig
+
+__all__ = ["SumRounder", "rounded_layout", "sum_layout"]
+
+SCALE = data.StructLayout({"mantissa": 16, "exponent": signed(SCALE_EXPONENT_BITS)})
+"""Factor of integer sums: ``mantissa * 2**exponent``."""
+
+
+def sum_layout(config: ExpertConfig, tag_bits: int) -> data.StructLayout:
+    """An exact sum in units of ``2**(2 * format.low)``; ``special``: it is no number; ``tag`` goes with it."""
+    return data.StructLayout({"sum": signed(config.sum_bits), "special": 1, "tag": tag_bits})
+
+
+def rounded_layout(config: ExpertConfig, tag_bits: int) -> data.StructLayout:
+    return data.StructLayout({"value": config.result_format.storage_bits, "tag": tag_bits})
+
+
+class SumRounder(wiring.Component):
+    """Rounds exact sums to the result format: nearest, ties to even, subnormals; too large is infinite, ``special`` is NaN.
+
+    ::
+
+        i -> sign, magnitude -> [* scale] -> leading zeros -> shift, shift -> denormalize -> round -> o
+
+    Parameters
+    ----------
+    config : ExpertConfig
+        ``element`` matters.
+    tag_bits : int
+        Bits that go with a sum, 1 to 32.
+
+    Members
+    -------
+    i : In(stream of sum_layout)
+    o : Out(stream of rounded_layout)
+    scale : In({mantissa: 16, exponent: signed(8)})
+        Of int8 only: factor of the sums; stands still while sums are inside.
+
+    Latency: ``latency`` cycles. Interval: 1 cycle.
+    """
+
+    interval = 1
+
+    def __init__(self, config: ExpertConfig, tag_bits: int = 8):
+        check_int("tag_bits", tag_bits, 1, 32)
+        self.config, self.tag_bits = config, tag_bits
+        self.integers = not config.format.exponent_bits
+        self._stages = 7 + 3 * self.integers
+        self.latency = self._stages + CreditQueue.latency
+        super().__init__({
+            "i": In(stream.Signature(sum_layout(config, tag_bits))),
+            "o": Out(stream.Signature(rounded_layout(config, tag_bits))),
+            **({"scale": In(SCALE)} if self.integers else {}),
+        })
+
+    @classmethod
+    def for_config(cls, config: ExpertConfig) -> "SumRounder":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        form = self.config.result_format
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), self._stages + ROUND_TRIP)
+        connect(m, results.o, wiring.flipped(self.o))
+        register = Pipeline(m).register
+        accepted = self.i.valid & self.i.ready
+        m.d.comb += [self.i.ready.eq(results.credit), results.spend.eq(accepted),
+                     results.i.valid.eq(register(accepted, self._stages, reset=True)),
+                     results.i.p.tag.eq(register(self.i.p.tag, self._stages))]
+        special, negative = register(self.i.p.special, self._stages - 1), register(self.i.p.sum[-1], self._stages - 1)
+
+        magnitude = register(Mux(self.i.p.sum[-1], -self.i.p.sum, self.i.p.sum)[:self.config.sum_bits])
+        unit: Value = Const(2 * self.config.format.low, signed(8))
+        if self.integers:
+            # Two 17-bit halves times 16 bits, then their sum.
+            mantissa = self.scale.mantissa
+            low, high = register(magnitude[:17] * mantissa), register(magnitude[17:] * mantissa)
+            magnitude = register(register((high << 17) + low))
+            unit = self.scale.exponent
+
+        # The top bit to the left end.
+        width, fraction = 1 << (len(magnitude) - 1).bit_length(), form.fraction_bits
+        zeros = register(leading_zeros(Cat(magnitude, Const(0, width - len(magnitude)))))
+        magnitude = register(magnitude)
+        coarse = register((magnitude << Cat(Const(0, 4), zeros[4:]))[:width])
+        fine, exponent = register(zeros[:4]), Signal(signed(12))  # exponent field; below 1 for subnormals
+        m.d.sync += exponent.eq(width - 1 + form.bias + unit - zeros)
+        normal, later_exponent = register((coarse << fine)[:width]), register(exponent)
+
+        # Hidden bit, fraction and guard; what lies below is sticky. Subnormals move down.
+        kept, sticky = register(normal[width - fraction - 2:]), register(normal[:width - fraction - 2].any())
+        is_zero, largest = register(~normal[-1]), (1 << form.exponent_bits) - 2
+        down = register(Mux(later_exponent >= 1, 0, Mux(later_exponent < -fraction, fraction + 2, 1 - later_exponent))[:4])
+        base = register(Mux(later_exponent >= 1, later_exponent - 1, 0)[:form.exponent_bits])
+        infinite, is_zero = register(later_exponent > largest), register(is_zero)
+        moved = register(kept >> down)
+        sticky = register(sticky | (kept & ((1 << down) - 1)[:len(kept)]).any())
+        base, infinite = register(base), register(infinite)
+        up = moved[0] & (sticky | moved[1])
+        bits = Signal(form.storage_bits - 1)
+        m.d.comb += bits.eq((base << fraction) + moved[1:] + up)
+        m.d.comb += results.i.p.value.eq(register(Mux(special, form.nan, Cat(
+            Mux(is_zero, 0, Mux(infinite, form.infinity, bits)), negative & ~is_zero))))
+        return m
