@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from ...accelerators.experts.config import ExpertConfig
-from ..golden.floats import SPLIT, encode, round_sum
+from ..golden.floats import SPLIT, decode, encode, round_sum
 from .unit import Items, UnitBench
 
-__all__ = ["ExpertBench", "SumRounderBench"]
+__all__ = ["ExpertBench", "GemmBench", "SumRounderBench", "rounded_sums"]
 
 
 class ExpertBench(UnitBench):
@@ -47,6 +47,79 @@ class SumRounderBench(ExpertBench):
 
     def rounded(self, value: int, special: int) -> int:
         return int(rounded_sums(self.config, [value], [special], self.SCALE)[0])
+
+
+class GemmBench(ExpertBench):
+    SCALE = SumRounderBench.SCALE
+
+    def constants(self):
+        return SumRounderBench.constants(self)  # type: ignore[arg-type]
+
+    def _word(self, rng: random.Random, extreme: bool = False) -> list[int]:
+        """Stored elements; of floats mostly of moderate size, some of any."""
+        bits = self.config.format.storage_bits
+        if bits == 8:
+            return [rng.choice([-128, 127]) & 255 if extreme else rng.getrandbits(8) for _ in range(self.config.lanes)]
+        form, any_bits = self.config.format, rng.randrange(8) == 0
+        normal = [rng.randrange(form.bias - 12, form.bias + 5) << form.fraction_bits | rng.getrandbits(form.fraction_bits)
+                  | rng.getrandbits(1) << bits - 1 for _ in range(self.config.lanes)]
+        if extreme:
+            largest = form.infinity - 1
+            return [rng.choice([largest, largest | 1 << bits - 1, 0, 1, 1 << bits - 1]) for _ in normal]
+        return [rng.getrandbits(bits) if any_bits else value for value in normal]
+
+    def _rows(self, rng: random.Random, rows: int, extreme: bool = False) -> Items:
+        """Rows of weights over one or more stretches of words, each over all tiles, as they come from a buffer."""
+        config, items = self.config, []
+
+        def packed(word: list[int]) -> int:
+            return sum(value << k * config.format.storage_bits for k, value in enumerate(word))
+        for _ in range(rows):
+            tiles = rng.randrange(1, config.tiles + 1)
+            stretches = [rng.randrange(1, 9) for _ in range(rng.randrange(1, 3))]
+            for number, words in enumerate(stretches):
+                weights = [packed(self._word(rng, extreme)) for _ in range(words)]
+                for tile in range(tiles):
+                    items += [{"weights": weight, "x": [packed(self._word(rng, extreme)) for _ in range(config.token_lanes)],
+                               "tile": tile, "first": int(number == 0 and k == 0),
+                               "last": int(number == len(stretches) - 1 and k == words - 1)} for k, weight in enumerate(weights)]
+        return {"i": items}
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        return self._rows(rng, 6)
+
+    def boundary(self) -> Items:
+        return self._rows(random.Random(1), 6, extreme=True)
+
+    def latency_stimulus(self) -> Items:
+        items = self._rows(random.Random(2), 1)["i"][:1]
+        return {"i": [item | {"first": 1, "last": 1, "tile": 0} for item in items]}
+
+    def measure(self, trace):
+        return {"latency": trace.latency("i", "o")}
+
+    def figures(self, attributes):
+        return {"latency": attributes["latency"]}
+
+    def expected(self, stimulus: Items) -> Items:
+        config, bits, results = self.config, self.config.format.storage_bits, []
+        sums: dict[tuple[int, int], tuple[int, bool]] = {}
+
+        def elements(word: int) -> tuple[np.ndarray, np.ndarray]:
+            return decode(np.array([word >> k * bits & (1 << bits) - 1 for k in range(config.lanes)]), config.element)
+        for item in stimulus["i"]:
+            w, special_w = elements(item["weights"])
+            for lane, word in enumerate(item["x"]):
+                x, special_x = elements(word)
+                value, special = (0, False) if item["first"] else sums[item["tile"], lane]
+                special = bool(special or (special_w | special_x).any())
+                # A special element's integer means nothing: neither does the sum.
+                value += sum(int(a) * int(b) for a, b in zip(x, w, strict=True))
+                sums[item["tile"], lane] = value, special
+                if item["last"]:
+                    (got,) = rounded_sums(config, [0 if special else value], [special], self.SCALE)
+                    results.append({"value": int(got), "tag": lane | item["tile"] << (max(config.token_lanes, 2) - 1).bit_length()})
+        return {"o": results}
 
 
 def rounded_sums(config: ExpertConfig, sums: Any, special: Any, scale: dict[str, int]) -> np.ndarray:
