@@ -82,7 +82,7 @@ class BlockScores(wiring.Component):
 
     Latency: ``latency`` cycles from the last beat of K of a block, with all lanes in use, to its score. Interval: 1 cycle per beat,
     but a record takes at least ``lanes`` cycles; an idle cycle between commands. The queries of the next command are taken while
-    the keys of this one stream.
+    the keys of this one stream, so a command takes at least their ``lanes * words`` cycles.
     """
 
     interval = 1
