@@ -84,8 +84,9 @@ class ValueDeviationBench(UnitBench):
 
     def _moved(self, rng: np.random.Generator, old: Rows) -> Rows:
         """The same rows, but for some tokens whose values are others."""
-        other = self.cases.rows(rng, *old.values.shape, top=int(old.value_scales[..., 1].max(initial=-99)) + 16)
-        moves = rng.random(old.values.shape[1]) < 0.5
+        heads, rows, head_dim = old.values.shape
+        other = self.cases.rows(rng, heads, rows, head_dim, int(old.value_scales[..., 1].max(initial=-99)) + 16)
+        moves = np.asarray(rng.random(rows) < 0.5)
         return old._replace(values=np.where(moves[:, None], other.values, old.values),
                             value_scales=np.where(moves[:, None], other.value_scales, old.value_scales))
 
@@ -94,8 +95,8 @@ class ValueDeviationBench(UnitBench):
         for _ in range(3):
             exponent = int(generator.integers(-100, 100))
             top = exponent + 17 - self.config.kv_bits + int(generator.choice((0, 0, -3, -16, 2)))
-            old = self.cases.rows(generator, int(generator.integers(1, 4)), int(generator.choice((1, 2, generator.integers(1, 9)))),
-                                  self.cases.head_dim(generator), top, int(generator.choice((0, 3, 20))))
+            heads, rows = int(generator.integers(1, 4)), rng.choice((1, 2, rng.randint(1, 8)))
+            old = self.cases.rows(generator, heads, rows, self.cases.head_dim(generator), top, rng.choice((0, 3, 20)))
             self._list(items, old, self._moved(generator, old), exponent)
         return items
 

@@ -43,14 +43,15 @@ class BlockMeansBench(UnitBench):
                     means.append((q, scale))
                     self.saturated |= large
                 (key, key_scale), (value, value_scale) = means
-                self.records.append(pack_record(key, value, key_scale, value_scale, kv_bits=kv_bits, bus_bits=self.config.bus_bits))
+                self.records.append(pack_record(key.tolist(), value.tolist(), key_scale, value_scale, kv_bits=kv_bits,
+                                                bus_bits=self.config.bus_bits))
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         generator, items, size = np.random.default_rng(rng.getrandbits(32)), self._begin(), self.config.block_size
         for _ in range(3):
             exponent = int(generator.integers(-100, 100))
             top = exponent + 17 - self.config.kv_bits + int(generator.choice((0, 0, -3, -16, 2)))
-            count = int(generator.choice((1, 2, size, size + 1, generator.integers(1, 2 * size))))
+            count = int(generator.choice([1, 2, size, size + 1, int(generator.integers(1, 2 * size))]))
             self._heads(items, self.cases.rows(generator, int(generator.integers(1, 3)), min(count, self.config.max_context),
                                                self.cases.head_dim(generator), top, int(generator.choice((0, 3, 20)))), exponent)
         return items

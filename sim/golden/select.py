@@ -11,8 +11,8 @@ import numpy as np
 from .elementwise import norm_quantize
 from .numerics import Scalar, round_shift
 
-__all__ = ["FACTOR_BITS", "SCORE_BITS", "SHARES", "block_mean", "block_scores", "grid_exponent", "grid_factors", "share_count", "top_indices",
-           "value_deviation"]
+__all__ = ["FACTOR_BITS", "SCORE_BITS", "SHARES", "block_mean", "block_scores", "grid_exponent", "grid_factors",
+           "share_count", "top_indices", "value_deviation"]
 
 FACTOR_BITS = 17
 SCORE_BITS = 48
