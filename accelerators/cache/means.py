@@ -8,8 +8,7 @@ from ..attention.formats import HEADER, max_beats
 from ..attention.rows import RowSplitter
 from ..config import AcceleratorConfig
 from ..elementwise.norm_quantize import NormQuantize
-from ..elementwise.step_scale import StepScale
-from ..numerics import SCALAR
+from ..numerics import SCALAR, ScalarUnit
 from ..numerics.formats import MANTISSA_BITS
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, Fork, Queue, StreamBuffer, connect, word_layout
@@ -80,9 +79,9 @@ class BlockMeans(wiring.Component):
         self._beats = Queue(config.bus_bits, beats)  # a key may come before its scale, in the last beat: it waits
         self._sums = CreditQueue(data.ArrayLayout(signed(self._bits), config.kv_lanes), sums)
         self._quantize = NormQuantize(config)
-        # The value's scale is begun when the key has been divided.
-        quantized = self._quantize.interval["turn"] + StepScale(config).latency["plain"] + RecordPacker.latency
-        self.latency = self._beats.latency + self._depth + Queue(1, sums).latency + quantized
+        # The value's scale is begun when the key has been divided: a product, and 6 cycles of ``StepScale``.
+        quantized = self._quantize.interval["turn"] + ScalarUnit.latency["multiply"] + 6 + RecordPacker.latency
+        self.latency = self._beats.latency + self._depth + CreditQueue.latency + (sums > 32) + quantized
         super().__init__({
             "i_command": In(stream.Signature(means_command(config))),
             "i": In(stream.Signature(config.bus_bits)),
