@@ -72,11 +72,11 @@ def test_saturated_is_sticky_until_cleared(component):
 
     async def run(ctx):
         ctx.set(unit.o.ready, 1)
-        await send(ctx, -9)
+        await send(ctx, -8)
         assert not ctx.get(unit.saturated)
-        await send(ctx, -10)
-        assert ctx.get(unit.saturated)
         await send(ctx, -9)
+        assert ctx.get(unit.saturated)
+        await send(ctx, -8)
         assert ctx.get(unit.saturated)
         ctx.set(unit.clear, 1)
         await ctx.tick()
