@@ -1,0 +1,120 @@
+"""Bench of the scores of an evict + merge cache."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from ..golden.evict import GLOBAL_MAX, Entry, Scores
+from .trace import Trace
+from .unit import Items, UnitBench
+
+__all__ = ["EvictScoresBench"]
+
+UPDATE, VICTIM, MERGE, PLACE = range(4)
+
+
+class EvictScoresBench(UnitBench):
+    """Random commands for a few heads, whose scores the golden model has; large weights saturate them."""
+
+    HEADS = 3
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.slots = max(4, 1 << (config.max_context // 4).bit_length() - 1)
+        self.weight_bits = 16 + config.query_lanes.bit_length()
+        self.sinks = 2
+
+    def constants(self) -> Mapping[str, int]:
+        return {"sinks": self.sinks}
+
+    def _command(self, command: int, head: int, *, slot: int = 0, source: int = 0, rows: int = 0, position: int = 0) -> dict[str, int]:
+        return {"command": command, "head": head, "slot": slot, "source": source, "rows": rows, "position": position}
+
+    def _packet(self, weights: list[int]) -> list[dict[str, int]]:
+        return [{"weight": weight, "last": int(k == len(weights) - 1)} for k, weight in enumerate(weights)]
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        commands, weights = [], []
+        rows = [rng.randint(3, 12) for _ in range(self.HEADS)]
+        heads = rng.sample(range(self.config.max_heads), self.HEADS)
+        for number in range(self.HEADS):
+            commands += [self._command(PLACE, heads[number], slot=slot, position=slot) for slot in range(rows[number])]
+        for position in range(20, 20 + rng.randint(20, 40)):
+            number, bits = rng.randrange(self.HEADS), rng.choice((1, 8, 17, self.weight_bits))
+            head, count = heads[number], rows[number]
+            kind = rng.choices((UPDATE, VICTIM, MERGE, PLACE), (4, 3, 2, 2))[0]
+            slot, source = rng.sample(range(count), 2)
+            if kind == UPDATE:
+                commands.append(self._command(UPDATE, head))
+                weights += self._packet([rng.getrandbits(bits) for _ in range(rng.choice((count, count, rng.randint(1, count))))])
+            elif kind == VICTIM:
+                commands.append(self._command(VICTIM, head, rows=count, position=rng.choice((position, position - 3, 6, 0))))
+            else:
+                commands.append(self._command(kind, head, slot=slot, source=source, position=position))
+        commands += [self._command(VICTIM, head, rows=count, position=100) for head, count in zip(heads, rows, strict=True)]
+        return {"i_command": commands, "i_weights": weights}
+
+    def boundary(self) -> Items:
+        """Saturation of both scores, the last head and row, a packet that is too long, equal scores, no row that may go."""
+        head, last, top = self.config.max_heads - 1, self.slots - 1, (1 << self.weight_bits) - 1
+        commands = [self._command(PLACE, head, slot=slot, position=slot + 5) for slot in range(self.slots)]
+        commands += [self._command(VICTIM, head, rows=self.slots, position=(1 << 20) - 1), self._command(UPDATE, head)]
+        weights = self._packet([top] * (self.slots + 3))
+        commands += [self._command(MERGE, head, slot=last, source=last - 1) for _ in range(3)]
+        for _ in range(2):  # rows 0 and 1 grow like Fibonacci's numbers
+            commands += [self._command(UPDATE, head)] * 20
+            weights += self._packet([top] * 3) * 20
+            commands += [self._command(MERGE, head, slot=slot, source=1 - slot) for slot in (0, 1)] * 5
+        commands += [self._command(VICTIM, head, rows=rows, position=position) for rows, position in (
+            (self.slots, self.slots + 5), (3, 99), (1, 99), (0, 99), (self.slots, 5), (self.slots, 6))]
+        commands += [self._command(MERGE, head, slot=0, source=1)]
+        stimulus = {"i_command": commands, "i_weights": weights}
+        entries = self._run(stimulus)[1][head].entries
+        assert entries[0].global_score == GLOBAL_MAX and entries[0].local_score == (1 << self.weight_bits + 4) - 1
+        return stimulus
+
+    def expected(self, stimulus: Items) -> Items:
+        return {"o": self._run(stimulus)[0]}
+
+    def _run(self, stimulus: Items) -> tuple[list[dict[str, Any]], dict[int, Scores]]:
+        """What comes out, and the scores of each head at the end."""
+        heads: dict[int, Scores] = {}
+        packets: list[list[int]] = [[]]
+        for item in stimulus["i_weights"]:
+            packets[-1].append(item["weight"])
+            if item["last"]:
+                packets.append([])
+        packet, results = iter(packets), []  # type: ignore[var-annotated]
+        for command in stimulus["i_command"]:
+            scores = heads.setdefault(command["head"], Scores(self.weight_bits))
+            entries, slot = scores.entries, command["slot"]
+            if command["command"] == UPDATE:
+                scores.update(next(packet))
+            elif command["command"] == PLACE:
+                scores.place(slot, command["position"])
+            elif command["command"] == MERGE:
+                results.append(self._result(scores, slot, entries[slot]))
+                scores.merge(slot, command["source"])
+            else:
+                first = Scores(self.weight_bits)
+                first.entries = entries[:command["rows"]]
+                victim = first.victim(self.sinks, command["position"])
+                results.append({"slot": None, "tokens": None, "score": None, "found": 0} if victim is None
+                               else self._result(scores, victim, entries[victim]))
+        return results, heads
+
+    def _result(self, scores: Scores, slot: int, entry: Entry) -> dict[str, int]:
+        return {"slot": slot, "tokens": entry.tokens, "score": scores.score(entry), "found": 1}
+
+    def latency_stimulus(self) -> Items:
+        commands = [self._command(PLACE, 1, slot=slot, position=slot) for slot in range(self.slots)]
+        self.measured = len(commands)
+        return {"i_command": [*commands, self._command(VICTIM, 1, rows=self.slots, position=99),
+                              self._command(MERGE, 1, slot=2, source=3)], "i_weights": []}
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {name: trace.delivered["o"][k] - trace.accepted["i_command"][self.measured + k]
+                for k, name in enumerate(("victim", "merge"))}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return attributes["latency"]
