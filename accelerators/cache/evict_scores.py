@@ -9,7 +9,8 @@ from amaranth.lib.wiring import In, Out
 from ..config import POSITION_BITS, AcceleratorConfig, check_int
 from ..pipeline import Pipeline
 
-__all__ = ["WEIGHT_FRACTION", "EvictScores", "ScoreCommand", "attention_weight_bits", "evict_slots", "score_command", "score_result"]
+__all__ = ["WEIGHT_FRACTION", "EvictScores", "ScoreCommand", "attention_weight_bits", "attention_weight_layout", "evict_slots",
+           "score_command", "score_result"]
 
 WEIGHT_FRACTION = 16
 """Fraction bits of an attention weight."""
@@ -35,6 +36,11 @@ class ScoreCommand(IntEnum):
 def attention_weight_bits(config: AcceleratorConfig) -> int:
     """Width of the weight that the lanes of a group give a row together: ``query_lanes`` times 1 at most, but for rounding."""
     return WEIGHT_FRACTION + config.query_lanes.bit_length()
+
+
+def attention_weight_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Weight of a row; ``last`` on the last one of an attention."""
+    return data.StructLayout({"weight": attention_weight_bits(config), "last": 1})
 
 
 def evict_slots(config: AcceleratorConfig) -> int:

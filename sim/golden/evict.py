@@ -27,7 +27,7 @@ import numpy as np
 from .cache import DROPPED_BITS, stored_scale
 from .numerics import Scalar, round_shift
 
-__all__ = ["DECAY", "EMPHASIS", "GLOBAL_MAX", "ONE", "WEIGHT_FRACTION", "Append", "Entry", "EvictHead", "Record", "Scores", "merged_record",
+__all__ = ["DECAY", "EMPHASIS", "GLOBAL_MAX", "ONE", "WEIGHT_FRACTION", "Append", "Entry", "EvictHead", "Record", "Scores", "loaded_scale", "merged_record",
            "merged_vector", "most_similar", "reaches"]
 
 WEIGHT_FRACTION = 16
@@ -129,7 +129,8 @@ class Record:
     value_scale: tuple[int, int]
 
 
-def _scalar(scale: tuple[int, int]) -> Scalar:
+def loaded_scale(scale: tuple[int, int]) -> Scalar:
+    """A scale as ``RecordPacker`` takes it, from one as a record holds it."""
     return Scalar(scale[0] << DROPPED_BITS, scale[1] - DROPPED_BITS) if scale[0] else Scalar(0, 0)
 
 
@@ -146,7 +147,7 @@ def merged_vector(vectors: Sequence[np.ndarray], scales: Sequence[tuple[int, int
 
     ``|q| <= 127``, because R is truncated.
     """
-    parts = [Scalar.of(count) * _scalar(scale) for count, scale in zip(tokens, scales, strict=True)]
+    parts = [Scalar.of(count) * loaded_scale(scale) for count, scale in zip(tokens, scales, strict=True)]
     exponent = max((part.exponent for part in parts if part.mantissa), default=0)
     drop = 24 - FACTOR_BITS
     x = np.zeros(len(vectors[0]), np.int64)
