@@ -50,7 +50,8 @@ def evict_request(config: AcceleratorConfig, slots: int) -> data.StructLayout:
 
 def append_layout(slots: int) -> data.StructLayout:
     """``{head, outcome: Outcome, slot, target, tokens, error}``; ``error``: a write had an error response."""
-    return data.StructLayout({"head": 8, "outcome": 2, "slot": range(slots), "target": range(slots), "tokens": POSITION_BITS, "error": 1})
+    return data.StructLayout({"head": 8, "outcome": 2, "slot": range(slots), "target": range(slots), "tokens": POSITION_BITS,
+                              "error": 1})
 
 
 class EvictCache(wiring.Component):
@@ -106,13 +107,13 @@ class EvictCache(wiring.Component):
     beats, words : In(16)
         See ``RecordMerge``. All plain inputs stand still while a text is under way.
     error : Out(1), clear : In(1)
-        Sticky: a read beyond the rows there are (nothing is issued), a write out of order, of a ``count`` that is not 1, or of a text whose budget
-        is not above ``sinks + recent`` or beyond ``slots`` (REFUSED, its record is taken and gone), or any request for a head beyond
-        ``heads``. ``clear`` clears it.
+        Sticky: a read beyond the rows there are (nothing is issued), a write out of order, of a ``count`` that is not 1, or of a text
+        whose budget is not above ``sinks + recent`` or beyond ``slots`` (REFUSED, its record is taken and gone), or any request for a
+        head beyond ``heads``. ``clear`` clears it.
 
-    What the heads hold is not cleared by a reset; a text begins with position 0. Latency (a dictionary): ``read``, ``append`` (below the
-    budget) cycles from the request to the command. Interval: that of memory; an append at the budget reads ``budget + 1`` rows
-    once, or ``budget + 2``.
+    What the heads hold is not cleared by a reset; a text begins with position 0. Latency (a dictionary): ``read``, ``append`` (below
+    the budget) cycles from the request to the command. Interval: that of memory; an append at the budget reads ``budget + 1`` rows,
+    or ``budget + 2`` if it merges.
     """
 
     interval = None
@@ -208,7 +209,8 @@ class EvictCache(wiring.Component):
                     m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.sync += [state.eq(state_read.data), begins.eq(request.write & (request.position == 0)),
-                             end.eq(request.position + request.count), known.eq(request.head < self.heads), single.eq(request.count == 1)]
+                             end.eq(request.position + request.count), known.eq(request.head < self.heads),
+                             single.eq(request.count == 1)]
                 m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [
@@ -326,8 +328,8 @@ class EvictCache(wiring.Component):
                     m.next = "IDLE"
         return m
 
-    def _memory(self, m: Module, rows: ContiguousCache, similar: SimilarKey, merge: RecordMerge, base, head, phase: Signal, first: Signal,
-                count: Signal, owed: Signal) -> tuple[Value, Value]:
+    def _memory(self, m: Module, rows: ContiguousCache, similar: SimilarKey, merge: RecordMerge, base, head, phase: Signal,
+                first: Signal, count: Signal, owed: Signal) -> tuple[Value, Value]:
         """Commands for memory, and what comes for the cache itself: the candidate's record, all rows, the target's record. Returns
         whether a command goes, and whether the rows have come; ``owed`` counts writes that have no answer yet."""
         is_read, answers = Signal(), Signal(2)
@@ -346,7 +348,8 @@ class EvictCache(wiring.Component):
         m.d.comb += [similar.i.p.eq(self.i_data.p.data), merge.i.p.eq(self.i_data.p.data)]
         with m.Switch(answers):
             with m.Case(0):
-                m.d.comb += [similar.i.valid.eq(self.i_data.valid & merge.i.ready), merge.i.valid.eq(self.i_data.valid & similar.i.ready),
+                m.d.comb += [similar.i.valid.eq(self.i_data.valid & merge.i.ready),
+                             merge.i.valid.eq(self.i_data.valid & similar.i.ready),
                              self.i_data.ready.eq(similar.i.ready & merge.i.ready)]
             with m.Case(1):
                 m.d.comb += [similar.i.valid.eq(self.i_data.valid), self.i_data.ready.eq(similar.i.ready)]

@@ -92,15 +92,15 @@ class EvictScores(wiring.Component):
     i_weights : In(stream of {weight: weight_bits, last})
         A packet for each ``UPDATE``; what is beyond ``slots`` rows is dropped, rows without a weight stay as they are.
     o : Out(stream of score_result)
-        For each ``VICTIM`` (``slot`` of the smallest score, of equal ones the first; ``found`` is 0 if no row may go, and the rest does not matter)
-        and ``MERGE`` (``slot`` before anything was added to it): its tokens and its score.
+        For each ``VICTIM`` (``slot`` of the smallest score, of equal ones the first; ``found`` is 0 if no row may go, and the rest
+        does not matter) and ``MERGE`` (``slot`` before anything was added to it): its tokens and its score.
     sinks : In(20)
         First position that may go.
 
     Entries are not cleared by a reset: a row counts from its first ``PLACE`` on.
 
-    Latency (a dictionary): ``victim`` from the command to ``o`` among ``slots`` rows, a cycle less for each row less; ``merge``. Interval:
-    1 cycle per weight, 3 cycles more for an ``UPDATE``, 2 cycles for a ``PLACE``.
+    Latency (a dictionary): ``victim`` from the command to ``o`` among ``slots`` rows, a cycle less for each row less; ``merge``.
+    Interval: 1 cycle per weight, 3 cycles more for an ``UPDATE``, 2 cycles for a ``PLACE``.
     """
 
     interval = None

@@ -10,7 +10,7 @@ from ..attention.formats import HEADER, max_beats
 from ..attention.rows import RowSplitter
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..numerics import SCALAR, Normalizer, ScalarOp, ScalarUnit
-from ..numerics.pipelined import magnitude, maximum, round_shift
+from ..numerics.pipelined import left_justify, magnitude, maximum
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect, word_layout
 from .append import STORED_EXPONENT_OFFSET, RecordPacker
@@ -26,7 +26,10 @@ SUM_STAGES = 4
 """Registers from the address of a word to its sums: beat, elements, products, sums."""
 
 QUANTIZE_STAGES = SUM_STAGES + 5
-"""Registers to its quantized elements: product (2), rounding (3) more."""
+"""Registers to its quantized elements: shift (2), product (2), rounding more."""
+
+QUANTIZE_SHIFT = 33
+"""Sums go left before the product so that what follows is a right shift by this."""
 
 
 class Step(IntEnum):
@@ -52,7 +55,7 @@ class RecordMerge(wiring.Component):
 
         w = t * s                              f = upper 16 bits of w's mantissa, the smaller one moved to e, the larger exponent
         x_j = f_a * a_j + f_b * b_j            P = max |x_j|
-        q_j = round_shift(x_j * R, -14 - r.exponent)             r = 1 / P,  R = 127 * r.mantissa >> 14
+        q_j = round_shift((x_j << 47 + r.exponent) * R, 33)       r = 1 / P,  R = 127 * r.mantissa >> 14
         scale = P * 2**(e + 8) * (1 / (127 * (t_a + t_b)))
 
         i -> RowSplitter -> headers -> ScalarUnit, a few operations ---> f, R, scale
@@ -75,8 +78,8 @@ class RecordMerge(wiring.Component):
     o : Out(stream of word_layout)
         The merged record, one packet. Nothing for a candidate that is dropped.
 
-    Latency (a dictionary): ``fixed`` cycles from the last beat of the record kept to the first one of ``o``, and ``word`` for each K-word.
-    Interval: that, and as long again for V. Bad input: exponents wrap at 16 bits; no legal model comes near.
+    Latency (a dictionary): ``fixed`` cycles from the last beat of the record kept to the first one of ``o``, and ``word`` for each
+    K-word. Interval: that, and as long again for V. Bad input: exponents wrap at 16 bits; no legal model comes near.
     """
 
     interval = None
@@ -109,7 +112,7 @@ class RecordMerge(wiring.Component):
         kept, value = Signal(), Signal()  # which record comes; which vector is at hand
         starts, quantizes, settled = Signal(), Signal(), Signal()
         factors = [Signal(FACTOR_BITS, name=name) for name in ("candidate_factor", "kept_factor")]
-        multiplier, shift = Signal(LEVEL_BITS + 24 - RECIPROCAL_DROP), Signal(6)
+        multiplier, shift = Signal(LEVEL_BITS + 24 - RECIPROCAL_DROP), Signal(5)
         ends, peak = self._words(m, splitter, packer, kept, value, starts, quantizes, factors, multiplier, shift, settled)
 
         headers = [Signal(HEADER, name=name) for name in ("candidate_header", "kept_header")]
@@ -126,7 +129,8 @@ class RecordMerge(wiring.Component):
 
         # Numbers and what is made of them.
         command, step = Signal(merge_command()), Signal(Step)
-        total, exponent = Signal(POSITION_BITS + LEVEL_BITS), Signal(signed(16))
+        both, total = Signal(POSITION_BITS), Signal(POSITION_BITS + LEVEL_BITS)
+        exponent = Signal(signed(16))
         number, inverse = Signal(SCALAR), Signal(SCALAR)
         parts = [Signal(SCALAR, name=name) for name in ("candidate_part", "kept_part")]
         distances = [Signal(5, name=name) for name in ("candidate_distance", "kept_distance")]
@@ -155,14 +159,14 @@ class RecordMerge(wiring.Component):
                 with m.If(splitter.i_command.ready):
                     m.next = "BEATS"
             with m.State("BEATS"):
-                m.d.sync += [value.eq(0), step.eq(Step.TOTAL), total.eq((command.kept + command.candidate) * ((1 << LEVEL_BITS) - 1))]
+                m.d.sync += [value.eq(0), step.eq(Step.TOTAL), total.eq((both << LEVEL_BITS) - both)]
                 with m.If(ends):
                     m.next = "COMMAND"
                     with m.If(kept):
                         m.next = "NORMALIZE"
             with m.State("COMMAND"):
                 m.d.comb += self.i_command.ready.eq(1)
-                m.d.sync += command.eq(self.i_command.p)
+                m.d.sync += [command.eq(self.i_command.p), both.eq(self.i_command.p.kept + self.i_command.p.candidate)]
                 with m.If(self.i_command.valid):
                     m.d.sync += kept.eq(self.i_command.p.merges)
                     m.next = "RECORD"
@@ -194,7 +198,7 @@ class RecordMerge(wiring.Component):
                         with m.Case(Step.PEAK):
                             m.d.sync += [
                                 multiplier.eq(((result.mantissa << LEVEL_BITS) - result.mantissa) >> RECIPROCAL_DROP),
-                                shift.eq(-RECIPROCAL_DROP - result.exponent),
+                                shift.eq(QUANTIZE_SHIFT + RECIPROCAL_DROP + result.exponent),
                             ]
                             m.next = "OPERATION"
                         with m.Case(Step.SCALE):
@@ -229,8 +233,8 @@ class RecordMerge(wiring.Component):
                         m.next = "RECORD"
         return m
 
-    def _words(self, m: Module, splitter: RowSplitter, packer: RecordPacker, kept: Signal, value: Signal, starts: Signal, quantizes: Signal,
-               factors, multiplier: Signal, shift: Signal, settled: Signal):
+    def _words(self, m: Module, splitter: RowSplitter, packer: RecordPacker, kept: Signal, value: Signal, starts: Signal,
+               quantizes: Signal, factors, multiplier: Signal, shift: Signal, settled: Signal):
         """Elements of both records, and passes over those of the vector at hand: ``starts`` begins one, ``settled`` ends it. Returns
         whether a record's last beat comes, and the largest magnitude of the sums."""
         config, pipeline = self.config, Pipeline(m)
@@ -282,5 +286,9 @@ class RecordMerge(wiring.Component):
             results.i.p.last.eq(register(final, QUANTIZE_STAGES)),
         ]
         for x, q in zip(sums, results.i.p.q, strict=True):
-            m.d.comb += q.eq(round_shift(pipeline, pipeline.multiply(x, multiplier), shift, moving=False)[:8].as_signed())
+            wide = Signal(signed(len(x) + 1))
+            m.d.comb += wide.eq(x)
+            moved = left_justify(pipeline, wide.as_unsigned(), shift, len(wide), moving=False).as_signed()
+            product = pipeline.multiply(moved, multiplier)
+            m.d.comb += q.eq(register(((product + (1 << QUANTIZE_SHIFT - 1)) >> QUANTIZE_SHIFT)[:8].as_signed()))
         return ends, peak

@@ -4,12 +4,12 @@ from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..attention.formats import command_layout, max_beats
+from ..attention.formats import max_beats
 from ..attention.rows import RowSplitter
 from ..config import AcceleratorConfig, ceil_div, check_int
 from ..numerics.pipelined import LIMB_BITS, adder_tree, unsigned_product
 from ..pipeline import Pipeline
-from ..streams import ROUND_TRIP, CreditQueue, connect
+from ..streams import ROUND_TRIP, CreditQueue
 from .evict_scores import evict_slots
 
 __all__ = ["THRESHOLD_BITS", "THRESHOLD_FRACTION", "SimilarKey"]

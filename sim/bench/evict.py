@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..golden.cache import pack_record, record_beats
+from ..golden.cache import pack_record, record_beats, stored_scale
 from ..golden.evict import ONE, Record, merged_record, most_similar, reaches
 from ..golden.numerics import Scalar
 from .trace import Trace
@@ -44,7 +44,8 @@ class RecordBench(UnitBench):
         return {"beats": self.beats, "words": self.head_dim // self.config.vector_lanes}
 
     def pack(self, record: tuple[np.ndarray, np.ndarray, Scalar, Scalar]) -> list[int]:
-        return pack_record(*record, kv_bits=8, bus_bits=self.config.bus_bits)
+        key, value, key_scale, value_scale = record
+        return pack_record(key.tolist(), value.tolist(), key_scale, value_scale, kv_bits=8, bus_bits=self.config.bus_bits)
 
 
 class SimilarKeyBench(RecordBench):
@@ -74,7 +75,8 @@ class SimilarKeyBench(RecordBench):
             keys = []
             for _ in range(rng.choice((1, 2, rng.randint(1, 9)))):
                 near = np.clip(candidate + [rng.randint(-spread, spread) for _ in range(self.head_dim)], -127, 127)
-                keys.append(rng.choice((near, near, -near, near // 2, np.clip(2 * near, -127, 127), random_record(rng, self.head_dim)[0])))
+                other = random_record(rng, self.head_dim)[0]
+                keys.append(rng.choice((near, near, -near, near // 2, np.clip(2 * near, -127, 127), other)))
             searches.append((candidate, keys, rng.choice((0, len(keys) - 1, self.slots - 1))))
         return self._items(searches)
 
@@ -88,8 +90,10 @@ class SimilarKeyBench(RecordBench):
         at[:8] = (3, 2, 1, 1, 1, 0, 0, 0) if self.head_dim >= 8 else 1  # (3, 0 ..) against it: 3/4
         last = [top if slot == self.slots - 1 else -top - 1 if slot else zero for slot in range(self.slots)]
         return self._items([
-            (top, [top, top, -1 * top - 1, top], 0), (top, [top, top // 2, top], 3), (zero, [top, top], 0), (top, [zero, zero], 1), (top, [], 0),
-            (three, [five, five], 3), (three, [at], 3), (three, [five, at, other, three], 3), (other, [at], 2), (top, [top], 0), (top, last, 0)])
+            (top, [top, top, -1 * top - 1, top], 0), (top, [top, top // 2, top], 3), (zero, [top, top], 0), (top, [zero, zero], 1),
+            (top, [], 0),
+            (three, [five, five], 3), (three, [at], 3), (three, [five, at, other, three], 3), (other, [at], 2), (top, [top], 0),
+            (top, last, 0)])
 
     def expected(self, stimulus: Items) -> Items:
         items = []
@@ -139,15 +143,15 @@ class RecordMergeBench(RecordBench):
         return self._items([
             (record(-128, 0), record(-128, 0), (self.MOST - 1, 1)), (record(127, 5), record(-127, 5), (1, 1)), (zero, zero, (1, 1)),
             (zero, record(127, -9), (3, 2)), (record(127, -9), zero, (3, 2)), (single, record(99, -60), (1, 1)),
-            (single, record(99, -46), (1, 1)), (single, record(99, -45), (1, 1)), (single, single, (1, self.MOST - 1)), (single, zero, None)])
+            (single, record(99, -46), (1, 1)), (single, record(99, -45), (1, 1)), (single, single, (1, self.MOST - 1)),
+            (single, zero, None)])
 
     def expected(self, stimulus: Items) -> Items:
         words = []
         for candidate, kept, tokens in self.pairs:
             if tokens:
-                stored = [Record(record[0], record[1], *((scale.mantissa >> 8, scale.exponent + 8) if scale.mantissa else (0, 0)
-                                                         for scale in record[2:])) for record in (kept, candidate)]
-                packet = self.pack(merged_record(*stored, tokens))
+                stored = [Record(record[0], record[1], stored_scale(record[2]), stored_scale(record[3])) for record in (kept, candidate)]
+                packet = self.pack(merged_record(stored[0], stored[1], tokens))
                 words += [{"data": word, "last": int(k == len(packet) - 1)} for k, word in enumerate(packet)]
         return {"o": words}
 

@@ -19,7 +19,8 @@ ADDED, MERGED, DROPPED, REFUSED = range(4)
 
 
 class EvictCacheBench(RecordBench):
-    """Texts in a few heads, each with a budget of its own, whose keys come back now and then; reads, weights, requests that are refused."""
+    """Texts in a few heads, each with a budget of its own, whose keys come back now and then; reads, weights, requests that are
+    refused."""
 
     BASE = 1 << 16
     threshold = ONE * 9 // 10
@@ -35,7 +36,8 @@ class EvictCacheBench(RecordBench):
         return {**super().constants(), **self.rules, "record_beats": self.record_beats, "head_stride": self.head_stride}
 
     def _request(self, head: int, position: int, count: int = 1, *, write: int = 0, scores: int = 0, budget: int = 0) -> dict[str, int]:
-        return {"write": write, "scores": scores, "base": self.BASE, "head": head, "position": position, "count": count, "budget": budget}
+        return {"write": write, "scores": scores, "base": self.BASE, "head": head, "position": position, "count": count,
+                "budget": budget}
 
     def _record(self, rng: random.Random, keys: list[np.ndarray]) -> Record:
         if not keys or rng.random() < 0.5:
@@ -79,7 +81,8 @@ class EvictCacheBench(RecordBench):
         return {"i_request": requests, "i_weights": weights, "i_record": self._packets(self.records)}
 
     def _packets(self, records: list[Record]) -> list[dict[str, int]]:
-        return [{"data": word, "last": int(k == self.record_beats - 1)} for record in records for k, word in enumerate(self._words(record))]
+        return [{"data": word, "last": int(k == self.record_beats - 1)}
+                for record in records for k, word in enumerate(self._words(record))]
 
     def _words(self, record: Record) -> list[int]:
         return self.pack((record.key, record.value, loaded_scale(record.key_scale), loaded_scale(record.value_scale)))

@@ -1,14 +1,17 @@
-"""Bench of the scores of an evict + merge cache."""
+"""Benches of the scores of an evict + merge cache and of the weights that they are made of."""
 
 import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..golden.evict import GLOBAL_MAX, Entry, Scores
+from ..golden.weights import attention_weights
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["EvictScoresBench"]
+__all__ = ["AttentionWeightsBench", "EvictScoresBench"]
 
 UPDATE, VICTIM, MERGE, PLACE = range(4)
 
@@ -84,7 +87,8 @@ class EvictScoresBench(UnitBench):
             packets[-1].append(item["weight"])
             if item["last"]:
                 packets.append([])
-        packet, results = iter(packets), []  # type: ignore[var-annotated]
+        packet = iter(packets)
+        results: list[dict[str, Any]] = []
         for command in stimulus["i_command"]:
             scores = heads.setdefault(command["head"], Scores(self.weight_bits))
             entries, slot = scores.entries, command["slot"]
@@ -118,3 +122,60 @@ class EvictScoresBench(UnitBench):
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         return attributes["latency"]
+
+
+class AttentionWeightsBench(UnitBench):
+    """Operations of few and many rows whose maxima rise fast, slowly, not at all; lanes that see only some rows, or none."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.rows = max(4, 1 << (config.max_context // 4).bit_length() - 1)
+
+    def _operation(self, rng: random.Random, rows: int, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        one = 1 << self.config.probability_bits
+        p, maxima = np.zeros((rows, lanes), np.int64), np.zeros((rows, lanes), np.int64)
+        for lane in range(lanes):
+            maximum, rise, sees = rng.randint(-50, 50), rng.choice((0.0, 0.1, 0.9)), rng.choice((1.0, 1.0, 0.5, 0.0))
+            for row in range(rows):
+                maximum += (rng.random() < rise) * rng.randint(1, 3)
+                maxima[row, lane] = maximum
+                p[row, lane] = (rng.random() < sees) * (rng.randint(0, one) >> rng.choice((0, 0, 4, 12)))
+        return p, maxima
+
+    def _items(self, operations: list[tuple[np.ndarray, np.ndarray]]) -> Items:
+        self.operations = operations
+        return {"i": [{"p": p[row, lane], "maximum": maxima[row, lane], "lane": lane, "last": int((row + 1, lane + 1) == p.shape)}
+                      for p, maxima in operations for row in range(len(p)) for lane in range(p.shape[1])]}
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        most = self.config.query_lanes
+        return self._items([self._operation(rng, rng.choice((1, 2, rng.randint(1, 20))), rng.choice((1, most, rng.randint(1, most))))
+                            for _ in range(7)])
+
+    def boundary(self) -> Items:
+        rng, one, lanes = random.Random(4), 1 << self.config.probability_bits, self.config.query_lanes
+        shape = (self.rows, lanes)
+        rise = np.linspace(-4096, 4095, self.rows).astype(int)[:, None] * np.ones(lanes, int)
+        return self._items([(np.full(shape, one), np.zeros(shape, int)), (np.full(shape, one), rise),
+                            (np.zeros((3, lanes), int), rise[:3]), (np.full((1, 1), one), np.full((1, 1), -4096)),
+                            (np.full((2, 1), 1), np.full((2, 1), 7)),
+                            self._operation(rng, self.rows + 3, lanes), self._operation(rng, 5, lanes)])
+
+    def expected(self, stimulus: Items) -> Items:
+        items = []
+        for p, maxima in self.operations:
+            weights = attention_weights(p[:self.rows], maxima[:self.rows])
+            items += [{"weight": weight, "last": int(k == len(weights) - 1)} for k, weight in enumerate(weights)]
+        return {"o": items}
+
+    LATENCY_ROWS = 11
+
+    def latency_stimulus(self) -> Items:
+        return self._items([self._operation(random.Random(5), self.LATENCY_ROWS, self.config.query_lanes)])
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"latency": trace.delivered["o"][0] - trace.accepted["i"][-1]}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        latency, lanes = attributes["latency"], self.config.query_lanes
+        return {"latency": lanes * (self.LATENCY_ROWS + latency["lane"]) + latency["fixed"]}

@@ -1,4 +1,4 @@
-"""Golden model of the evict + merge KV cache (EMS, arXiv:2412.08521): what ``accelerators/cache/evict_cache.py`` specifies, in integers.
+"""Golden model of the evict + merge KV cache (EMS, arXiv:2412.08521): what ``accelerators/cache/evict_cache.py`` does, in integers.
 
 Every K/V head has a budget of B rows. Each row has an entry: a global and a local score, the position of its token in the text, and how
 many ``tokens`` it stands for. With the weights w of an attention over the head's rows (``WEIGHT_FRACTION`` fraction bits)::
@@ -8,8 +8,8 @@ many ``tokens`` it stands for. With the weights w of an attention over the head'
     score  = global + (local << emphasis)
 
 A token that comes when B rows are there takes the row of the *candidate*: the row with the smallest score, of equal ones the first,
-except those of the first ``sinks`` positions and of the last ``recent`` ones before the new token. The candidate is merged into the most
-similar row or dropped (EMS's class 0). Similarity is the cosine between stored keys, in which scales cancel::
+except those of the first ``sinks`` positions and of the last ``recent`` ones before the new token. The candidate is merged into the
+most similar row or dropped (EMS's class 0). Similarity is the cosine between stored keys, in which scales cancel::
 
     d_i = sum c_j k_ij     n_i = sum k_ij ** 2               c: candidate, k_i: row i
     best: d_i > 0 and the largest d_i**2 / n_i, of equal ones the first row
@@ -27,8 +27,8 @@ import numpy as np
 from .cache import DROPPED_BITS, stored_scale
 from .numerics import Scalar, round_shift
 
-__all__ = ["DECAY", "EMPHASIS", "GLOBAL_MAX", "ONE", "WEIGHT_FRACTION", "Append", "Entry", "EvictHead", "Record", "Scores", "loaded_scale", "merged_record",
-           "merged_vector", "most_similar", "reaches"]
+__all__ = ["DECAY", "EMPHASIS", "GLOBAL_MAX", "ONE", "WEIGHT_FRACTION", "Append", "Entry", "EvictHead", "Record", "Scores",
+           "loaded_scale", "merged_record", "merged_vector", "most_similar", "reaches"]
 
 WEIGHT_FRACTION = 16
 """Fraction bits of an attention weight."""
