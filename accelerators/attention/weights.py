@@ -19,8 +19,8 @@ RECIPROCAL_BITS = WEIGHT_FRACTION + 1
 CLEAR = 31
 """A shift that clears every probability."""
 
-SHIFT_STAGES = 3
-"""Registers from the address of a probability to what it is at the final maximum: item, distance, shift."""
+SHIFT_STAGES = 4
+"""Registers from the address of a probability to what it is at the final maximum: memory, its item, distance, shift."""
 
 WEIGHT_STAGES = SHIFT_STAGES + 5
 """Registers to its row's weight: product, rounding (3), sum over lanes more."""
@@ -134,13 +134,13 @@ class AttentionWeights(wiring.Component):
         weigh, store = factors.read_port(domain="comb"), factors.write_port()
         register = Pipeline(m).register
         sums, weighs = Signal(), Signal()
-        away = Signal(signed(14))
+        found, away = register(read.data), Signal(signed(14))
         m.d.comb += [
-            read.addr.eq(Cat(lane, row, reading)), final.addr.eq(Cat(register(lane), reading)),
-            away.eq(final.data - read.data.maximum),
+            read.addr.eq(Cat(lane, row, reading)), final.addr.eq(Cat(register(lane, 2), reading)),
+            away.eq(final.data - found.maximum),
         ]
         distance = register(Mux(away > CLEAR, CLEAR, away)[:5])
-        shifted = register(register(read.data.p) >> distance)
+        shifted = register(register(found.p) >> distance)
 
         total, wait = Signal(self.sum_bits), Signal(range(SHIFT_STAGES + 1))
         adds = register(sums, SHIFT_STAGES, reset=True)

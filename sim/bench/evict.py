@@ -150,7 +150,8 @@ class RecordMergeBench(RecordBench):
         words = []
         for candidate, kept, tokens in self.pairs:
             if tokens:
-                stored = [Record(record[0], record[1], stored_scale(record[2]), stored_scale(record[3])) for record in (kept, candidate)]
+                stored = [Record(key, value, stored_scale(key_scale), stored_scale(value_scale))
+                          for key, value, key_scale, value_scale in (kept, candidate)]
                 packet = self.pack(merged_record(stored[0], stored[1], tokens))
                 words += [{"data": word, "last": int(k == len(packet) - 1)} for k, word in enumerate(packet)]
         return {"o": words}

@@ -1,0 +1,245 @@
+"""The evict + merge cache in golden: against lists and floating point, and what it costs attention."""
+
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from llmrtl.sim.golden.cache import stored_scale
+from llmrtl.sim.golden.evict import ONE, EvictHead, Record, merged_vector, most_similar, reaches
+from llmrtl.sim.golden.numerics import Scalar
+from llmrtl.sim.golden.weights import attention_weights
+
+
+def quantized(vector):
+    """int8 elements with the largest at 127, and the scale as stored."""
+    scale = stored_scale(Scalar.from_float(float(np.abs(vector).max()) / 127))
+    return np.clip(np.rint(vector / real(1, scale)), -127, 127).astype(np.int64), scale
+
+
+def real(elements, scale):
+    return elements * (scale[0] * 2.0 ** scale[1])
+
+
+def record(key, value):
+    (key, key_scale), (value, value_scale) = quantized(key), quantized(value)
+    return Record(key, value, key_scale, value_scale)
+
+
+def merge_error(scale, scales, tokens):
+    """Most that an element of a merged vector may be off the mean of both."""
+    return 0.51 * scale + max(count * real(1, each) for each, count in zip(scales, tokens, strict=True)) / sum(tokens) / 128
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merged_vector_is_the_mean(seed):
+    """To half a step of the new scale, and what is truncated: a hundredth of one, and 1/128 of a step of the larger part."""
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        vectors = [rng.integers(-127, 128, 16) // rng.choice([1, 1, 40]) for _ in range(2)]
+        scales = [(int(rng.integers(1 << 15, 1 << 16)), int(rng.integers(-40, -35 + seed))) for _ in range(2)]
+        tokens = [int(rng.integers(1, 1 << rng.integers(1, 19))) for _ in range(2)]
+        q, scale = merged_vector(vectors, scales, tokens)
+        mean = sum(count * real(vector, each) for vector, each, count in zip(vectors, scales, tokens, strict=True)) / sum(tokens)
+        assert np.abs(q).max() == 127 or not np.abs(mean).max()
+        assert np.abs(real(q, stored_scale(scale)) - mean).max() <= merge_error(float(scale), scales, tokens), (vectors, scales, tokens)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_most_similar_is_the_largest_cosine(seed):
+    rng = np.random.default_rng(seed)
+    for size in (1, 5, 40):
+        most = int(rng.choice([1, 3, 127]))
+        keys, candidate = rng.integers(-most, most + 1, (size, 4)), rng.integers(-most, most + 1, 4)
+        squares = [Fraction(int(d) ** 2, int(n)) if d > 0 else 0 for d, n in zip(keys @ candidate, (keys ** 2).sum(1), strict=True)]
+        slot = most_similar(candidate, keys)
+        assert slot == (squares.index(max(squares)) if max(squares) else None)
+        if slot is not None:
+            cosine = candidate @ keys[slot] / np.sqrt(float((candidate @ candidate) * (keys[slot] @ keys[slot])))
+            assert reaches(candidate, keys[slot], max(0, int(cosine * ONE) - 1))
+            assert not reaches(candidate, keys[slot], int(cosine * ONE) + 2)
+            assert not reaches(candidate, candidate, ONE + 1) and reaches(candidate, candidate, ONE)
+
+
+class Row:
+    """A row of ``ListModel``: the positions that it stands for, the one it is at, real key and value, how far those stored may be."""
+
+    def __init__(self, position, kept):
+        self.members, self.position, self.total, self.late, self.record = [position], position, 0, 0, kept
+        self.means = [real(kept.key, kept.key_scale), real(kept.value, kept.value_scale)]
+        self.bounds = [0.0, 0.0]
+
+
+class ListModel:
+    """The same cache as lists of positions and means in floating point. It checks each step of an ``EvictHead``."""
+
+    def __init__(self, head):
+        self.head, self.rows, self.appended, self.gone = head, [], 0, []
+
+    def weights(self, weights):
+        for row, weight in zip(self.rows, weights, strict=True):
+            row.total = min(row.total + weight, 2 ** 32 - 1)
+            row.late = row.late - row.late // 16 + weight
+        self.head.scores.update(weights)
+
+    def append(self, new):
+        head, position = self.head, self.appended
+        self.appended += 1
+        done = head.append(new)
+        if len(self.rows) < head.budget:
+            assert (done.slot, done.tokens, done.target) == (len(self.rows), 0, None)
+            self.rows.append(Row(position, new))
+            return done
+        loose = [row for row in self.rows if row.position >= head.sinks and row.position < position - head.recent]
+        scores = [row.total + 16 * row.late for row in loose]
+        victim = loose[scores.index(min(scores))]
+        assert self.rows[done.slot] is victim and done.tokens == len(victim.members)
+        keys = np.array([row.record.key if row is not victim else 0 * victim.record.key for row in self.rows], float)
+        lengths = np.linalg.norm(keys, axis=1) * np.linalg.norm(victim.record.key)
+        cosines = keys @ victim.record.key / np.where(lengths > 0, lengths, np.inf)
+        best = cosines.max()
+        if done.target is None:
+            assert best <= 0 or best * ONE < head.threshold * (1 + 1e-9)
+            self.gone += victim.members
+        else:
+            assert best * ONE >= head.threshold * (1 - 1e-9) and cosines[done.target] >= best * (1 - 1e-9)
+            self.merge(self.rows[done.target], victim, head.records[done.target])
+        self.rows[done.slot] = Row(position, new)
+        return done
+
+    def merge(self, target, victim, stored):
+        counts = len(target.members), len(victim.members)
+        target.members += victim.members
+        target.total, target.late = min(target.total + victim.total, 2 ** 32 - 1), min(target.late + victim.late, (1 << 23) - 1)
+        old = target.record, victim.record
+        target.record = stored
+        for k, (elements, scale) in enumerate(((stored.key, stored.key_scale), (stored.value, stored.value_scale))):
+            scales = [each.key_scale if k == 0 else each.value_scale for each in old]
+            target.means[k] = (counts[0] * target.means[k] + counts[1] * victim.means[k]) / sum(counts)
+            target.bounds[k] = (counts[0] * target.bounds[k] + counts[1] * victim.bounds[k]) / sum(counts)
+            target.bounds[k] += merge_error(real(1, scale), scales, counts)
+            assert np.abs(real(elements, scale) - target.means[k]).max() <= target.bounds[k]
+
+    def check(self):
+        assert [(row.position, len(row.members), row.total, row.late) for row in self.rows] == [
+            (entry.position, entry.tokens, entry.global_score, entry.local_score) for entry in self.head.scores.entries]
+        kept = [position for row in self.rows for position in row.members]
+        assert sorted(kept + self.gone) == list(range(self.appended))  # each token is in one row or dropped
+        assert sum(entry.tokens for entry in self.head.scores.entries) + self.head.dropped == self.appended
+
+
+@pytest.mark.parametrize("operations", [3000, pytest.param(100_000, marks=pytest.mark.bench)])
+def test_against_lists(operations):
+    """Appends and attentions at random; keys come back, so that rows merge."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    rng, model, outcomes = random.Random(seed), None, {True: 0, False: 0}
+    numbers = np.random.default_rng(seed)
+    for step in range(operations):
+        if model is None or rng.random() < 0.001:
+            sinks, recent = rng.randint(0, 3), rng.randint(0, 6)
+            model = ListModel(EvictHead(sinks + recent + rng.randint(1, 12), sinks=sinks, recent=recent,
+                                        threshold=rng.choice((ONE // 2, ONE * 9 // 10, ONE, ONE + 1))))
+            centres = numbers.integers(-90, 91, (12, 8))
+        if rng.random() < 0.6:
+            key = centres[rng.randrange(12)] + numbers.integers(-20, 21, 8) * rng.choice((0, 1))
+            scales = [(rng.randrange(1 << 15, 1 << 16), rng.randint(-18, -16)) for _ in range(2)]
+            done = model.append(Record(key, numbers.integers(-127, 128, 8), scales[0], scales[1]))
+            if done.tokens:
+                outcomes[done.target is not None] += 1
+        elif model.rows:
+            model.weights(numbers.integers(0, 1 << rng.choice((2, 16)), len(model.rows)).tolist())
+        if step % 16 == 0:
+            model.check()
+    assert min(outcomes.values()) > operations // 50, outcomes
+
+
+def test_a_threshold_above_one_is_pure_eviction():
+    """As H2O: the token with the smallest score goes, whatever the keys are; those that are kept never change."""
+    rng = np.random.default_rng(0)
+    head, kept, slots = EvictHead(12, sinks=2, recent=4, threshold=ONE + 1), {}, {}
+    key = np.array([3, 4, 5, 6])  # all alike
+    for position in range(200):
+        new = Record(key, rng.integers(-127, 128, 4), (1 << 15, -20), (1 << 15, -20))
+        if len(kept) == 12:
+            del kept[min((p for p in kept if 2 <= p < position - 4), key=lambda p: (kept[p][0] + 16 * kept[p][1], slots[p]))]
+        done = head.append(new)
+        assert done.target is None
+        kept[position], slots[position] = [0, 0, new], done.slot
+        assert {entry.position for entry in head.scores.entries} == set(kept)
+        weights = rng.integers(0, 4000, len(kept)).tolist()
+        head.scores.update(weights)
+        for p, (total, late, value) in kept.items():
+            weight = weights[slots[p]]
+            kept[p] = [total + weight, late - late // 16 + weight, value]
+            assert head.records[slots[p]] is value
+    assert head.dropped == 200 - 12
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_attention_weights_are_those_of_a_softmax(seed):
+    rng = np.random.default_rng(seed)
+    rows, lanes, bits = int(rng.integers(1, 200)), int(rng.integers(1, 5)), 16
+    logits = rng.normal(0, 4, (rows, lanes))
+    maxima = np.maximum.accumulate(np.ceil(logits).astype(np.int64), axis=0)
+    p = np.rint(2.0 ** (logits - maxima + bits)).astype(np.int64)
+    weights = attention_weights(p, maxima)
+    exact = 2.0 ** (logits - logits.max(axis=0))
+    exact = (exact / exact.sum(axis=0)).sum(axis=1)
+    assert np.abs(weights / 65536 - exact).max() < 2e-4 * lanes
+    assert abs(weights.sum() - lanes * 65536) <= lanes * (rows / 2 + 1)
+    assert np.array_equal(attention_weights(0 * p, maxima), np.zeros(rows))
+
+
+def attention(query, keys, values):
+    p = np.exp(keys @ query - (keys @ query).max())
+    return p / p.sum(), p @ values / p.sum()
+
+
+def errors(seed, *, tokens=400, budget=40, head_dim=32, groups=12, each=8):
+    """Relative RMSE of attention over a cache of ``budget`` rows against attention over all tokens: with merges, with eviction only,
+    with sinks and a window. Groups of tokens of the first half, alike in keys and less so in values, are asked for again and again;
+    a fifth of the queries ask for one of the latest tokens."""
+    rng = np.random.default_rng(seed)
+    centres, meanings = rng.normal(size=(2, groups, head_dim))
+    centres /= np.linalg.norm(centres, axis=1)[:, None]
+    order = rng.permutation(np.repeat(np.arange(groups), each))
+    group_at = dict(zip(sorted(rng.choice(np.arange(2, tokens // 2), len(order), replace=False).tolist()), order.tolist(), strict=True))
+    sinks, recent = 2, 8
+    heads = {name: EvictHead(budget, sinks=sinks, recent=recent, threshold=threshold)
+             for name, threshold in (("merge", ONE * 4 // 5), ("evict", ONE + 1))}
+    squares = dict.fromkeys(("full", "merge", "evict", "window"), 0.0)
+    keys, values, seen = np.zeros((0, head_dim)), np.zeros((0, head_dim)), []
+    for position in range(tokens):
+        group = group_at.get(position)
+        key, value = rng.normal(size=(2, head_dim))
+        if group is None:
+            key /= np.linalg.norm(key)
+        else:
+            key, value = centres[group] + 0.3 * key / head_dim ** 0.5, meanings[group] + value
+            seen.append(group)
+        keys, values = np.vstack([keys, key]), np.vstack([values, value])
+        asked = centres[rng.choice(seen)] if seen and rng.random() < 0.8 else keys[-rng.integers(1, min(5, len(keys)) + 1)]
+        query = 10 * (asked + 0.2 * rng.normal(size=head_dim) / head_dim ** 0.5)
+        _, exact = attention(query, keys, values)
+        outputs = {}
+        for name, head in heads.items():
+            head.append(record(key, value))
+            weights, outputs[name] = attention(query, *(np.array(part) for part in zip(*(
+                (real(row.key, row.key_scale), real(row.value, row.value_scale)) for row in head.records), strict=True)))
+            head.scores.update(np.rint(weights * 65536).astype(int).tolist())
+        window = np.r_[:min(sinks, position + 1), max(sinks, position + 1 - (budget - sinks)):position + 1]
+        _, outputs["window"] = attention(query, keys[window], values[window])
+        if position >= budget:
+            squares["full"] += exact @ exact
+            for name, output in outputs.items():
+                squares[name] += ((output - exact) ** 2).sum()
+    return {name: (squares[name] / squares["full"]) ** 0.5 for name in ("merge", "evict", "window")}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_merging_costs_attention_less_than_eviction_and_that_less_than_a_window(seed):
+    """A tenth of the tokens kept, on synthetic attention with heavy hitters."""
+    result = errors(seed)
+    print(f"seed {seed}: relative RMSE {result}")
+    assert 1.2 * result["merge"] < result["evict"] and 1.2 * result["evict"] < result["window"] < 1
