@@ -103,6 +103,7 @@ UNITS: dict[str, Unit] = {
         Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _RUNS),
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
+        Unit("row_addresses", _A + "cache.addresses:RowAddresses", _B + "cache:RowAddressesBench", _ALL),
         Unit("window_cache", _A + "cache.window:WindowCache", _B + "cache:WindowCacheBench"),
         Unit("row_mover", _A + "cache.mover:RowMover", _B + "mover:RowMoverBench", ("tiny",)),
         Unit("top_select", _A + "cache.select:TopSelect", _B + "select:TopSelectBench", ("tiny",)),

@@ -89,14 +89,14 @@ class BlockPool(wiring.Component):
         taken, deciding = Signal(), Signal()
         block, count, refused = Signal(range(blocks)), Signal(COUNT_BITS), Signal()
         allocates = command.command == PoolCommand.ALLOCATE
-        has_room = Signal()
+        has_room, reuses, top = Signal(), Signal(), Signal(range(blocks))  # a register late: they stand from a command to its decision
         m.d.comb += [
             self.i.ready.eq(~deciding & ~self.o.valid), taken.eq(self.i.valid & self.i.ready),
             read.addr.eq(self.i.p.block), pop.addr.eq(stacked - 1), push.addr.eq(stacked),
-            block.eq(Mux(allocates, Mux(stacked != 0, pop.data, fresh), command.block)),
+            block.eq(Mux(allocates, Mux(reuses, top, fresh), command.block)),
             push.data.eq(block), write.addr.eq(block), write.data.eq(count),
         ]
-        m.d.sync += [deciding.eq(taken), has_room.eq(self.free != 0)]
+        m.d.sync += [deciding.eq(taken), has_room.eq(self.free != 0), reuses.eq(stacked != 0), top.eq(pop.data)]
         with m.If(taken):
             m.d.sync += [command.eq(self.i.p), held.eq(Mux(self.i.p.block < fresh, read.data, 0))]
         with m.Switch(command.command):
@@ -116,7 +116,7 @@ class BlockPool(wiring.Component):
                 m.d.comb += write.en.eq(1)
                 with m.If(allocates):
                     m.d.sync += self.free.eq(self.free - 1)
-                    with m.If(stacked != 0):
+                    with m.If(reuses):
                         m.d.sync += stacked.eq(stacked - 1)
                     with m.Else():
                         m.d.sync += fresh.eq(fresh + 1)

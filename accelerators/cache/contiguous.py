@@ -4,12 +4,12 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import POSITION_BITS, AcceleratorConfig, check_int
+from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from .addresses import HEAD_BITS, RowAddresses, check_rows
 
-__all__ = ["ContiguousCache", "read_layout", "request_layout"]
+__all__ = ["ContiguousCache", "give", "read_layout", "request_layout"]
 
-HEAD_BITS = 8
 BEATS_BITS = BURST_COMMAND["beats"].width
 
 
@@ -39,7 +39,7 @@ class ContiguousCache(wiring.Component):
         address = base + head * head_stride + position * record_beats * bus_bits / 8
         beats   = count * record_beats
 
-    The products are made one binary digit per cycle.
+    The products are made one binary digit per cycle, or with ``pipelined`` by multipliers (``RowAddresses``), a request per cycle.
 
     Parameters
     ----------
@@ -47,6 +47,8 @@ class ContiguousCache(wiring.Component):
         Of it: ``bus_bits``, ``kv_bits``, ``max_context``, ``max_head_dim``.
     rows : int
         Most rows of a head, ``max_context`` by default; with the longest record they must take fewer than 2**24 beats.
+    pipelined : bool
+        Multipliers: where records are so short, or come so fast, that a request per 10 or more cycles is too slow.
 
     Members
     -------
@@ -66,18 +68,18 @@ class ContiguousCache(wiring.Component):
     clear : In(1)
         Clears ``error``.
 
-    Latency: 1 cycle and one for every bit of ``position`` (at least 8). Interval: 1 cycle more. A request out
-    of bounds takes 1 cycle. ``capacity``, ``record_beats`` and ``head_stride`` are read when a request is
+    Latency: 1 cycle and one for every bit of ``position`` (at least 8). Interval: 1 cycle more. With ``pipelined``: 5 cycles and
+    1 cycle. A request out of bounds takes 1 cycle. ``capacity``, ``record_beats`` and ``head_stride`` are read when a request is
     taken. Addresses are modulo 2**32.
     """
 
-    def __init__(self, config: AcceleratorConfig, rows: int | None = None):
+    def __init__(self, config: AcceleratorConfig, rows: int | None = None, *, pipelined: bool = False):
         rows = config.max_context if rows is None else rows
-        check_int("rows", rows, 1, ((1 << BEATS_BITS) - 1) // config.max_record_beats)
-        self.config = config
+        check_rows(config, rows)
+        self.config, self.pipelined, self.rows = config, pipelined, rows
         self.steps = max(HEAD_BITS, rows.bit_length())
-        self.latency = self.steps + 1
-        self.interval = self.steps + 2
+        self.latency = RowAddresses.latency if pipelined else self.steps + 1
+        self.interval = RowAddresses.interval if pipelined else self.steps + 2
         super().__init__({
             "i_request": In(stream.Signature(request_layout(config, rows))),
             "o_read": Out(stream.Signature(BURST_COMMAND)),
@@ -95,6 +97,9 @@ class ContiguousCache(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if self.pipelined:
+            self._multiply(m)
+            return m
         request = self.i_request
         word = (self.config.bus_bits // 8).bit_length() - 1
         write = Signal()
@@ -146,3 +151,27 @@ class ContiguousCache(wiring.Component):
                     m.d.sync += [self.o_read.valid.eq(0), self.o_write.valid.eq(0)]
                     m.next = "IDLE"
         return m
+
+    def _multiply(self, m: Module) -> None:
+        request, sent = self.i_request, Signal()
+        m.submodules.addresses = addresses = RowAddresses(self.config, self.rows)
+        m.d.comb += [
+            sent.eq(request.p.position + request.p.count <= self.capacity),
+            addresses.i.valid.eq(request.valid & sent), request.ready.eq(addresses.i.ready),
+            *(addresses.i.p[name].eq(request.p[name]) for name in request.p.shape().members),
+            addresses.record_beats.eq(self.record_beats), addresses.head_stride.eq(self.head_stride),
+        ]
+        give(m, addresses, self.o_read, self.o_write)
+        with m.If(self.clear):
+            m.d.sync += self.error.eq(0)
+        with m.If(request.valid & request.ready & ~sent):
+            m.d.sync += self.error.eq(1)
+
+
+def give(m: Module, addresses: RowAddresses, o_read, o_write) -> None:
+    """Commands to ``o_read``, with what came with them, or to ``o_write``."""
+    command = addresses.o
+    for port, wanted in ((o_read, ~command.p.write), (o_write, command.p.write)):
+        m.d.comb += [port.valid.eq(command.valid & wanted), *(port.p[name].eq(command.p[name]) for name in BURST_COMMAND.members)]
+    m.d.comb += [*(o_read.p[name].eq(command.p.passed[name]) for name in addresses.passed),
+                 command.ready.eq(Mux(command.p.write, o_write.ready, o_read.ready))]

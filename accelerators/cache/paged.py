@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, block_count, check_int
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from .addresses import RowAddresses
 from .blocks import BlockPool, PoolCommand
-from .contiguous import ContiguousCache, read_layout, request_layout
+from .contiguous import give, read_layout, request_layout
 
 __all__ = ["PagedCache", "SequenceCommand", "SequenceError", "copy_layout", "paged_request", "sequence_command", "sequence_result"]
 
@@ -40,6 +41,8 @@ class SequenceError(IntEnum):
     """FORK: the sequence has positions or blocks."""
     SHARED_TOO_OFTEN = 4
     """FORK: a block would have more than 255 owners."""
+    UNKNOWN = 5
+    """There is no such sequence, or no such command."""
 
 
 def _positions(config: AcceleratorConfig):
@@ -76,7 +79,7 @@ class PagedCache(wiring.Component):
     too, it gets a copy of it: the first divergent append copies, all others write in place::
 
         i_command -> tables and lengths -> BlockPool -> o_copy (source, target) -> o_done
-        i_request -> tables -> runs of blocks -> ContiguousCache -> o_read, o_write
+        i_request -> tables -> runs of blocks -> RowAddresses -> o_read, o_write
 
     Parameters
     ----------
@@ -100,14 +103,18 @@ class PagedCache(wiring.Component):
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
     error : Out(1)
-        Sticky: a request went beyond the length of its sequence, or would have written to a shared block. Nothing was issued
-        for it, or the rows before that block.
+        Sticky: a request went beyond the length of its sequence (one that is not there has none), or would have written to a shared
+        block. Nothing was issued for it, or the rows before that block.
     free : Out(range(blocks + 1))
         Free blocks.
 
     Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, 2 and 5 more for each block
-    that follows in the same run; for others see ``CYCLES``. Interval: that of ``ContiguousCache`` for each run.
+    that follows in the same run, 4 and 7 for each run behind the first; ``again`` if it is for the rows of the request before it,
+    which were one run, and no command came between: those of the next head, or of the next layer. For commands see ``CYCLES``.
+    Interval: ``interval`` cycles between such requests, two less than the latency without ``RowAddresses`` between others.
     """
+
+    interval = 3
 
     CYCLES = {"extend": 3, "extend_block": 4, "own_tail": 4, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5}
     """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing, and what comes for each block; for
@@ -121,8 +128,10 @@ class PagedCache(wiring.Component):
         check_int("block_size", block_size, 1, min(1024, config.max_context), power_of_two=True)
         blocks = block_count(config, block_size, sequences) if blocks is None else blocks
         self.config, self.sequences, self.block_size, self.blocks = config, sequences, block_size, blocks
-        self._pool, self._rows = BlockPool(blocks), ContiguousCache(config, rows=blocks * block_size)
-        self.latency = {"read": 4 + self._rows.latency, "write": 7 + self._rows.latency, **self.CYCLES}
+        self._pool, self._rows = BlockPool(blocks), RowAddresses(
+            config, blocks * block_size, {name: read_layout(config).members[name] for name in ("position", "count", "last")})
+        self.latency = {"again": 2 + self._rows.latency, "read": 4 + self._rows.latency, "write": 7 + self._rows.latency,
+                        **self.CYCLES}
         super().__init__({
             "i_command": In(stream.Signature(sequence_command(config, sequences))),
             "o_done": Out(stream.Signature(sequence_result(config))),
@@ -147,11 +156,8 @@ class PagedCache(wiring.Component):
         config, offset_bits = self.config, self.block_size.bit_length() - 1
         m.submodules.pool = pool = self._pool
         m.submodules.rows = rows = self._rows
-        for source, sink in ((rows.o_read, self.o_read), (rows.o_write, self.o_write)):
-            m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready),
-                         *(sink.p[name].eq(source.p[name]) for name in BURST_COMMAND.members)]
-        m.d.comb += [rows.capacity.eq(self.blocks * self.block_size), rows.record_beats.eq(self.record_beats),
-                     rows.head_stride.eq(self.head_stride), self.free.eq(pool.free)]
+        give(m, rows, self.o_read, self.o_write)
+        m.d.comb += [rows.record_beats.eq(self.record_beats), rows.head_stride.eq(self.head_stride), self.free.eq(pool.free)]
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
 
@@ -163,6 +169,7 @@ class PagedCache(wiring.Component):
         mine, theirs, keep = sequences.read_port(domain="comb"), sequences.read_port(domain="comb"), sequences.write_port()
         entry, enter = tables.read_port(), tables.write_port()
         used = Signal(self.sequences)
+        again, same = Signal(), Signal()  # the request before this one was one run; its rows are asked for again
 
         command, request = Signal.like(self.i_command.p), Signal.like(self.i_request.p)
         sequence = Signal(range(self.sequences))
@@ -207,7 +214,10 @@ class PagedCache(wiring.Component):
                     state.eq(Mux(used.bit_select(mine.addr, 1), mine.data.as_value(), 0)),
                     source_length.eq(Mux(used.bit_select(theirs.addr, 1), theirs.data.length, 0)),
                 ]
+                m.d.sync += same.eq(again & Cat(self.i_request.p[name] == request[name]
+                                                for name in ("sequence", "position", "count")).all())
                 with m.If(self.i_command.valid):
+                    m.d.sync += again.eq(0)
                     m.next = "DECIDE"
                 with m.Elif(self.i_request.valid):
                     m.next = "CHECK"
@@ -234,6 +244,12 @@ class PagedCache(wiring.Component):
                             m.next = "SHARE_READ"
                     with m.Case(SequenceCommand.FREE):
                         m.next = "DROP"
+                    with m.Default():
+                        m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
+                with m.If((sequence >= self.sequences)
+                          | ((command.command == SequenceCommand.FORK) & (command.other >= self.sequences))):
+                    m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
+                    m.next = "ANSWER"
 
             # EXTEND: an own block at the end, then blocks behind it.
             with m.State("TAIL_READ"):
@@ -301,32 +317,34 @@ class PagedCache(wiring.Component):
                 m.d.comb += [keep.en.eq(1), self.o_done.valid.eq(1)]
                 with m.If(self.o_done.ready):
                     m.next = "IDLE"
-            self._requests(m, request, state.length, index, entry.data, ask)
+            self._requests(m, request, state.length, index, entry.data, again, same, ask)
         return m
 
-    def _requests(self, m: Module, request, length, index, entry, ask) -> None:
+    def _requests(self, m: Module, request, length, index, entry, again, same, ask) -> None:
         """States that walk over the blocks of a request, and send a run of them as soon as the next block is elsewhere."""
         config, offset_bits, rows = self.config, self.block_size.bit_length() - 1, self._rows
         at, left = Signal(_positions(config)), Signal(_positions(config))  # the part that is still to come
         here, offset = Signal(range(self.block_size + 1)), Signal(range(max(self.block_size, 2)))
-        run = Signal(data.StructLayout({"start": range(self.blocks * self.block_size), "rows": _positions(config),
-                                        "position": _positions(config)}))
-        follows, last_block = Signal(), Signal(range(self.blocks))
+        run, start, empty = Signal.like(rows.i.p.passed), Signal(range(self.blocks * self.block_size)), Signal()
+        follows, last_block, owned = Signal(), Signal(range(self.blocks)), Signal()
         room = self.block_size - offset
-        shown = self.o_read.p  # stands while the burst waits: the next run is sent behind it
         m.d.comb += [
-            offset.eq(at[:offset_bits]), here.eq(Mux(left < room, left, room)),
-            follows.eq((run.rows == 0) | (entry == last_block + 1)),
-            *(rows.i_request.p[name].eq(request[name]) for name in ("write", "base", "head")),
-            rows.i_request.p.position.eq(run.start), rows.i_request.p.count.eq(run.rows),
+            offset.eq(at[:offset_bits]), here.eq(Mux(left < room, left, room)), follows.eq(empty | (entry == last_block + 1)),
+            *(rows.i.p[name].eq(request[name]) for name in ("write", "base", "head")),
+            rows.i.p.position.eq(start), rows.i.p.count.eq(run.count), rows.i.p.passed.eq(run),
         ]
         with m.State("CHECK"):
-            m.d.sync += [at.eq(request.position), left.eq(request.count), index.eq(request.position >> offset_bits), run.rows.eq(0)]
+            m.d.sync += [at.eq(request.position), left.eq(request.count), index.eq(request.position >> offset_bits), empty.eq(1),
+                         again.eq(1), owned.eq(request.write)]
             m.next = "LOOK"
-            with m.If(request.count == 0):
+            with m.If(same & (owned | ~request.write)):
+                m.d.sync += [left.eq(0), empty.eq(0), owned.eq(owned)]
+                m.next = "SEND"
+            with m.Elif(request.position + request.count > length):
+                m.d.sync += [self.error.eq(1), again.eq(0)]
                 m.next = "IDLE"
-            with m.If(request.position + request.count > length):
-                m.d.sync += self.error.eq(1)
+            with m.Elif(request.count == 0):
+                m.d.sync += again.eq(0)
                 m.next = "IDLE"
         with m.State("LOOK"):
             m.next = "ROWS"
@@ -336,23 +354,23 @@ class PagedCache(wiring.Component):
             with m.If(known):
                 m.next = "ROWS"
                 with m.If(self._pool.o.p.count > 1):
-                    m.d.sync += [self.error.eq(1), left.eq(0)]
+                    m.d.sync += [self.error.eq(1), again.eq(0), left.eq(0)]
                     m.next = "SEND"
         with m.State("ROWS"):
             m.next = "SEND"
             with m.If(follows):
-                m.d.sync += [run.rows.eq(run.rows + here), at.eq(at + here), left.eq(left - here), index.eq(index + 1),
-                             last_block.eq(entry)]
-                with m.If(run.rows == 0):
-                    m.d.sync += [run.start.eq(entry << offset_bits | offset), run.position.eq(at)]
+                m.d.sync += [run.count.eq(here + Mux(empty, 0, run.count)), empty.eq(0), run.last.eq(left == here),
+                             at.eq(at + here), left.eq(left - here), index.eq(index + 1), last_block.eq(entry)]
+                with m.If(empty):
+                    m.d.sync += [start.eq(entry << offset_bits | offset), run.position.eq(at)]
                 with m.If(left != here):
                     m.next = "LOOK"
         with m.State("SEND"):
-            m.d.comb += rows.i_request.valid.eq(run.rows != 0)
-            with m.If(rows.i_request.ready | (run.rows == 0)):
-                m.d.sync += run.rows.eq(0)
-                with m.If(run.rows != 0):
-                    m.d.sync += [shown.position.eq(run.position), shown.count.eq(run.rows), shown.last.eq(left == 0)]
+            m.d.comb += rows.i.valid.eq(~empty)
+            with m.If(rows.i.ready | empty):
+                m.d.sync += empty.eq(1)
                 m.next = "ROWS"
                 with m.If(left == 0):
                     m.next = "IDLE"
+                with m.Else():
+                    m.d.sync += again.eq(0)

@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from .contiguous import ContiguousCache, read_layout, request_layout
+from .addresses import RowAddresses
+from .contiguous import give, read_layout, request_layout
 
 __all__ = ["WindowCache", "window_request"]
 
@@ -47,15 +48,20 @@ class WindowCache(wiring.Component):
         ones. Nothing is issued for it. ``clear`` also forgets the slot that was found last.
 
     Latency (a dictionary): ``sinks`` cycles from a request to its command if it begins with a sink, or in the ring at the position
-    of the latest request there or the one behind it; ``recent`` else: its slot is a remainder. Interval: that of
-    ``ContiguousCache`` for each run, and ``recent - sinks`` for a slot that must be found.
+    of the latest request there or the one behind it; ``recent`` else: its slot is a remainder; ``again`` if it is for the
+    positions of the request before it, which were one run, at the same length: those of the next head, or of the next layer.
+    Interval: ``interval`` cycles between such requests; others are taken when the commands of the one before are on their way, two
+    cycles for each run behind the first.
     """
+
+    interval = 3
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self._rows = ContiguousCache(config)
-        self.latency = {"sinks": 5 + self._rows.latency, "recent": 5 + POSITION_BITS + self._rows.latency}
-        self.interval = self._rows.interval
+        self._rows = RowAddresses(config, config.max_context, {name: read_layout(config).members[name]
+                                                               for name in ("position", "count", "last")})
+        self.latency = {"again": 2 + self._rows.latency, "sinks": 5 + self._rows.latency,
+                        "recent": 5 + POSITION_BITS + self._rows.latency}
         slots = range(config.max_context + 1)
         super().__init__({
             "i_request": In(stream.Signature(window_request(config))),
@@ -75,17 +81,11 @@ class WindowCache(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.rows = rows = self._rows
-        request, run = Signal.like(self.i_request.p), Signal(data.StructLayout({
-            name: self.o_read.p.shape().members[name] for name in ("position", "count", "last")}))
-        for source, sink in ((rows.o_read, self.o_read), (rows.o_write, self.o_write)):
-            m.d.comb += [sink.valid.eq(source.valid), source.ready.eq(sink.ready),
-                         *(sink.p[name].eq(source.p[name]) for name in BURST_COMMAND.members)]
-        m.d.comb += [self.o_read.p[name].eq(run[name]) for name in run.shape().members]
-        sent = rows.i_request
-        m.d.comb += [
-            rows.capacity.eq(self.config.max_context), rows.record_beats.eq(self.record_beats), rows.head_stride.eq(self.head_stride),
-            *(sent.p[name].eq(request[name]) for name in ("write", "base", "head")),
-        ]
+        request = Signal.like(self.i_request.p)
+        give(m, rows, self.o_read, self.o_write)
+        sent = rows.i
+        m.d.comb += [rows.record_beats.eq(self.record_beats), rows.head_stride.eq(self.head_stride),
+                     *(sent.p[name].eq(request[name]) for name in ("write", "base", "head"))]
 
         # What is still to come; a slot is found by restoring division, a bit of the quotient per cycle. The one that was found
         # last is remembered: the rows of a position are written head after head, those of an operation are read so.
@@ -97,17 +97,18 @@ class WindowCache(wiring.Component):
         known, known_remainder, remembers = Signal(POSITION_BITS), Signal.like(self.recent), Signal()
         following = Signal.like(self.recent)
         m.d.sync += following.eq(Mux(known_remainder + 1 == self.recent, 0, known_remainder + 1))
+        again, same, same_length = Signal(), Signal(), Signal.like(self.length)  # the whole request, if it was one run
         with m.If(self.clear):
-            m.d.sync += [self.error.eq(0), remembers.eq(0)]
+            m.d.sync += [self.error.eq(0), remembers.eq(0), again.eq(0)]
 
         # The next run of slots, and whether the ring's end is behind it.
-        following_run, slot, around = Signal(run.shape()), Signal.like(sent.p.position), Signal()
+        run, slot, around = Signal.like(sent.p.passed), Signal.like(sent.p.position), Signal()
         at_sinks, is_known, is_next, beyond, gone = Signal(), Signal(), Signal(), Signal(), Signal()
 
         def prepare(where, most, to_ring_end: bool) -> None:
             """The rows from ``where`` on, at most ``most``."""
-            m.d.sync += [slot.eq(where), following_run.position.eq(position), following_run.count.eq(Mux(left < most, left, most)),
-                         following_run.last.eq(left <= most), around.eq(to_ring_end)]
+            m.d.sync += [slot.eq(where), run.position.eq(position), run.count.eq(Mux(left < most, left, most)),
+                         run.last.eq(left <= most), around.eq(to_ring_end)]
             m.next = "SEND"
 
         with m.FSM():
@@ -115,23 +116,28 @@ class WindowCache(wiring.Component):
                 m.d.comb += self.i_request.ready.eq(1)
                 m.d.sync += [request.eq(self.i_request.p), end.eq(self.i_request.p.position + self.i_request.p.count),
                              first.eq(Mux(self.i_request.p.position < self.sinks, self.sinks, self.i_request.p.position))]
+                m.d.sync += same.eq(again & (self.i_request.p.position == request.position) & (self.i_request.p.count == request.count))
                 with m.If(self.i_request.valid):
                     m.next = "SETTLE"
             with m.State("SETTLE"):  # ``length`` may come with the request, and ``oldest`` is a register behind it
                 m.next = "CHECK"
+                with m.If(same & (self.length == same_length) & ~self.clear):
+                    m.next = "SEND"
             with m.State("CHECK"):
-                m.d.sync += [position.eq(request.position), left.eq(request.count), dividend.eq(request.position - self.sinks),
+                m.d.sync += [again.eq(~self.clear), same_length.eq(self.length),
+                             position.eq(request.position), left.eq(request.count), dividend.eq(request.position - self.sinks),
                              remainder.eq(0), step.eq(0),
                              at_sinks.eq(request.position < self.sinks), is_known.eq(remembers & (request.position == known)),
                              is_next.eq(remembers & (request.position - 1 == known)),
                              beyond.eq(end > self.length), gone.eq((end > self.sinks) & (first < oldest))]
                 m.next = "FIND"
                 with m.If(request.count == 0):
+                    m.d.sync += again.eq(0)
                     m.next = "IDLE"
             with m.State("FIND"):
                 m.next = "DIVIDE"
                 with m.If(beyond | gone):
-                    m.d.sync += self.error.eq(1)
+                    m.d.sync += [self.error.eq(1), again.eq(0)]
                     m.next = "IDLE"
                 with m.Elif(at_sinks):
                     m.next = "SINKS"
@@ -154,14 +160,14 @@ class WindowCache(wiring.Component):
             with m.State("AROUND"):
                 prepare(self.sinks, self.recent, True)
             with m.State("SEND"):
-                m.d.comb += [sent.valid.eq(1), sent.p.position.eq(slot), sent.p.count.eq(following_run.count)]
+                m.d.comb += [sent.valid.eq(1), sent.p.position.eq(slot), sent.p.count.eq(run.count), sent.p.passed.eq(run)]
                 with m.If(sent.ready):
-                    m.d.sync += [run.eq(following_run), position.eq(position + following_run.count),
-                                 left.eq(left - following_run.count)]
-                    with m.If(following_run.last):
+                    m.d.sync += [position.eq(position + run.count), left.eq(left - run.count)]
+                    with m.If(run.last):
                         m.next = "IDLE"
-                    with m.Elif(around):
-                        m.next = "AROUND"
                     with m.Else():
+                        m.d.sync += again.eq(0)
                         m.next = "RING"  # from its first slot on
+                        with m.If(around):
+                            m.next = "AROUND"
         return m

@@ -1,4 +1,4 @@
-"""Benches of the record packer, the contiguous cache and the window cache."""
+"""Benches of the record packer, of row addresses, of the contiguous cache and the window cache."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from ..golden.window import window_commands
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["ContiguousCacheBench", "RecordPackerBench", "WindowCacheBench"]
+__all__ = ["ContiguousCacheBench", "RecordPackerBench", "RowAddressesBench", "WindowCacheBench"]
 
 
 def _random_scale(rng: random.Random) -> Scalar:
@@ -143,6 +143,36 @@ class ContiguousCacheBench(UnitBench):
         return {"i_request": [self._request(k & 1, 4096 * k, k, k, 1) for k in range(10)]}
 
 
+class RowAddressesBench(ContiguousCacheBench):
+    """Rows within a head, with numbers that must come through."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.capacity = config.max_context
+
+    def constants(self) -> Mapping[str, int]:
+        return {"record_beats": self.beats, "head_stride": self.head_stride}
+
+    def _rows(self, requests: Items) -> Items:
+        inside = [request for request in requests["i_request"] if self._command(request) is not None]
+        return {"i": [request | {"passed": {"number": 37 * k % 256}} for k, request in enumerate(inside)]}
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        return self._rows(super().stimulus(rng, case))
+
+    def boundary(self) -> Items:
+        return self._rows(super().boundary())
+
+    def expected(self, stimulus: Items) -> Items:
+        return {"o": [{"write": rows["write"], **vars(self._command(rows)), "passed": rows["passed"]} for rows in stimulus["i"]]}
+
+    def levels(self, stimulus: Items) -> dict[str, int]:
+        return {}
+
+    def latency_stimulus(self) -> Items:
+        return self._rows(super().latency_stimulus())
+
+
 class WindowCacheBench(UnitBench):
     """Requests for what is there and for what is not, at one length of the text per run."""
 
@@ -208,13 +238,16 @@ class WindowCacheBench(UnitBench):
 
     def latency_stimulus(self) -> Items:
         self._at(4, 20, 1000)
-        return {"i_request": [self._request(0, 0, 4), self._request(0, 990, 1), self._request(0, 991, 1), self._request(0, 985, 1)]}
+        return {"i_request": [self._request(0, 0, 4), self._request(0, 990, 1), *(self._request(0, 990, 1, head=k) for k in (1, 2)),
+                              self._request(0, 991, 1)]}
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        """The second command waits for nothing: the first one has left before it is known. The slot of the third one is known."""
-        commands = trace.delivered["o_read"]
-        return {"sinks": commands[0] - trace.accepted["i_request"][0], "recent": commands[1] - trace.accepted["i_request"][1],
-                "interval": commands[2] - commands[1]}
+        """No command waits for the one before it: that has left before the next one is known."""
+        sink, found, again, _, following = (command - request for command, request in zip(
+            trace.delivered["o_read"], trace.accepted["i_request"], strict=True))
+        assert following == sink
+        return {"sinks": sink, "recent": found, "again": again,
+                "interval": trace.accepted["i_request"][3] - trace.accepted["i_request"][2]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         return {**attributes["latency"], "interval": attributes["interval"]}

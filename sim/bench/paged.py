@@ -194,17 +194,21 @@ class PagedCacheBench(UnitBench):
             self._do(tables, *command)
         for write in (0, 1):
             self._ask(write, 0, 0, 0, 0, BLOCK_SIZE)
-            for _ in range(10):  # meanwhile the command of the first one leaves
-                self._do(tables, FREE, 3, 0, 0)
+            self._do(tables, FREE, 3, 0, 0)
+        for head in range(4):
+            self._ask(1, 0, 0, head, 0, BLOCK_SIZE)
         return {}
 
     def measure(self, trace: Trace) -> dict[str, int]:
         none, one, three, tail, fork, forked, _, fork_four, copy, free, free_four = (
             end - start for start, end in zip(trace.accepted["i_command"][:11], trace.delivered["o_done"][:11], strict=True))
-        read, write = (trace.delivered[stream][0] - trace.accepted["i_request"][k] for k, stream in enumerate(("o_read", "o_write")))
+        asked, written = trace.accepted["i_request"], trace.delivered["o_write"]
+        read, write, again = trace.delivered["o_read"][0] - asked[0], written[0] - asked[1], written[2] - asked[3]
+        interval = asked[4] - asked[3]
         assert three - none == 3 * (one - none) and fork_four - fork == 4 * (forked - fork)
-        return {"read": read, "write": write, "extend": none, "extend_block": one - none, "own_tail": tail - none,
+        return {"read": read, "write": write, "again": again, "interval": interval,
+                "extend": none, "extend_block": one - none, "own_tail": tail - none,
                 "copy": copy - tail, "fork": fork, "fork_block": forked - fork, "free": free, "free_block": (free_four - free) // 4}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return attributes["latency"]
+        return {**attributes["latency"], "interval": attributes["interval"]}

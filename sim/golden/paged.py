@@ -61,7 +61,7 @@ class BlockPool:
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """``error``: 0 none, 1 no block, 2 too long, 3 not empty, 4 shared too often (``SequenceError`` of the hardware)."""
+    """``error``: 0 none, 1 no block, 2 too long, 3 not empty, 4 shared too often, 5 unknown (``SequenceError`` of the hardware)."""
 
     error: int
     length: int
@@ -92,6 +92,8 @@ class PagedTables:
 
     def extend(self, sequence: int, count: int) -> tuple[SequenceResult, Copy | None]:
         """Room for ``count`` positions more; what must be copied before they are written."""
+        if sequence >= len(self.sequences):
+            return SequenceResult(5, 0), None
         mine, copy = self.sequences[sequence], None
         if mine.length + count > self.max_context:
             return SequenceResult(2, mine.length), None
@@ -113,6 +115,8 @@ class PagedTables:
 
     def fork(self, sequence: int, other: int, count: int) -> SequenceResult:
         """The first ``count`` positions of ``other`` become those of ``sequence``."""
+        if max(sequence, other) >= len(self.sequences):
+            return SequenceResult(5, self._length(sequence))
         mine, theirs = self.sequences[sequence], self.sequences[other]
         if count > theirs.length:
             return SequenceResult(2, mine.length)
@@ -127,19 +131,27 @@ class PagedTables:
 
     def free(self, sequence: int) -> SequenceResult:
         """All blocks back, from the last to the first."""
+        if sequence >= len(self.sequences):
+            return SequenceResult(5, 0)
         mine = self.sequences[sequence]
         while mine.blocks:
             self.pool.release(mine.blocks.pop())
         mine.length = 0
         return SequenceResult(0, 0)
 
+    def _length(self, sequence: int) -> int:
+        return self.sequences[sequence].length if sequence < len(self.sequences) else 0
+
     def runs(self, sequence: int, position: int, count: int, *, write: bool) -> Iterator[tuple[int, int, int] | None]:
         """``(first row, rows, first position)`` for each run of blocks that lie one behind the other; ``None`` for an error, which
         ends it."""
-        mine, start, rows, last, at = self.sequences[sequence], 0, 0, 0, 0
-        if position + count > mine.length:
+        start, rows, last, at = 0, 0, 0, 0
+        if position + count > self._length(sequence):
             yield None
             return
+        if not count:
+            return
+        mine = self.sequences[sequence]
         while count:
             index, offset = divmod(position, self.block_size)
             block, here = mine.blocks[index], min(count, self.block_size - offset)
