@@ -1,0 +1,1 @@
+"""Long random traces through emitted units, and independent models that judge what comes out."""
