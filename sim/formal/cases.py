@@ -1,18 +1,32 @@
 """All proofs: name -> what is proved, and how."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.append import RecordPacker
-from ...accelerators.cache.contiguous import ContiguousCache
-from ...accelerators.cache.paged import PagedCache
+from ...accelerators.cache.paged import PagedCache, SequenceCommand
+from ...accelerators.cache.select import TopSelect
 from ...accelerators.cache.window import WindowCache
 from ...accelerators.memory.bursts import BurstSplitter
 from ...accelerators.memory.replay import ReplayBuffer
+from ...accelerators.memory.results import ResultCollector
+from ...accelerators.memory.vector import VectorMemory
 from ...accelerators.presets import preset
-from ...accelerators.streams import Downsizer, Gearbox, Queue, Relay, StreamBuffer, Upsizer
+from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, StreamBuffer, Upsizer
 from .contract import StreamContract
-from .controllers import CreditContract, MoverContract, PoolContract
+from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
+from .memory import ReaderContract, WriterContract
+from .paged import PagedContract
+from .wiring import (
+    ArbiterContract,
+    ForkContract,
+    MergedContract,
+    Passed,
+    ScatteredContract,
+    Steered,
+    StripeContract,
+)
 
 __all__ = ["CASES", "Case"]
 
@@ -39,6 +53,13 @@ class Case:
 
 _TINY = preset("tiny")
 
+
+def _positions(count: int):
+    return replace(_TINY, max_context=count)
+
+
+_EXTEND, _FORK, _FREE = SequenceCommand
+
 CASES = {
     "stream_buffer": Case(lambda: StreamContract(StreamBuffer(4)), "induction", 4),
     "stream_buffer_order": Case(lambda: StreamContract(StreamBuffer(2), order=("i", "o"), answered=3, items=8), "bounded", 12),
@@ -46,17 +67,46 @@ CASES = {
     "queue_order": Case(lambda: StreamContract(Queue(2, 3), order=("i", "o"), answered=4, items=8), "bounded", 14, slow=True),
     "deep_queue": Case(lambda: StreamContract(Queue(4, 40)), "induction", 4),
     "relay": Case(lambda: StreamContract(Relay(4, 2)), "induction", 4),
-    "relay_order": Case(lambda: StreamContract(Relay(2, 1), order=("i", "o"), answered=8, items=8), "bounded", 14, slow=True),
+    "relay_order": Case(lambda: StreamContract(Relay(2, 1), order=("i", "o"), answered=8, items=8), "bounded", 12, slow=True),
     "credit_queue": Case(lambda: CreditContract(3), "bounded", 12, slow=True),
+    "fork": Case(lambda: ForkContract(3), "bounded", 8),
+    "join": Case(lambda: StreamContract(Join({"a": 2, "b": 3})), "induction", 2, slow=True),
+    "steer": Case(lambda: StreamContract(Steered()), "induction", 2, slow=True),
+    "merge": Case(MergedContract, "induction", 2, slow=True),
+    "pass_fields": Case(lambda: StreamContract(Passed()), "induction", 2, slow=True),
+    "scatter": Case(ScatteredContract, "bounded", 10, slow=True),
     "gearbox": Case(lambda: StreamContract(Gearbox(8, 6)), "induction", 4),
+    "gearbox_to_wider": Case(lambda: StreamContract(Gearbox(6, 8)), "induction", 4, slow=True),
+    "gearbox_of_multiples": Case(lambda: StreamContract(Gearbox(8, 2)), "induction", 4, slow=True),
     "upsizer": Case(lambda: StreamContract(Upsizer(4, 16)), "induction", 4),
     "downsizer": Case(lambda: StreamContract(Downsizer(16, 4)), "induction", 4),
     "replay_buffer": Case(lambda: StreamContract(ReplayBuffer(4, 4)), "induction", 4),
     "burst_splitter": Case(lambda: StreamContract(BurstSplitter(32, 8)), "bounded", 10),
+    "burst_reader": Case(ReaderContract, "bounded", 12, slow=True),
+    "burst_writer": Case(WriterContract, "bounded", 12, slow=True),
+    "read_arbiter": Case(lambda: ArbiterContract(2), "bounded", 8),
+    "read_arbiter_of_three": Case(lambda: ArbiterContract(3), "bounded", 12, slow=True),
+    "read_arbiter_priority": Case(lambda: ArbiterContract(3, "priority"), "bounded", 10, slow=True),
+    "port_stripe": Case(StripeContract, "bounded", 10, slow=True),
+    "result_collector": Case(lambda: StreamContract(ResultCollector(_TINY)), "induction", 2, slow=True),
+    "vector_memory": Case(lambda: StreamContract(VectorMemory(replace(_TINY, vector_memory=1024))), "bounded", 5, slow=True),
     "record_packer": Case(lambda: StreamContract(RecordPacker(_TINY)), "induction", 4),
-    "contiguous_cache": Case(lambda: StreamContract(ContiguousCache(_TINY), answered=12), "bounded", 26, slow=True),
+    "row_addresses": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2})), "induction", 4, slow=True),
+    "contiguous_cache": Case(lambda: AddressContract(_positions(4), pipelined=False), "bounded", 26, slow=True),
+    "contiguous_cache_pipelined": Case(lambda: AddressContract(_positions(4), pipelined=True), "bounded", 14, slow=True),
     "row_mover": Case(lambda: MoverContract(3), "bounded", 14, slow=True),
-    "window_cache": Case(lambda: StreamContract(WindowCache(_TINY)), "bounded", 30, slow=True),
+    "window_cache": Case(lambda: WindowContract(_positions(8), answered=40), "bounded", 16, slow=True),
+    "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "bounded", 14, slow=True),
+    "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
+    "top_select_indices": Case(lambda: SelectContract(2, 1), "bounded", 24, slow=True),
     "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12, slow=True),
-    "paged_cache": Case(lambda: StreamContract(PagedCache(_TINY, sequences=2, blocks=2)), "bounded", 14, slow=True),
+    "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "bounded", 10,
+                                slow=True),
+    "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
+    "paged_cache_shared": Case(lambda: PagedContract(_positions(4), blocks=3, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3)]), "bounded",
+                               36, slow=True),
+    "paged_cache_full": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 1)]), "bounded", 32,
+                             slow=True),
+    "paged_cache_reused": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
+                               "bounded", 46, slow=True),
 }

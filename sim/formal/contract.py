@@ -1,17 +1,26 @@
 """What every component promises on its streams, as assumptions and assertions around it."""
 
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
 from amaranth.hdl import Assert, Assume, Cat, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
+from ...accelerators.axi import AXI4Signature
+
 __all__ = ["StreamContract"]
+
+PAYLOAD = {"id", "addr", "len", "size", "burst", "cache", "prot", "data", "resp", "last", "strb"}
+"""What stands on a channel of AXI4 beside ``valid`` and ``ready``."""
 
 
 class StreamContract(Elaboratable):
     """A component whose environment keeps the rules of streams, and may otherwise do what it likes.
 
-    Assumed of every input stream, proved of every output stream: an item that was offered stays, with its payload, until it is
-    taken. All plain inputs are free. There is no reset but the initial state.
+    Assumed of every input stream, proved of every output stream (and of the channels of AXI4 ports in the same way): an item that
+    was offered stays, with its payload, until it is taken. All plain inputs are free. There is no reset but the initial state.
 
     Parameters
     ----------
@@ -24,52 +33,74 @@ class StreamContract(Elaboratable):
         Proved: while no output is stalled, no input waits for that many cycles.
     items : int
         Items of a run that ``order`` can follow, a power of two.
+    narrow : mapping of str to int
+        Bits of a plain input that may be other than 0 (all): what a proof can reach is then small.
 
     Members
     -------
     ports : list of Signal
         Free inputs of the proof.
+    sources, sinks : dict of str to stream
+        Input and output streams; those of an array are ``o__0``, ``o__1``, ...
     """
 
     def __init__(self, component: wiring.Component, *, order: tuple[str, str] | None = None, answered: int | None = None,
-                 items: int = 16):
-        self.component, self.order, self.answered, self.items = component, order, answered, items
+                 items: int = 16, narrow: Mapping[str, int] = {}):
+        self.component, self.order, self.answered, self.items, self.narrow = component, order, answered, items, narrow
         self.ports: list[Signal] = []
+        self.sources: dict[str, Any] = {}
+        self.sinks: dict[str, Any] = {}
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.dut = self.component
-        streams = {}
-        for name, member in self.component.signature.members.items():
-            port = getattr(self.component, name)
-            if member.is_port:
-                if member.flow == In:
-                    self._free(m, port, name)
-                continue
-            if not isinstance(member.signature, stream.Signature):
-                raise ValueError(f"{name} of {type(self.component).__name__}: only streams and plain ports can be proved")
-            streams[name] = port
-            incoming = member.flow == In
-            for part, value in (("valid", port.valid), ("payload", port.payload), ("ready", port.ready)):
-                if isinstance(Value.cast(value), Signal) and (part == "ready") != incoming:
-                    self._free(m, value, f"{name}__{part}")
-            waited, before = Signal(name=f"{name}_waited"), Signal(len(Value.cast(port.payload)), name=f"{name}_before")
-            m.d.sync += [waited.eq(port.valid & ~port.ready), before.eq(port.payload)]
-            holds = ~waited | (port.valid & (Value.cast(port.payload) == before))
-            m.d.comb += Assume(holds) if incoming else Assert(holds)
+        self._watch(m, self.component.signature, self.component, "", False)
         if self.order is not None:
+            streams = {**self.sources, **self.sinks}
             self._in_order(m, *(streams[name] for name in self.order))
         if self.answered is not None:
-            sinks = [streams[name] for name, member in self.component.signature.members.items()
-                     if not member.is_port and member.flow != In]
-            sources = [port for name, port in streams.items() if not any(port is sink for sink in sinks)]
-            self._answers(m, sources, sinks, self.answered)
+            self._answers(m, list(self.sources.values()), list(self.sinks.values()), self.answered)
         return m
 
+    def _watch(self, m: Module, signature, owner, prefix: str, flipped: bool) -> None:
+        """Frees the inputs of an interface; assumes and asserts the rules of its streams, and of the channels of its AXI4 ports."""
+        for name, member in signature.members.items():
+            incoming = (member.flow == In) != flipped
+            for index in product(*map(range, member.dimensions)):
+                port = getattr(owner, name)
+                for each in index:
+                    port = port[each]
+                where = "__".join((*filter(None, (prefix,)), name, *map(str, index)))
+                if member.is_port:
+                    if incoming:
+                        self._free(m, port, where)
+                elif isinstance(inner := member.signature.flip() if member.flow == In else member.signature, stream.Signature):
+                    for part, value in (("valid", port.valid), ("payload", port.payload), ("ready", port.ready)):
+                        if isinstance(Value.cast(value), Signal) and (part == "ready") != incoming:
+                            self._free(m, value, f"{where}__{part}")
+                    (self.sources if incoming else self.sinks)[where] = port
+                    self._holds(m, where, incoming, port.valid, port.ready, port.payload)
+                else:
+                    self._watch(m, inner, port, where, incoming)
+                    for channel in ("ar", "r", "aw", "w", "b") if isinstance(inner, AXI4Signature) else ():
+                        parts = [key for key in inner.members if key.startswith(channel) and key[len(channel):] in PAYLOAD]
+                        if parts:
+                            self._holds(m, f"{where}__{channel}", (inner.members[channel + "valid"].flow == In) != incoming,
+                                        getattr(port, channel + "valid"), getattr(port, channel + "ready"),
+                                        Cat(getattr(port, key) for key in parts))
+
+    def _holds(self, m: Module, name: str, incoming: bool, valid, ready, payload) -> None:
+        payload = Value.cast(payload)
+        waited, before = Signal(name=f"{name}_waited"), Signal(len(payload), name=f"{name}_before")
+        m.d.sync += [waited.eq(valid & ~ready), before.eq(payload)]
+        holds = ~waited | (valid & (payload == before))
+        m.d.comb += Assume(holds) if incoming else Assert(holds)
+
     def _free(self, m: Module, signal, name: str) -> None:
-        port = Signal(len(Value.cast(signal)), name=name)
+        value = Value.cast(signal)
+        port = Signal(self.narrow.get(name, len(value)), name=name)
         self.ports.append(port)
-        m.d.comb += Value.cast(signal).eq(port)
+        m.d.comb += value.eq(port)
 
     def _in_order(self, m: Module, source, sink) -> None:
         followed = Signal(range(self.items), name="followed")

@@ -3,12 +3,16 @@
 from amaranth.hdl import Array, Assert, Assume, Cat, Mux, Signal
 
 from ...accelerators.cache.blocks import COUNT_BITS, BlockPool, PoolCommand
+from ...accelerators.cache.contiguous import ContiguousCache
 from ...accelerators.cache.mover import RowMover
+from ...accelerators.cache.select import TopSelect
+from ...accelerators.cache.window import WindowCache
+from ...accelerators.config import AcceleratorConfig
 from ...accelerators.presets import preset
 from ...accelerators.streams import CreditQueue
 from .contract import StreamContract
 
-__all__ = ["CreditContract", "MoverContract", "PoolContract"]
+__all__ = ["AddressContract", "CreditContract", "MoverContract", "PoolContract", "SelectContract", "WindowContract"]
 
 
 class PoolContract(StreamContract):
@@ -82,4 +86,88 @@ class MoverContract(StreamContract):
         mover, owed = self.component, Signal(8)
         m.d.sync += owed.eq(owed + (mover.o_write.valid & mover.o_write.ready) - mover.i_written.valid)
         m.d.comb += Assume(~mover.i_written.valid | (owed != 0))
+        return m
+
+
+class AddressContract(StreamContract):
+    """Every request within bounds is answered by one command in the promised number of cycles, while nobody stalls; there is no command
+    without a request, and none for one out of bounds."""
+
+    def __init__(self, config: AcceleratorConfig, *, pipelined: bool):
+        cache = ContiguousCache(config, pipelined=pipelined)
+        super().__init__(cache, answered=cache.interval + 1, narrow={"record_beats": 2, "head_stride": 4})
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        cache, request = self.component, self.component.i_request
+        taken = request.valid & request.ready & (request.p.position + request.p.count <= cache.capacity)
+        given = (cache.o_read.valid & cache.o_read.ready) | (cache.o_write.valid & cache.o_write.ready)
+        stalled = Cat(port.valid & ~port.ready for port in (cache.o_read, cache.o_write)).any()
+        inside, writes, age = Signal(range(16)), Signal(range(16)), Signal(range(cache.latency + 2))
+        m.d.sync += [inside.eq(inside + taken - given),
+                     writes.eq(writes + (taken & request.p.write) - (cache.o_write.valid & cache.o_write.ready)),
+                     age.eq(Mux(stalled, age, Mux(given | (inside == 0), 0, age + 1)))]
+        m.d.comb += [Assert(~cache.o_read.valid | (inside > writes)), Assert(~cache.o_write.valid | (writes != 0)),
+                     Assert(age < cache.latency + self.component.pipelined)]
+        return m
+
+
+class WindowContract(StreamContract):
+    """Every position has the slot ``slot(j)``, in rows that stay among the ring's or the sinks'; every request is taken within
+    ``answered`` cycles and gives its runs, or an error, while nobody stalls.
+
+    ``sinks``, ``recent``, and ``length`` while a request is under way, stand still.
+    """
+
+    BITS = 3
+
+    def __init__(self, config: AcceleratorConfig, *, answered: int):
+        super().__init__(WindowCache(config), answered=answered, narrow={"length": self.BITS, "record_beats": 1, "head_stride": 3,
+                                                                         "sinks": 2, "recent": 2, "clear": 0})
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        window, rows = self.component, self.component._rows.i
+        first, ready = Signal(init=1), Signal()
+        m.d.sync += [first.eq(0), ready.eq(window.i_request.ready)]
+        for port in (window.sinks, window.recent, window.length):
+            before = Signal.like(port, name=f"{port.name}_before")
+            m.d.sync += before.eq(port)
+            m.d.comb += Assume(first | (port == before) | (ready if port is window.length else 0))
+        run = rows.p.passed
+        last, most = run.position + run.count - 1, window.sinks + window.recent
+        beyond = (run.position - window.sinks)[:self.BITS]
+        m.d.comb += [
+            Assume(window.recent != 0), Assume(window.i_request.p.position[self.BITS:] == 0),
+            Assert(~rows.valid | (
+                (run.count != 0) & (run.count == rows.p.count) & (rows.p.position + run.count <= most)
+                & (last < window.length) & ((rows.p.position < window.sinks) == (run.position < window.sinks))
+                & ((last < window.sinks) | (run.position + window.recent >= window.length))
+                & Mux(run.position < window.sinks, rows.p.position == run.position,
+                      rows.p.position == window.sinks + beyond % window.recent[:2]))),
+        ]
+        return m
+
+
+class SelectContract(StreamContract):
+    """As many indices as were asked for, or as the list has, rising, the last one marked."""
+
+    def __init__(self, depth: int, bits: int):
+        super().__init__(TopSelect(depth, bits))
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        select = self.component
+        length, left = (Signal(range(select.depth + 1), name=name) for name in ("length", "left"))
+        index, begun = Signal.like(select.o.p.index), Signal()
+        with m.If(select.i.valid & select.i.ready & (length != select.depth)):
+            m.d.sync += length.eq(length + 1)
+        with m.If(select.i_command.valid & select.i_command.ready):
+            wanted = select.i_command.p.count
+            m.d.sync += [left.eq(Mux(wanted < length, wanted, length)), length.eq(0), begun.eq(0)]
+        with m.If(select.o.valid):
+            m.d.comb += [Assert(left != 0), Assert(select.o.p.last == (left == 1)), Assert(~begun | (select.o.p.index > index))]
+            with m.If(select.o.ready):
+                m.d.sync += [left.eq(left - 1), index.eq(select.o.p.index), begun.eq(1)]
+        m.d.comb += Assert(~select.i.ready | (left == 0))
         return m

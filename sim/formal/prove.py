@@ -61,7 +61,8 @@ def prove(name: str, contract: StreamContract, *, method: str, depth: int) -> Pr
     text = rtlil.convert(contract, name="top", ports=contract.ports, emit_src=False)
     (folder / "top.il").write_text(text)
     (folder / "proof.sby").write_text(
-        f"[options]\nmode {modes[method]}\ndepth {depth}\n\n[engines]\nsmtbmc z3\n\n[script]\nread_rtlil top.il\nprep -top top\n\n"
+        f"[options]\nmode {modes[method]}\ndepth {depth}\n\n[engines]\nsmtbmc --nopresat z3\n\n[script]\nread_rtlil top.il\n"
+        "prep -top top -flatten\nmemory_map\nopt -full\n\n"
         "[files]\ntop.il\n")
     beside = Path(sys.executable).parent
     path = os.pathsep.join((str(_programs(folder)), str(beside), os.environ["PATH"]))

@@ -52,6 +52,7 @@ class PagedTrace(Trace):
         self.places = {(layer, head): Place(0x1000 + layer * (HEADS * stride + 4096), head, stride, record)
                        for layer in range(LAYERS) for head in range(HEADS)}
         self.set(record_beats=self.beats, head_stride=stride)
+        self.latest: tuple[int, int, int] | None = None
         self.numbers: dict[_Block, int] = {}  # of blocks in use, as they are learned, and the other way round
         self.numbered: dict[int, _Block] = {}
         while self.operations < operations:
@@ -78,13 +79,23 @@ class PagedTrace(Trace):
             self.fork(number, other, rng.choice((length, rng.randint(0, length), length - length % self.size)))
         elif kind == "free":
             self.end(number)
+        elif kind in ("read", "write") and self.latest and rng.random() < 0.3:
+            self.repeat(kind == "write", *self.latest)
         elif kind in ("read", "write"):
             position = rng.randint(0, mine.length)
             count = rng.choice((mine.length - position, rng.randint(0, mine.length - position), min(1, mine.length - position)))
+            self.latest = number, position, count
             for _ in range(rng.choice((1, 1, 3))):
                 self.rows(kind == "write", number, rng.choice(list(self.places)), position, count)
         else:
             rng.choice((self.unknown, self.too_long, self.beyond))(number)
+
+    def repeat(self, write: bool, number: int, position: int, count: int) -> None:
+        """A request as one before it: meanwhile the sequence may have other rows, or fewer."""
+        if position + count <= self.sequences[number].length:
+            self.rows(write, number, self.random.choice(list(self.places)), position, count)
+        else:
+            self.refuse(write, number, position, count)
 
     def unknown(self, number: int) -> None:
         """Commands and requests for sequences that are not there, and a command that is none."""

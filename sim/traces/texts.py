@@ -114,6 +114,7 @@ class WindowTrace(_TextTrace):
         self.set(clear=1)
         self.set(clear=0)
         kept: list[int] = []
+        latest: tuple[int, int, int, int] | None = None
         while self.operations < until:
             if rng.random() < 0.5 and length < (1 << 20) - 1:
                 count = rng.choice((1, 1, 1, rng.randint(1, recent)))
@@ -125,6 +126,8 @@ class WindowTrace(_TextTrace):
                 while len(kept) > sinks + recent:
                     del kept[sinks]
                 self.set(length=length)
+                if latest and rng.random() < 0.3 and latest[2] + latest[3] <= length - count:  # what was there may be gone
+                    self.ask(0, *latest, set(range(latest[2], latest[2] + latest[3])) <= set(kept))
                 self.each_head(length - count, count)
                 continue
             layer, head = rng.randrange(LAYERS), rng.randrange(HEADS)
@@ -135,6 +138,7 @@ class WindowTrace(_TextTrace):
             count = rng.choice((there, rng.randint(0, there), min(there, 1), there + 1))
             if count <= self.most:
                 allowed = all(first + k in present for k in range(count))
+                latest = layer, head, first, count
                 self.ask(int(allowed and rng.random() < 0.2), layer, head, first, count, allowed)
             if rng.random() < 0.1:
                 self.settle()

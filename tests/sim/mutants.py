@@ -1,6 +1,10 @@
-"""A stage with faults on demand, a reader with a memory behind it, and their benches."""
+"""A stage with faults on demand, a reader with a memory behind it, and their benches; modules with a changed line."""
 
+import importlib.util
+import inspect
 import random
+import sys
+from types import ModuleType
 
 from amaranth.hdl import Assert, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
@@ -143,3 +147,17 @@ class ReaderBench(UnitBench):
 
     def levels(self, stimulus):
         return {"done": -60, "waiting": 0}
+
+
+def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
+    """``module`` with ``new`` in place of ``old``, which it has once."""
+    source = inspect.getsource(module)
+    assert source.count(old) == 1, f"{module.__name__} has {source.count(old)} of {old!r}"
+    spec = importlib.util.spec_from_loader(module.__name__ + "_mutant", loader=None)
+    assert spec
+    changed = importlib.util.module_from_spec(spec)
+    changed.__package__ = module.__package__
+    sys.modules[spec.name] = changed  # for what looks up its own module
+    exec(compile(source.replace(old, new), spec.name, "exec"), changed.__dict__)
+    del sys.modules[spec.name]
+    return changed

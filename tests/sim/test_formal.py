@@ -1,13 +1,22 @@
 """Proofs of streams and controllers, and that a proof can fail."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from llmrtl.accelerators.cache import paged
+from llmrtl.accelerators.presets import preset
 from llmrtl.accelerators.streams import StreamBuffer
 from llmrtl.sim.formal.cases import CASES
 from llmrtl.sim.formal.contract import StreamContract
+from llmrtl.sim.formal.paged import PagedContract
 from llmrtl.sim.formal.prove import missing_tools, prove
+from llmrtl.sim.formal.table import contracts_text, table
+
+from .mutants import mutant
 
 pytestmark = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
 
@@ -59,6 +68,30 @@ class Swapping(wiring.Component):
 def test_a_broken_promise_is_found(name, contract):
     proof = prove(name, contract(), method="bounded", depth=8)
     assert not proof.proved and "Assert failed" in proof.log
+
+
+FAULTS = {  # of the paged cache, behind which commands they can be seen, in how many cycles
+    "a copy keeps its source": ('with m.If(self.o_copy.ready):\n                    m.next = "LEAVE"',
+                                'with m.If(self.o_copy.ready):\n                    m.next = "GROW"', [(0, 0, 0, 3), (1, 1, 0, 3)], 33),
+    "a shared block is written": ("with m.If(self._pool.o.p.count > 1):", "with m.If(self._pool.o.p.count > 2):",
+                                  [(0, 0, 0, 3), (1, 1, 0, 3)], 30),
+}
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_the_paged_cache_is_found(name):
+    old, new, begins, depth = FAULTS[name]
+    changed = mutant(paged, old, new).PagedCache
+    proof = prove("fault", PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=changed),
+                  method="bounded", depth=depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+def test_the_table_in_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "verification.md").read_text()
+    for part in (table(), contracts_text()):
+        assert part in text, "docs/verification.md: put in what `python -m llmrtl.sim.formal.table` prints"
 
 
 def test_refuses_another_method():

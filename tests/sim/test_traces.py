@@ -1,9 +1,6 @@
 """Long random traces of the cache controllers against models that know nothing of their insides; and that faults are found."""
 
-import importlib.util
-import inspect
 import random
-import sys
 from dataclasses import replace
 from types import ModuleType
 
@@ -16,7 +13,7 @@ from llmrtl.sim.traces.player import Offer, PlayError, Settle, play
 from llmrtl.sim.traces.records import Trace, Wrong
 from llmrtl.sim.traces.texts import ContiguousTrace, WindowTrace
 
-from .mutants import Stage
+from .mutants import Stage, mutant
 
 TINY = preset("tiny")
 SHORT, LONG = 4000, 100_000
@@ -77,20 +74,6 @@ def test_long_trace(name):
 
 
 # Faults of the hardware: a line of a controller, changed.
-
-def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
-    """``module`` with ``new`` in place of ``old``, which it has once."""
-    source = inspect.getsource(module)
-    assert source.count(old) == 1, f"{module.__name__} has {source.count(old)} of {old!r}"
-    spec = importlib.util.spec_from_loader(module.__name__ + "_mutant", loader=None)
-    assert spec
-    changed = importlib.util.module_from_spec(spec)
-    changed.__package__ = module.__package__
-    sys.modules[spec.name] = changed  # for what looks up its own module
-    exec(compile(source.replace(old, new), spec.name, "exec"), changed.__dict__)
-    del sys.modules[spec.name]
-    return changed
-
 
 MUTANTS = {
     "a row too far is allowed": (contiguous, "with m.If(request.p.position + request.p.count > self.capacity):",

@@ -1,0 +1,147 @@
+"""Proofs of the paged cache: ghost tables follow what the pool answers, and say which blocks a sequence has."""
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from ...accelerators.cache.addresses import RowAddresses
+from ...accelerators.cache.blocks import PoolCommand
+from ...accelerators.cache.paged import PagedCache, SequenceCommand
+from ...accelerators.config import AcceleratorConfig
+from .contract import StreamContract
+
+__all__ = ["PagedContract"]
+
+
+class _Taker(wiring.Component):
+    """In place of ``RowAddresses``: takes rows when ``takes`` says so, and gives nothing."""
+
+    def __init__(self, rows: RowAddresses):
+        super().__init__({**rows.signature.members, "takes": In(1)})
+        self.passed, self.rows = rows.passed, rows
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.left_out = self.rows
+        m.d.comb += self.i.ready.eq(self.takes)
+        return m
+
+
+class PagedContract(StreamContract):
+    """With two positions per block:
+
+    - counts never go below 0: the pool never has to refuse a RELEASE;
+    - a block is never given out while a table refers to it, and when a command is done every count is the number of references;
+    - rows are only read and written in blocks of the sequence, those of its positions; only blocks without another owner are written;
+    - every command is answered within ``answered`` cycles, and the rows of every request are given, while nobody stalls.
+
+    What makes addresses of rows is left out. ``begins`` are the commands (with sequence, other and count) that come first, so that few
+    cycles behind them are what many are after reset.
+    """
+
+    BLOCK_SIZE = 2
+
+    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2, answered: int = 24,
+                 begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache):
+        cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks)
+        cache._rows = self.taker = _Taker(cache._rows)
+        super().__init__(cache)
+        self.limit, self.begins = answered, begins
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        self._free(m, self.taker.takes, "takes")
+        self._begin(m)
+        cache, pool, rows = self.component, self.component._pool, self.component._rows
+        entries = -(-cache.config.max_context // self.BLOCK_SIZE)
+        tables = Array([Array([Signal(range(cache.blocks), name=f"table_{s}_{k}") for k in range(entries)])
+                        for s in range(cache.sequences)])
+        held = Array([Signal(range(entries + 1), name=f"held_{s}") for s in range(cache.sequences)])
+        length = Array([Signal(range(cache.config.max_context + 1), name=f"length_{s}") for s in range(cache.sequences)])
+        owners = Array([Signal(4, name=f"owners_{b}") for b in range(cache.blocks)])
+
+        # Commands and answers of the pool.
+        command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
+        busy, serving, age = Signal(), Signal(), Signal(range(self.limit + 2))
+        takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
+        with m.If(takes):
+            m.d.sync += [command.eq(cache.i_command.p), busy.eq(1), age.eq(0)]
+        with m.If(cache.i_request.valid & cache.i_request.ready):
+            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), age.eq(0)]
+        with m.If(pool.i.valid & pool.i.ready):
+            m.d.sync += asked.eq(pool.i.p)
+        answer, answered = pool.o.p, pool.o.valid & pool.o.ready
+        does = {kind: answered & ~answer.refused & (asked.command == kind) for kind in PoolCommand}
+        mine, its_held = tables[command.sequence], held[command.sequence]
+        replaces = Signal()  # the next block given is a copy of the last one
+        tail = length[command.sequence] >> 1
+        of_extend = busy & (command.command == SequenceCommand.EXTEND)
+        with m.If(takes):
+            m.d.sync += replaces.eq(0)
+        with m.If(does[PoolCommand.COUNT] & of_extend):
+            m.d.sync += replaces.eq(answer.count > 1)
+        with m.If(does[PoolCommand.ALLOCATE]):
+            m.d.sync += [owners[answer.block].eq(1), replaces.eq(0)]
+            m.d.comb += Assert(of_extend)
+            with m.If(replaces):
+                m.d.sync += mine[tail].eq(answer.block)
+            with m.Else():
+                m.d.sync += [mine[its_held].eq(answer.block), its_held.eq(its_held + 1)]
+        with m.If(does[PoolCommand.SHARE]):
+            m.d.sync += [owners[answer.block].eq(owners[answer.block] + 1), mine[its_held].eq(answer.block),
+                         its_held.eq(its_held + 1)]
+            m.d.comb += Assert(answer.block == tables[command.other][its_held])
+        with m.If(does[PoolCommand.RELEASE]):
+            m.d.sync += owners[answer.block].eq(owners[answer.block] - 1)
+            with m.If(~of_extend):
+                m.d.sync += its_held.eq(its_held - 1)
+                m.d.comb += Assert((its_held != 0) & (answer.block == mine[(its_held - 1)[:len(its_held)]]))
+        with m.If(cache.o_done.valid):
+            m.d.sync += length[command.sequence].eq(cache.o_done.p.length)
+        with m.If(done):
+            m.d.sync += busy.eq(0)
+
+        refers = [Cat((held[s] > k) & (tables[s][k] == b) for s in range(cache.sequences) for k in range(entries))
+                  for b in range(cache.blocks)]
+        counts = [sum(each for each in bits) for bits in refers]
+        m.d.comb += [
+            Assert(~(answered & answer.refused & (asked.command == PoolCommand.RELEASE))),
+            *(Assert(~(does[PoolCommand.ALLOCATE] & (answer.block == b)) | ((owners[b] == 0) & ~bits.any()))
+              for b, bits in enumerate(refers)),
+            *(Assert(~cache.o_done.valid | (owners[b] == count)) for b, count in enumerate(counts)),
+            Assert(~cache.o_done.valid | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
+        ]
+
+        # Rows.
+        run, start = rows.i.p.passed, rows.i.p.position
+        last, last_row = run.position + run.count - 1, start + run.count - 1
+        theirs = tables[request.sequence]
+        m.d.comb += Assert(~rows.i.valid | (
+            serving & (run.count != 0) & (run.count == rows.i.p.count) & (run.position + run.count <= length[request.sequence])
+            & (run.position >= request.position) & (last < request.position + request.count)
+            & (rows.i.p.write == request.write) & (start[0] == run.position[0])
+            & (start >> 1 == theirs[(run.position >> 1)[:1]]) & (last_row >> 1 == theirs[(last >> 1)[:1]])
+            & (~request.write | ((owners[start >> 1] == 1) & (owners[last_row >> 1] == 1)))))
+        with m.If(serving & cache.i_command.ready):
+            m.d.sync += serving.eq(0)
+
+        stalled = (cache.o_done.valid & ~cache.o_done.ready) | (cache.o_copy.valid & ~cache.o_copy.ready) | (
+            rows.i.valid & ~rows.i.ready)
+        with m.If(~takes & ~(cache.i_request.valid & cache.i_request.ready)):
+            m.d.sync += age.eq(Mux(stalled | ~(busy | serving), 0, age + 1))
+        m.d.comb += Assert(age <= self.limit)
+        return m
+
+    def _begin(self, m: Module) -> None:
+        """Assumes the first commands, each offered at once, none stalled, and nothing else until they are done."""
+        cache = self.component
+        number = Signal(range(len(self.begins) + 1))
+        for k, values in enumerate(self.begins):
+            offered = zip((cache.i_command.p[name] for name in ("command", "sequence", "other", "count")), values, strict=True)
+            with m.If(number == k):
+                m.d.comb += [Assume(cache.i_command.valid), *(Assume(field == value) for field, value in offered),
+                             Assume(~cache.i_request.valid), Assume(cache.o_done.ready), Assume(cache.o_copy.ready)]
+        with m.If((number != len(self.begins)) & cache.i_command.valid & cache.i_command.ready):
+            m.d.sync += number.eq(number + 1)
