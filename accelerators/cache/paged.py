@@ -210,7 +210,7 @@ class PagedCache(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += [self.i_command.ready.eq(1), self.i_request.ready.eq(~self.i_command.valid)]
                 m.d.sync += [
-                    command.eq(self.i_command.p), request.eq(self.i_request.p), sequence.eq(mine.addr), reads_other.eq(0),
+                    command.eq(self.i_command.p), sequence.eq(mine.addr), reads_other.eq(0),
                     state.eq(Mux(used.bit_select(mine.addr, 1), mine.data.as_value(), 0)),
                     source_length.eq(Mux(used.bit_select(theirs.addr, 1), theirs.data.length, 0)),
                 ]
@@ -220,6 +220,7 @@ class PagedCache(wiring.Component):
                     m.d.sync += again.eq(0)
                     m.next = "DECIDE"
                 with m.Elif(self.i_request.valid):
+                    m.d.sync += request.eq(self.i_request.p)
                     m.next = "CHECK"
             with m.State("DECIDE"):
                 m.d.comb += total.eq(state.length + command.count)

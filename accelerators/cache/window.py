@@ -114,10 +114,11 @@ class WindowCache(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.i_request.ready.eq(1)
-                m.d.sync += [request.eq(self.i_request.p), end.eq(self.i_request.p.position + self.i_request.p.count),
+                m.d.sync += [end.eq(self.i_request.p.position + self.i_request.p.count),
                              first.eq(Mux(self.i_request.p.position < self.sinks, self.sinks, self.i_request.p.position))]
                 m.d.sync += same.eq(again & (self.i_request.p.position == request.position) & (self.i_request.p.count == request.count))
                 with m.If(self.i_request.valid):
+                    m.d.sync += request.eq(self.i_request.p)
                     m.next = "SETTLE"
             with m.State("SETTLE"):  # ``length`` may come with the request, and ``oldest`` is a register behind it
                 m.next = "CHECK"

@@ -11,7 +11,6 @@ from ...accelerators.cache.window import WindowCache
 from ...accelerators.memory.bursts import BurstSplitter
 from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.memory.results import ResultCollector
-from ...accelerators.memory.vector import VectorMemory
 from ...accelerators.presets import preset
 from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, StreamBuffer, Upsizer
 from .contract import StreamContract
@@ -89,7 +88,6 @@ CASES = {
     "read_arbiter_priority": Case(lambda: ArbiterContract(3, "priority"), "bounded", 10, slow=True),
     "port_stripe": Case(StripeContract, "bounded", 10, slow=True),
     "result_collector": Case(lambda: StreamContract(ResultCollector(_TINY)), "induction", 2, slow=True),
-    "vector_memory": Case(lambda: StreamContract(VectorMemory(replace(_TINY, vector_memory=1024))), "bounded", 5, slow=True),
     "record_packer": Case(lambda: StreamContract(RecordPacker(_TINY)), "induction", 4),
     "row_addresses": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2})), "induction", 4, slow=True),
     "contiguous_cache": Case(lambda: AddressContract(_positions(4), pipelined=False), "bounded", 26, slow=True),

@@ -70,9 +70,11 @@ int main(int count, char **arguments) {
     for (uint32_t cycle = 0; step < steps.size(); cycle++) {
         const Step &now = steps[step];
         bool done = false, moved = false;
-        if (now.kind == OFFER && !offered && random.share(source)) {
-            offered = true;
-#define OFFER_ITEM(number, name, width) if (now.port == number) { top.name##_valid = 1; put(top.name##_payload, now.words); }
+        if (now.kind == OFFER && !offered) {
+            offered = random.share(source);
+            const bool shown = offered || random.share(128);  // an item may stand there before it is valid
+#define OFFER_ITEM(number, name, width) if (now.port == number && shown) { \
+                top.name##_valid = offered; put(top.name##_payload, now.words); }
             FOR_EACH_INPUT(OFFER_ITEM)
         } else if (now.kind == SET) {
 #define SET_VALUE(number, name) if (now.port == number) put(top.name, now.words);

@@ -135,8 +135,9 @@ class Trace:
 
         self.steps.append(Settle(self.quiet))
         self.judge("when all is done", look)
-        self.set(clear=1)
-        self.set(clear=0)
+        if self.fails:
+            self.set(clear=1)
+            self.set(clear=0)
         self.fails = False
 
     def play(self, *, source: int = 256, sink: int = 256) -> list[Event]:

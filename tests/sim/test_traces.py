@@ -49,7 +49,7 @@ def run(make, seed: int, operations: int, options) -> Trace:
     print(f"seed {seed}")
     trace = make(seed, operations, **options)
     pace = random.Random(seed)
-    trace.check(trace.play(source=pace.choice((256, 150)), sink=pace.choice((256, 200, 60))))
+    trace.check(trace.play(source=pace.choice((256, 150, 150)), sink=pace.choice((256, 200, 60))))
     return trace
 
 
@@ -88,6 +88,10 @@ MUTANTS = {
                                                   "m.d.sync += remainder.eq(known_remainder)"),
     "an old length is forgotten late": (window, "with m.If(same & (self.length == same_length) & ~self.clear):",
                                         "with m.If(same):"),
+    "what is only offered is taken for what was found": (window, "m.d.sync += [end.eq(",
+                                                         "m.d.sync += [request.eq(self.i_request.p), end.eq("),
+    "what is only offered is taken for the rows found": (paged, "sequence.eq(mine.addr), reads_other",
+                                                         "sequence.eq(mine.addr), request.eq(self.i_request.p), reads_other"),
     "a block with an owner is free": (blocks, "(command.command == PoolCommand.RELEASE) & (count == 0)",
                                       "(command.command == PoolCommand.RELEASE) & (count <= 1)"),
     "a block is lost": (blocks, "m.d.sync += [stacked.eq(stacked + 1), self.free.eq(self.free + 1)]",
@@ -125,7 +129,7 @@ def test_faults_of_the_hardware_are_found(name, monkeypatch):
             monkeypatch.setattr(paged, "RowAddresses", changed.RowAddresses)
         trace = paged_trace(3, 20_000, component=(changed if module is paged else paged).PagedCache)
     with pytest.raises((Wrong, PlayError)) as found:
-        trace.check(trace.play())
+        trace.check(trace.play(source=150))
     print(found.value)
 
 
