@@ -120,6 +120,7 @@ UNITS: dict[str, Unit] = {
         Unit("attention_weights", _A + "attention.weights:AttentionWeights", _B + "evict_scores:AttentionWeightsBench"),
         Unit("block_pool", _A + "cache.blocks:BlockPool", _B + "paged:BlockPoolBench", ("tiny",)),
         Unit("paged_cache", _A + "cache.paged:PagedCache", _B + "paged:PagedCacheBench"),
+        Unit("swap_controller", _A + "cache.swap:SwapController", _B + "swap:SwapControllerBench"),
         Unit("divider", _A + "numerics:Divider", _B + "numerics:DividerBench"),
         Unit("square_root", _A + "numerics:SquareRoot", _B + "numerics:SquareRootBench"),
         Unit("normalizer", _A + "numerics:Normalizer", _B + "numerics:NormalizerBench"),

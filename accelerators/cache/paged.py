@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,7 +14,8 @@ from .addresses import RowAddresses
 from .blocks import BlockPool, PoolCommand
 from .contiguous import give, read_layout, request_layout
 
-__all__ = ["PagedCache", "SequenceCommand", "SequenceError", "copy_layout", "paged_request", "sequence_command", "sequence_result"]
+__all__ = ["PagedCache", "SequenceCommand", "SequenceError", "block_layout", "copy_layout", "lookup_layout", "paged_request",
+           "sequence_command", "sequence_result"]
 
 
 class SequenceCommand(IntEnum):
@@ -26,6 +27,8 @@ class SequenceCommand(IntEnum):
     """It begins with the first ``count`` positions of ``other``, and shares their blocks."""
     FREE = 2
     """It has no positions any more."""
+    SHRINK = 3
+    """Only its first ``count`` positions are left; blocks behind them are given back. Of a cache with ``lookups``."""
 
 
 class SequenceError(IntEnum):
@@ -36,7 +39,7 @@ class SequenceError(IntEnum):
     NO_BLOCK = 1
     """EXTEND: the pool has no block left."""
     TOO_LONG = 2
-    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has."""
+    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has; SHRINK: more than it has."""
     NOT_EMPTY = 3
     """FORK: the sequence has positions or blocks."""
     SHARED_TOO_OFTEN = 4
@@ -70,6 +73,16 @@ def paged_request(config: AcceleratorConfig, sequences: int) -> data.StructLayou
     return data.StructLayout({**request_layout(config).members, "sequence": range(sequences)})
 
 
+def lookup_layout(config: AcceleratorConfig, sequences: int, block_size: int) -> data.StructLayout:
+    """``{sequence, index}``: block ``index`` of a sequence, one that it has."""
+    return data.StructLayout({"sequence": range(sequences), "index": range(-(-config.max_context // block_size))})
+
+
+def block_layout(blocks: int) -> data.StructLayout:
+    """``{block, shared}``: its number; others have it too."""
+    return data.StructLayout({"block": range(blocks), "shared": 1})
+
+
 class PagedCache(wiring.Component):
     """Turns rows of a K/V head of a sequence into burst commands, one for each run of blocks that lie one behind the other.
 
@@ -91,6 +104,8 @@ class PagedCache(wiring.Component):
         Positions of a block, a power of two up to 1024 and to ``max_context``; that of the configuration by default.
     blocks : int
         Blocks of the pool, 2 to 2**16; ``block_count`` by default.
+    lookups : bool
+        Has ``i_look``, ``o_look`` and the command SHRINK, for ``SwapController``.
 
     Members
     -------
@@ -100,6 +115,8 @@ class PagedCache(wiring.Component):
         Before ``o_done`` of an EXTEND that had to copy. Who takes it copies before rows of the sequence are read or written.
     i_request : In(stream of paged_request); o_read : Out(stream of read_layout), o_write : Out(stream of BURST_COMMAND)
         Commands in the order of the rows, for requests within the sequence; a request of no rows gives none.
+    i_look : In(stream of lookup_layout); o_look : Out(stream of block_layout)
+        With ``lookups``: one answer for each, after 5 cycles; they give way to commands and requests.
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
     error : Out(1)
@@ -121,13 +138,13 @@ class PagedCache(wiring.Component):
     an EXTEND within a block, to see whether others have it too; and for the copy then."""
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
-                 blocks: int | None = None):
+                 blocks: int | None = None, lookups: bool = False):
         sequences = config.sequences if sequences is None else sequences
         block_size = config.block_size if block_size is None else block_size
         check_int("sequences", sequences, 2, 256)
         check_int("block_size", block_size, 1, min(1024, config.max_context), power_of_two=True)
         blocks = block_count(config, block_size, sequences) if blocks is None else blocks
-        self.config, self.sequences, self.block_size, self.blocks = config, sequences, block_size, blocks
+        self.config, self.sequences, self.block_size, self.blocks, self.lookups = config, sequences, block_size, blocks, lookups
         self._pool, self._rows = BlockPool(blocks), RowAddresses(
             config, blocks * block_size, {name: read_layout(config).members[name] for name in ("position", "count", "last")})
         self.latency = {"again": 2 + self._rows.latency, "read": 4 + self._rows.latency, "write": 7 + self._rows.latency,
@@ -144,7 +161,10 @@ class PagedCache(wiring.Component):
             "error": Out(1),
             "clear": In(1),
             "free": Out(range(blocks + 1)),
-        })
+        } | ({
+            "i_look": In(stream.Signature(lookup_layout(config, sequences, block_size))),
+            "o_look": Out(stream.Signature(block_layout(blocks))),
+        } if lookups else {}))
 
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "PagedCache":
@@ -178,6 +198,15 @@ class PagedCache(wiring.Component):
         needed, total = Signal.like(state.held), Signal(len(state.length) + 1)
         block, copied_from = Signal(range(self.blocks)), Signal(range(self.blocks))
         answer = self.o_done.p
+
+        def blocks_of(count):
+            return (count + self.block_size - 1) >> offset_bits
+
+        stays, least = Const(0), Const(0)  # positions and blocks that DROP leaves
+        if self.lookups:
+            stays, least = Signal.like(state.length, name="stays"), Signal.like(state.held, name="least")
+            shrinks = command.command == SequenceCommand.SHRINK
+            m.d.comb += [stays.eq(Mux(shrinks, command.count, 0)), least.eq(Mux(shrinks, blocks_of(command.count), 0))]
         m.d.comb += [
             mine.addr.eq(Mux(self.i_command.valid, self.i_command.p.sequence, self.i_request.p.sequence)),
             theirs.addr.eq(self.i_command.p.other),
@@ -188,9 +217,6 @@ class PagedCache(wiring.Component):
             self.o_copy.p.rows.eq(state.length[:offset_bits]),
             answer.length.eq(state.length),
         ]
-
-        def blocks_of(count):
-            return (count + self.block_size - 1) >> offset_bits
 
         @contextmanager
         def ask(name: str, what: PoolCommand, about, refused: str) -> Iterator[Value]:
@@ -222,6 +248,11 @@ class PagedCache(wiring.Component):
                 with m.Elif(self.i_request.valid):
                     m.d.sync += request.eq(self.i_request.p)
                     m.next = "CHECK"
+                if self.lookups:
+                    with m.Elif(self.i_look.valid):
+                        m.d.comb += self.i_look.ready.eq(1)
+                        m.d.sync += [sequence.eq(self.i_look.p.sequence), index.eq(self.i_look.p.index)]
+                        m.next = "LOOKUP_READ"
             with m.State("DECIDE"):
                 m.d.comb += total.eq(state.length + command.count)
                 m.d.sync += [answer.error.eq(SequenceError.NONE), used.bit_select(sequence, 1).eq(1)]
@@ -245,6 +276,12 @@ class PagedCache(wiring.Component):
                             m.next = "SHARE_READ"
                     with m.Case(SequenceCommand.FREE):
                         m.next = "DROP"
+                    if self.lookups:
+                        with m.Case(SequenceCommand.SHRINK):
+                            m.next = "DROP"
+                            with m.If(command.count > state.length):
+                                m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                                m.next = "ANSWER"
                     with m.Default():
                         m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
                 with m.If((sequence >= self.sequences)
@@ -302,11 +339,11 @@ class PagedCache(wiring.Component):
                 m.d.sync += answer.error.eq(SequenceError.SHARED_TOO_OFTEN)
                 m.next = "DROP"
 
-            # FREE, and what a FORK had when it failed.
+            # FREE, and what a FORK had when it failed; SHRINK.
             with m.State("DROP"):
-                m.d.sync += [reads_other.eq(0), index.eq(state.held - 1), state.length.eq(0)]
+                m.d.sync += [reads_other.eq(0), index.eq(state.held - 1), state.length.eq(stays)]
                 m.next = "DROP_READ"
-                with m.If(state.held == 0):
+                with m.If(state.held == least):
                     m.next = "ANSWER"
             with m.State("DROP_READ"):
                 m.next = "GIVE_BACK"
@@ -318,6 +355,18 @@ class PagedCache(wiring.Component):
                 m.d.comb += [keep.en.eq(1), self.o_done.valid.eq(1)]
                 with m.If(self.o_done.ready):
                     m.next = "IDLE"
+            if self.lookups:
+                with m.State("LOOKUP_READ"):
+                    m.next = "LOOKUP"
+                with ask("LOOKUP", PoolCommand.COUNT, entry.data, "LOOKUP") as known:
+                    with m.If(known):
+                        m.d.sync += self.o_look.p.shared.eq(pool.o.p.count > 1)
+                        m.next = "LOOKUP_TELL"
+                with m.State("LOOKUP_TELL"):
+                    m.d.comb += self.o_look.valid.eq(1)
+                    with m.If(self.o_look.ready):
+                        m.next = "IDLE"
+                m.d.comb += self.o_look.p.block.eq(block)
             self._requests(m, request, state.length, index, entry.data, again, same, ask)
         return m
 

@@ -129,15 +129,21 @@ class PagedTables:
         mine.length = count
         return SequenceResult(0, count)
 
+    def shrink(self, sequence: int, count: int) -> SequenceResult:
+        """Only the first ``count`` positions are left; blocks behind them back, from the last to the first."""
+        mine = self.sequences[sequence]
+        if count > mine.length:
+            return SequenceResult(2, mine.length)
+        while len(mine.blocks) > -(-count // self.block_size):
+            self.pool.release(mine.blocks.pop())
+        mine.length = count
+        return SequenceResult(0, count)
+
     def free(self, sequence: int) -> SequenceResult:
         """All blocks back, from the last to the first."""
         if sequence >= len(self.sequences):
             return SequenceResult(5, 0)
-        mine = self.sequences[sequence]
-        while mine.blocks:
-            self.pool.release(mine.blocks.pop())
-        mine.length = 0
-        return SequenceResult(0, 0)
+        return self.shrink(sequence, 0)
 
     def _length(self, sequence: int) -> int:
         return self.sequences[sequence].length if sequence < len(self.sequences) else 0
