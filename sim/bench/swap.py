@@ -23,6 +23,7 @@ class SwapControllerBench(UnitBench):
 
     patience = 4000
     longest_move = 60
+    steps = 80
 
     def __init__(self, config: Any):
         super().__init__(config)
@@ -48,7 +49,7 @@ class SwapControllerBench(UnitBench):
     def stimulus(self, rng: random.Random, case: str) -> Items:
         self._start()
         self.delays = random.Random(rng.getrandbits(32))
-        self._random(rng, 80)
+        self._random(rng, self.steps)
         return {}
 
     def _random(self, rng: random.Random, steps: int) -> None:
@@ -181,6 +182,8 @@ class SwapControllerBench(UnitBench):
                 items["i_moved"] = [{"error": int(self.moves - 1 in self.failing)}]
         while not self.waiting and self.place < len(self.script):
             stream, item = self.script[self.place]
+            if stream == "i_command" and self._holds():
+                break
             if stream is not None:
                 self.waiting = True
                 items[stream] = [item]
@@ -189,6 +192,10 @@ class SwapControllerBench(UnitBench):
             else:
                 self.place += 1
         return items
+
+    def _holds(self) -> bool:
+        """Whether the next command must not be offered yet."""
+        return False
 
     def accepted(self, stream: str, payload: Any) -> Items:
         if stream in ("i_command", "i_request"):
