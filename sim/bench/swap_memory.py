@@ -138,4 +138,4 @@ class SwapMemoryBench(SwapControllerBench):
 class LongSwapMemoryBench(SwapMemoryBench):
     """The same for longer."""
 
-    steps = 1500
+    steps = 250

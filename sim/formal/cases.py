@@ -17,6 +17,7 @@ from .contract import StreamContract
 from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
 from .memory import ReaderContract, WriterContract
 from .paged import PagedContract
+from .swap import SwapContract
 from .wiring import (
     ArbiterContract,
     ForkContract,
@@ -107,4 +108,5 @@ CASES = {
                              slow=True),
     "paged_cache_reused": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
                                "bounded", 46, slow=True),
+    "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
 }

@@ -56,9 +56,9 @@ def test_contents_of_memory():
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("changes", [{}, {"sequences": 6, "block_size": 8}, {"bus_bits": 128, "block_size": 4}], ids=str)
+@pytest.mark.parametrize("changes", [{"block_size": 4}, {"sequences": 6, "block_size": 8, "max_context": 100}], ids=str)
 def test_contents_of_memory_for_long(changes):
-    said = report("LongSwapMemoryBench", ("back_to_back", "idle_gaps", "back_pressure", "stress", "reset_mid_stream"), **changes)
+    said = report("LongSwapMemoryBench", ("idle_gaps", "back_pressure"), **changes)
     assert said.ok, str(said)
 
 
