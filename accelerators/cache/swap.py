@@ -74,7 +74,7 @@ class SwapController(wiring.Component):
     of ``PagedCache`` and 3 cycles.
     """
 
-    CYCLES = {"swap_out": 29, "out_block": 17, "swap_in": 26, "in_block": 12}
+    CYCLES = {"swap_out": 27, "out_block": 16, "swap_in": 26, "in_block": 12}
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
                  blocks: int | None = None, slots: int | None = None):

@@ -222,6 +222,8 @@ class SwapControllerBench(UnitBench):
             self.command(EXTEND, 0, 0, blocks * self.block_size)
             for write in (0, 1) if blocks == 1 else ():
                 self.request(write, 0, 0, 0, 0, self.block_size)
+                for _ in range(10):  # meanwhile its burst leaves
+                    self.command(FREE, self.sequences - 1)
             for command in (SWAP_OUT, SWAP_IN):
                 self.swap(command, 0)
             self.command(MARK, 0)
@@ -229,7 +231,10 @@ class SwapControllerBench(UnitBench):
 
     def measure(self, trace: Trace) -> dict[str, int]:
         commands, moves = trace.accepted["i_command"], trace.delivered["o_move"]
-        one_out, one_in, three_out, three_in = (moves[k] - commands[place] for k, place in enumerate((1, 2, 5, 6)))
+        places = [k for k, (_, item) in enumerate(each for each in self.script if each[0] == "i_command")
+                  if item["command"] in (SWAP_OUT, SWAP_IN)]
+        one_out, one_in, three_out, three_in = (move - commands[place] for move, place in zip(moves, places, strict=True))
+        assert not (three_out - one_out) % 2 and not (three_in - one_in) % 2
         read, write = (trace.delivered[stream][0] - trace.accepted["i_request"][k] for k, stream in enumerate(("o_read", "o_write")))
         return {"read": read, "write": write, "swap_out": one_out, "out_block": (three_out - one_out) // 2, "swap_in": one_in,
                 "in_block": (three_in - one_in) // 2}
