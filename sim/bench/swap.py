@@ -35,8 +35,7 @@ class SwapControllerBench(UnitBench):
     def constants(self) -> Mapping[str, int]:
         return {"record_beats": self.beats, "head_stride": self.head_stride}
 
-    # Script: (stream, item), or (None, None) to wait for the end of a swap.
-    script: list[tuple[str | None, Any]]
+    script: list[tuple[str | None, Any]]  # (stream, item), or (None, swaps that must have ended)
     failing: set[int]
     delays: random.Random | None
 
@@ -109,11 +108,16 @@ class SwapControllerBench(UnitBench):
         fails = fails and bool(moves)
         if fails:
             self.failing.add(len(self.items["o_move"]) + len(moves) // 2)
-            self.script.append((None, None))
         self.items["o_move"] += moves
         self.items["o_swapped"].append({"sequence": sequence, "error": int(fails)})
+        if fails:
+            self.wait()
         self.tables.finish(fails)
         return None if fails else sequence
+
+    def wait(self) -> None:
+        """What follows is offered when all swaps have ended."""
+        self.script.append((None, len(self.items["o_swapped"])))
 
     def request(self, write: int, sequence: int, base: int, head: int, position: int, count: int) -> None:
         item = {"write": int(write), "sequence": sequence, "base": base, "head": head, "position": position, "count": count}
@@ -134,8 +138,9 @@ class SwapControllerBench(UnitBench):
         self._start()
         self.delays = random.Random(0)
         context, size = self.config.max_context, self.block_size
-        for command in (6, 7):
-            self.script.append(("i_command", {"command": command, "sequence": 0, "other": 0, "count": 0}))
+        none = [(EXTEND, each) for each in range(self.sequences, 1 << (self.sequences - 1).bit_length())]
+        for command, sequence in ((6, 0), (7, 0), *none):
+            self.script.append(("i_command", {"command": command, "sequence": sequence, "other": 0, "count": 0}))
             self.items["o_done"].append({"error": 8, "length": 0})
         for command in (SWAP_OUT, SWAP_IN):
             self.swap(command, 0)
@@ -155,12 +160,14 @@ class SwapControllerBench(UnitBench):
         for sequence in range(1, self.sequences):
             self.command(EXTEND, sequence, 0, context)
             self.swap(SWAP_OUT, sequence)
+            self.wait()
         self.swap(SWAP_IN, 0)
         self.swap(SWAP_IN, 1)
         self.command(FREE, 1)
         self.swap(SWAP_IN, 0)
         self.command(FORK, 1, 0, context - 1)
         self.swap(SWAP_OUT, 0)
+        self.wait()
         self.command(EXTEND, 1, 0, 1)
         self.swap(SWAP_OUT, 0)
         self.command(FREE, 1)
@@ -187,7 +194,7 @@ class SwapControllerBench(UnitBench):
             if stream is not None:
                 self.waiting = True
                 items[stream] = [item]
-            elif self.swaps < sum(each is None for each, _ in self.script[:self.place + 1]):
+            elif self.swaps < item:
                 break
             else:
                 self.place += 1
@@ -206,7 +213,7 @@ class SwapControllerBench(UnitBench):
         if stream == "o_move":
             self.moves += 1
             self.left = self.delays.randrange(self.longest_move) if self.delays else 9
-        self.swaps += stream == "o_swapped" and payload["error"]
+        self.swaps += stream == "o_swapped"
         return {}
 
     def expected(self, stimulus: Items) -> Items:

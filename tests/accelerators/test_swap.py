@@ -62,6 +62,14 @@ def test_contents_of_memory_for_long(changes):
     assert said.ok, str(said)
 
 
+@pytest.mark.bench
+def test_numbers_that_are_no_sequences(tmp_path):
+    config = dataclasses.replace(preset("tiny"), sequences=6, block_size=8, max_context=100)
+    said = run_bench(emit(SwapController.for_config(config), "swap_controller", config), "llmrtl.sim.bench.swap:SwapControllerBench",
+                     "verilator", cases=("boundary", "stress"), folder=tmp_path)
+    assert said.ok, str(said)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"slots": 1}, r"slots must be in 2\.\.65536, not 1"),
     ({"sequences": 1}, r"sequences must be in 2\.\.256, not 1"),
