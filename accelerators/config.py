@@ -9,8 +9,9 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["CACHES", "HEADER_BITS", "POSITION_BITS", "AcceleratorConfig", "Configuration", "ModelShape", "bits_for_magnitude",
-           "block_count", "ceil_div", "check_int", "check_name", "header_in_tail", "record_beats"]
+__all__ = ["CACHES", "HEADER_BITS", "INT4_STEP", "KV_STORAGES", "POSITION_BITS", "AcceleratorConfig", "Configuration", "ModelShape",
+           "bits_for_magnitude", "block_count", "ceil_div", "check_int", "check_name", "fp16_record_beats", "header_in_tail",
+           "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -19,6 +20,13 @@ HEADER_BITS = 64
 
 CACHES = ("contiguous", "window", "paged")
 """Controllers of the KV cache that an accelerator can have."""
+
+KV_STORAGES = ("int", "int4")
+"""How K/V records of an accelerator hold their elements: as attention has them, or in 4 bits."""
+
+INT4_STEP = 18
+"""Steps of the 8-bit quantization between two 4-bit elements: -7 .. 7 times 18 reach to 126, and no element of -127 .. 127 is more
+than half of it away."""
 
 POSITION_BITS = 20
 """Width of a position in a text that may be longer than the cache."""
@@ -46,6 +54,12 @@ def record_beats(head_dim: int, *, kv_bits: int, bus_bits: int) -> int:
     """
     header = 0 if header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits) else ceil_div(HEADER_BITS, bus_bits)
     return header + 2 * ceil_div(head_dim * kv_bits, bus_bits)
+
+
+def fp16_record_beats(head_dim: int, bus_bits: int) -> int:
+    """Bus words of a record of fp16 elements: K and V, each padded to whole words, no header. Never more than those of a record of
+    16-bit integers."""
+    return 2 * ceil_div(head_dim * 16, bus_bits)
 
 
 def check_int(name: str, value: Any, low: int, high: int, *, power_of_two: bool = False,
@@ -202,7 +216,9 @@ class AcceleratorConfig(Configuration):
     query_lanes : int
         (token, head) pairs that share one K/V stream; at least the model's heads per KV head.
     kv_bits, head_activation_bits : 8 or 16
-        Stored K/V elements, activations into the LM head.
+        Quantized queries, keys and values, activations into the LM head.
+    kv_storage : ``"int"`` or ``"int4"``
+        Elements of K/V records: of ``kv_bits``, or, with ``kv_bits`` 8, rounded to 4 bits (``INT4_STEP``).
     head_bits : 4, 8 or 16
         LM head weights.
     embedding_bits : 16 or 32
@@ -266,6 +282,7 @@ class AcceleratorConfig(Configuration):
     cache: str = "contiguous"
     sequences: int = 4
     block_size: int = 16
+    kv_storage: str = "int"
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -320,6 +337,11 @@ class AcceleratorConfig(Configuration):
         if self.cache == "paged" and not (self.chunks == 1 and self.block_size <= self.max_context < 1 << 18):
             raise ValueError(f"with cache = 'paged', chunks must be 1, and max_context at least block_size and below 2**18, not "
                              f"{self.chunks}, {self.max_context} and {self.block_size}")
+        if self.kv_storage not in KV_STORAGES:
+            alone = ": attention takes integers; fp16 records are for units alone (cache/fp16.py)" if self.kv_storage == "fp16" else ""
+            raise ValueError(f"kv_storage must be one of {', '.join(KV_STORAGES)}, not {self.kv_storage!r}{alone}")
+        if self.kv_storage == "int4" and self.kv_bits != 8:
+            raise ValueError(f"with kv_storage = 'int4', kv_bits must be 8, not {self.kv_bits}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
@@ -384,20 +406,34 @@ class AcceleratorConfig(Configuration):
 
     @property
     def kv_lanes(self) -> int:
-        """K/V elements per bus beat."""
+        """K/V elements per bus beat, as attention has them."""
         return self.bus_bits // self.kv_bits
+
+    @property
+    def stored_kv_bits(self) -> int:
+        """K/V element in a record."""
+        return 4 if self.kv_storage == "int4" else self.kv_bits
+
+    @property
+    def stored_kv_lanes(self) -> int:
+        """K/V elements per bus beat of a record."""
+        return self.bus_bits // self.stored_kv_bits
 
     @property
     def header_words(self) -> int:
         """Words of ``vector_lanes`` elements that K's last beat may hold so that the record's header fits behind them;
         0: it never does."""
-        word = self.vector_lanes * self.kv_bits
+        word = self.vector_lanes * self.stored_kv_bits
         return max(0, (self.bus_bits - HEADER_BITS) // word)
 
     @property
     def max_record_beats(self) -> int:
         """Bus words of the longest K/V record, that of a head of ``max_head_dim``."""
-        return record_beats(self.max_head_dim, kv_bits=self.kv_bits, bus_bits=self.bus_bits)
+        return record_beats(self.max_head_dim, kv_bits=self.stored_kv_bits, bus_bits=self.bus_bits)
+
+    def row_cycles(self, record_beats: int, beats: int) -> int:
+        """Cycles in which attention takes a record of which K and V have ``beats`` each in attention: they may lie in fewer words."""
+        return record_beats + 2 * (beats - ceil_div(beats * self.stored_kv_bits, self.kv_bits))
 
     @property
     def head_sum_magnitude(self) -> int:
@@ -412,4 +448,5 @@ class AcceleratorConfig(Configuration):
         return max(0, bits_for_magnitude(self.head_sum_magnitude * 0xFFFF) - 48)
 
 
-_LATER = {field.name: field.default for field in fields(AcceleratorConfig) if field.name in ("cache", "sequences", "block_size")}
+_LATER = {field.name: field.default for field in fields(AcceleratorConfig)
+          if field.name in ("cache", "sequences", "block_size", "kv_storage")}

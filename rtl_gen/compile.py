@@ -243,7 +243,7 @@ class _Builder:
         self.names: list[str] = []
         self.ops: list[Instruction] = []
         self.kv_beats = ceil_div(self.padded.head_dim * config.kv_bits, config.bus_bits)
-        self.record_beats = record_beats(self.padded.head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.record_beats = record_beats(self.padded.head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         self.head_stride = room.capacity * self.record_beats * config.bus_bytes
 
     def emit(self, name: str, opcode: Opcode, **fields) -> None:

@@ -1,9 +1,10 @@
 """Row records: splits them into headers, keys and values."""
 
-from amaranth.hdl import Const, Module, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..cache.int4 import expanded
 from ..config import HEADER_BITS, AcceleratorConfig, ceil_div
 from .formats import HEADER, command_layout, max_beats
 
@@ -13,10 +14,13 @@ __all__ = ["RowSplitter"]
 class RowSplitter(wiring.Component):
     """Splits row records ``header, K beats, V beats`` or ``K beats with the header, V beats`` into three streams.
 
+    With ``kv_storage = "int4"`` a beat of a record has twice the elements of one of attention: it leaves as two, each element times
+    ``INT4_STEP``, so that all behind is as with 8 bits. The second one is left out if the vector ends with the first.
+
     Parameters
     ----------
     config : AcceleratorConfig
-        ``bus_bits``, ``max_head_dim``, ``kv_bits``, ``vector_lanes`` and ``max_context`` matter.
+        ``bus_bits``, ``max_head_dim``, ``kv_bits``, ``kv_storage``, ``vector_lanes`` and ``max_context`` matter.
 
     Members
     -------
@@ -30,15 +34,17 @@ class RowSplitter(wiring.Component):
     o_keys, o_values : Out(stream of bus_bits)
         Zero where the header was.
 
-    Latency: 1 cycle for headers, 0 for keys and values (combinational). Interval: 1 cycle per beat, and one
-    idle cycle between operations.
+    Latency: 1 cycle for headers, 0 for keys and values (combinational). Interval: 1 cycle per beat (2 of int4, its outputs 1), and
+    one idle cycle between operations.
+
+    Bad input: a 4-bit element of -8, which no record has, leaves as -16.
     """
 
     latency = 1
-    interval = 1
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self.interval = config.kv_bits // config.stored_kv_bits
         beat = stream.Signature(config.bus_bits)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
@@ -55,23 +61,30 @@ class RowSplitter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         width, room = self.config.bus_bits, self.config.header_words
-        parts = self.config.kv_lanes // self.config.vector_lanes
+        parts = self.config.stored_kv_lanes // self.config.vector_lanes
         header_beats = ceil_div(HEADER_BITS, width)
         command = Signal(command_layout(self.config))
         row = Signal(range(self.config.max_context))
         beat = Signal(range(max(max_beats(self.config), header_beats)))
         header = self.o_header.p.as_value()
         last = beat == command.beats - 1
-        m.d.comb += [self.o_keys.p.eq(self.i.p), self.o_values.p.eq(self.i.p)]
+        in_tail = Signal() if room else Const(0)
+        source, packed = self.i, self.config.kv_storage == "int4"
+        if packed:
+            source = stream.Signature(width).create()  # a beat of a record, for each of its halves
+            m.d.comb += [source.p.eq(self.i.p), source.valid.eq(self.i.valid)]
+            self._unpack(m, self.o_keys.p, beat[0], in_tail & last)
+            self._unpack(m, self.o_values.p, beat[0], Const(0))
+        else:
+            m.d.comb += [self.o_keys.p.eq(self.i.p), self.o_values.p.eq(self.i.p)]
+            if room:
+                with m.If(in_tail & last):
+                    m.d.comb += self.o_keys.p[-HEADER_BITS:].eq(0)
         with m.If(self.o_header.ready):
             m.d.sync += self.o_header.valid.eq(0)
-        with m.If(self.i.valid & self.i.ready):
+        with m.If(source.valid & source.ready):
             m.d.sync += beat.eq(beat + 1)
-        in_tail = Signal() if room else Const(0)
-        if room:
-            with m.If(in_tail & last):
-                m.d.comb += self.o_keys.p[-HEADER_BITS:].eq(0)
-        with m.FSM():
+        with m.FSM() as states:
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 m.d.sync += [command.eq(self.i_command.p), row.eq(0)]
@@ -83,30 +96,40 @@ class RowSplitter(wiring.Component):
                     with m.If(self.i_command.valid & (last_word < room)):
                         m.next = "KEYS"
             with m.State("HEADER"):
-                m.d.comb += self.i.ready.eq(self.o_header.ready | ~self.o_header.valid)
-                with m.If(self.i.valid & self.i.ready):
+                m.d.comb += source.ready.eq(self.o_header.ready | ~self.o_header.valid)
+                with m.If(source.valid & source.ready):
                     for k in range(header_beats):
                         with m.If(beat == k):
-                            m.d.sync += header[k * width:(k + 1) * width].eq(self.i.p)
+                            m.d.sync += header[k * width:(k + 1) * width].eq(source.p)
                     with m.If(beat == header_beats - 1):
                         m.d.sync += [self.o_header.valid.eq(1), beat.eq(0)]
                         m.next = "KEYS"
             with m.State("KEYS"):
                 free = ~(in_tail & last & self.o_header.valid)
-                m.d.comb += [self.o_keys.valid.eq(self.i.valid & free), self.i.ready.eq(self.o_keys.ready & free)]
-                with m.If(self.i.valid & self.i.ready & last):
+                m.d.comb += [self.o_keys.valid.eq(source.valid & free), source.ready.eq(self.o_keys.ready & free)]
+                with m.If(source.valid & source.ready & last):
                     m.d.sync += beat.eq(0)
                     if room:
                         with m.If(in_tail):
-                            m.d.sync += [header.eq(self.i.p[-HEADER_BITS:]), self.o_header.valid.eq(1)]
+                            m.d.sync += [header.eq(source.p[-HEADER_BITS:]), self.o_header.valid.eq(1)]
                     m.next = "VALUES"
             with m.State("VALUES"):
-                m.d.comb += [self.o_values.valid.eq(self.i.valid), self.i.ready.eq(self.o_values.ready)]
-                with m.If(self.i.valid & self.i.ready & last):
+                m.d.comb += [self.o_values.valid.eq(source.valid), source.ready.eq(self.o_values.ready)]
+                with m.If(source.valid & source.ready & last):
                     m.d.sync += [beat.eq(0), row.eq(row + 1)]
                     m.next = "HEADER"
                     with m.If(in_tail):
                         m.next = "KEYS"
                     with m.If(row == command.rows - 1):
                         m.next = "IDLE"
+        if packed:
+            m.d.comb += self.i.ready.eq(source.ready & (states.ongoing("HEADER") | beat[0] | last))
         return m
+
+    def _unpack(self, m: Module, target: Signal, second: Value, header: Value) -> None:
+        """One half of a record's beat as 8-bit elements, zero where the ``header`` is."""
+        size = self.config.bus_bits // 2
+        for element in range(self.config.kv_lanes):
+            low, high = (self.i.p[at:at + 4] for at in (4 * element, 4 * element + size))
+            kept = Mux(header, 0, high) if size + 4 * element >= self.config.bus_bits - HEADER_BITS else high
+            m.d.comb += target[8 * element:8 * element + 8].eq(expanded(Mux(second, kept, low)))

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import HEADER_BITS, AcceleratorConfig, ceil_div
 from ..numerics import SCALAR
 from ..streams import Queue, Upsizer, connect, word_layout
+from .int4 import rounded
 
 __all__ = ["RecordPacker"]
 
@@ -34,10 +35,13 @@ class RecordPacker(wiring.Component):
     two of the largest records, so the next vectors may go in whole before the scales of these are there. Where
     headers can lie in a tail, a record waits for the end of its K, and a fifth record for the end of the first.
 
+    With ``kv_storage = "int4"`` an element q is stored as ``round(q / INT4_STEP)``, halves away from zero: -7 .. 7, in half the bits.
+    Scales stay those of q, so a stored element stands for ``INT4_STEP`` times the scale.
+
     Parameters
     ----------
     config : AcceleratorConfig
-        Of it: ``bus_bits``, ``vector_lanes``, ``kv_bits``, ``max_head_dim``.
+        Of it: ``bus_bits``, ``vector_lanes``, ``kv_bits``, ``kv_storage``, ``max_head_dim``.
 
     Members
     -------
@@ -76,14 +80,17 @@ class RecordPacker(wiring.Component):
         m = Module()
         bits = self.config.bus_bits
         header_beats = ceil_div(HEADER_BITS, bits)
-        data_beats = 2 * ceil_div(self.config.max_head_dim, self.config.kv_lanes)
+        data_beats = 2 * ceil_div(self.config.max_head_dim, self.config.stored_kv_lanes)
+        elements = Value.cast(self.i.p.q)
+        if self.config.kv_storage == "int4":
+            elements = Cat(rounded(q) for q in self.i.p.q)
         free, in_values = Signal(), Signal()
 
-        m.submodules.words = words = Upsizer(len(Value.cast(self.i.p.q)), bits)
+        m.submodules.words = words = Upsizer(len(elements), bits)
         m.submodules.queue = queue = Queue(word_layout(bits), max(3, 2 * data_beats))
         in_tail, is_known, takes, ends = self._tail(m)
         m.d.comb += [
-            words.i.p.data.eq(Value.cast(self.i.p.q)),
+            words.i.p.data.eq(elements),
             words.i.p.last.eq(self.i.p.last),
             words.i.valid.eq(self.i.valid & takes),
             self.i.ready.eq(words.i.ready & takes),
@@ -131,7 +138,7 @@ class RecordPacker(wiring.Component):
     def _tail(self, m: Module):
         """Whether the header of the record at hand lies in K's tail, whether that is known, whether words may go in, and a
         signal that ends the record."""
-        room, parts = self.config.header_words, self.config.kv_lanes // self.config.vector_lanes
+        room, parts = self.config.header_words, self.config.stored_kv_lanes // self.config.vector_lanes
         ends = Signal()
         if not room:
             return Const(0), Const(1), Const(1), ends

@@ -290,4 +290,5 @@ def _identification(b: _Builder, config: AcceleratorConfig) -> None:
     for name in ("max_vector", "max_block_rows", "vector_memory", "max_head_dim", "max_context",
                  "max_vocab"):
         b.single(name.upper(), "const", f"{name} of the configuration.", getattr(config, name))
-    b.add("CONFIG_MEMORY", "Memory ports.", const("memory_ports", 0, 8))
+    storage = () if config.kv_storage == "int" else (const("stored_kv_bits", 8, 8),)
+    b.add("CONFIG_MEMORY", "Memory ports.", const("memory_ports", 0, 8), *storage)

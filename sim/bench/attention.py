@@ -10,6 +10,7 @@ import numpy as np
 
 from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
 from ..golden.attention import NO_VALUE_EXPONENT, WEIGHT_BITS, LaneState, finish, scaled_down
+from ..golden.cache import restored, stored
 from ..golden.exp import pow2_negative
 from .trace import Trace
 from .unit import Items, UnitBench
@@ -106,6 +107,7 @@ class Operations:
     def _add_run(self, run: "Run", states: list[LaneState], sums: np.ndarray, begins: bool, ends: bool) -> None:
         config, streams = self.config, self.streams
         starts, limits, q, scales, k, k_scales, v, v_scales = run
+        k, v = (restored(stored(side, config), config) for side in (k, v))
         lanes, rows, words = len(q), len(k), q.shape[1] // config.vector_lanes
         beats = ceil_div(q.shape[1], config.kv_lanes)
         command = {"lanes": lanes, "rows": rows, "beats": beats, "words": words}
@@ -124,12 +126,13 @@ class Operations:
             streams["headers"].append(header)
             streams["keys"] += keys
             streams["values"] += values
-            front, record_keys = [], keys
-            if header_in_tail(q.shape[1], kv_bits=config.kv_bits, bus_bits=config.bus_bits):
-                record_keys = [*keys[:-1], keys[-1] | bits << config.bus_bits - HEADER_BITS]
+            front: list[int] = []
+            keys, values = (self._stored(side[row]) for side in (k, v))
+            if header_in_tail(q.shape[1], kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits):
+                keys[-1] |= bits << config.bus_bits - HEADER_BITS
             else:
                 front = [bits >> start & (1 << config.bus_bits) - 1 for start in range(0, HEADER_BITS, config.bus_bits)]
-            streams["rows"] += front + record_keys + values
+            streams["rows"] += front + keys + values
             for lane, state in enumerate(states):
                 query = int(scales[lane][0]) >> 8, int(scales[lane][1])
                 dot, last = int(q[lane] @ k[row]), lane == lanes - 1
@@ -147,6 +150,11 @@ class Operations:
                 if final:
                     streams["totals"].append({"sum": state.total, "exponent": state.top,
                                               "defined": state.top is not None})
+
+    def _stored(self, vector: np.ndarray) -> list[int]:
+        """Beats of a K or V vector in a record."""
+        elements, lanes = stored(vector, self.config), self.config.stored_kv_lanes
+        return [_packed(elements[at:at + lanes], self.config.stored_kv_bits) for at in range(0, len(elements), lanes)]
 
     def _words(self, vector: np.ndarray, name: str) -> list[dict[str, Any]]:
         words = vector.reshape(-1, self.config.vector_lanes)
@@ -266,8 +274,8 @@ class RowSplitterBench(_PartBench):
     def measure(self, trace: Trace) -> dict[str, int]:
         """From the last beat of the first header; gaps between beats."""
         config = self.config
-        if header_in_tail(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits):
-            beats = ceil_div(config.max_head_dim, config.kv_lanes)
+        if header_in_tail(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits):
+            beats = ceil_div(config.max_head_dim, config.stored_kv_lanes)
         else:
             beats = ceil_div(HEADER_BITS, config.bus_bits)
         return {"latency": trace.latency("i", "o_header", beats - 1), "interval": trace.interval("i")}

@@ -41,14 +41,14 @@ async def rate(dut: Any) -> None:
     for words in (config.kv_lanes // config.vector_lanes, longest * 3 // 4, longest):
         head_dim = words * config.vector_lanes
         beats, record = ceil_div(head_dim, config.kv_lanes), record_beats(
-            head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+            head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         assert isinstance(env.bench, AttentionBench)
         for lanes in sorted({1, min(2, config.query_lanes), config.query_lanes}):
             stimulus = env.bench.full(rows, words, lanes, EXPONENT, OPERATIONS)
             assert isinstance(stimulus, Recorded)
             taken = (await env.run(stimulus)).accepted["i_rows"]
             turns = ceil_div(lanes, mix_lanes(config))
-            row = max(record, lanes, turns * max(beats, 3) if turns == 1 else turns * beats, 3)
+            row = max(config.row_cycles(record, beats), lanes, turns * max(beats, 3) if turns == 1 else turns * beats, 3)
             each = len(stimulus.weights) // OPERATIONS
             starts = [*taken[::rows * record], taken[-1] + 1]
             what = f"{lanes} lanes, {rows} rows of {record} beats"

@@ -51,7 +51,7 @@ class BatchFrontEndBench(FrontEndBench):
         config = self.config
         code = encode_program(self.program(rng, layers))
         base = rng.randint(1, 1000) * INSTRUCTION_BYTES
-        beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         settings = Settings(
             program_address=base, prompt_address=base + len(code), prompt_length=len(words), start_position=rng.getrandbits(20),
             max_new_tokens=0, eos_token=rng.randrange(VOCABULARY), ignore_eos=rng.getrandbits(1), kv_capacity=rng.getrandbits(20),

@@ -4,7 +4,9 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..golden.cache import contiguous_command, pack_record, record_beats
+import numpy as np
+
+from ..golden.cache import contiguous_command, pack_record, record_beats, stored
 from ..golden.numerics import Scalar
 from ..golden.window import window_commands
 from .trace import Trace
@@ -67,7 +69,8 @@ class RecordPackerBench(UnitBench):
         scales = [Scalar(**item["scale"]) for item in stimulus["i_scale"]]
         beats = []
         for k in range(0, len(scales), 2):
-            record = pack_record(vectors[k], vectors[k + 1], scales[k], scales[k + 1], kv_bits=self.bits,
+            key, value = (stored(np.array(vector), self.config).tolist() for vector in vectors[k:k + 2])
+            record = pack_record(key, value, scales[k], scales[k + 1], kv_bits=self.config.stored_kv_bits,
                                  bus_bits=self.config.bus_bits)
             beats += [{"data": word, "last": int(n == len(record) - 1)} for n, word in enumerate(record)]
         return {"o": beats}
@@ -92,7 +95,7 @@ class ContiguousCacheBench(UnitBench):
     def __init__(self, config: Any):
         super().__init__(config)
         self.capacity = config.max_context - 3
-        self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         self.head_stride = self.capacity * self.beats * config.bus_bytes
 
     def constants(self) -> Mapping[str, int]:
@@ -178,7 +181,7 @@ class WindowCacheBench(UnitBench):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         self.head_stride = config.max_context * self.beats * config.bus_bytes
         self.sinks = self.recent = self.length = 1
 

@@ -82,7 +82,7 @@ class FrontEndBench(UnitBench):
         base = rng.randint(1, 1000) * INSTRUCTION_BYTES
         room = (1 << 20) - 1 if config.cache == "window" and rng.random() < 0.3 else config.max_context
         start = rng.randint(0, room - length - steps) if rng.random() < 0.7 else 0
-        beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         capacity, window = rng.randint(start + length + steps, (1 << 20) - 1), {}
         if config.cache == "window":
             sinks = rng.choice((0, 1, 4))

@@ -19,7 +19,7 @@ class RowMoverBench(UnitBench):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         row = self.beats * config.bus_bytes
         self.stride = (config.max_context * row, (config.max_context + 3) * row)
         self.base = (64 * config.bus_bytes, (1 << 31) + 32 * config.bus_bytes)

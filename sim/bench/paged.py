@@ -63,7 +63,7 @@ class PagedCacheBench(UnitBench):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.beats = record_beats(config.max_head_dim, kv_bits=config.kv_bits, bus_bits=config.bus_bits)
+        self.beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         self.head_stride = block_count(config, BLOCK_SIZE, SEQUENCES) * BLOCK_SIZE * self.beats * config.bus_bytes
 
     def constants(self) -> Mapping[str, int]:

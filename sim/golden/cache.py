@@ -3,6 +3,10 @@
 A record is what one token leaves behind for one K/V head: a header with the scales of key and value, the
 key, the value, each padded with zeros to whole bus words. The header takes the top bits of the key's last word
 instead of a word of its own if they are free.
+
+``kv_bits`` is here the width of an element in the record, ``stored_kv_bits`` of the configuration: 4, 8 or 16. What is quantized to 8
+bits and stored in 4 goes through ``stored`` and, for attention, back through ``restored``. Records of fp16 elements (``pack_fp16``)
+have no header; elements are bit patterns.
 """
 
 from collections.abc import Sequence
@@ -11,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.config import HEADER_BITS, header_in_tail, record_beats
+from ...accelerators.config import HEADER_BITS, INT4_STEP, AcceleratorConfig, fp16_record_beats, header_in_tail, record_beats
 from .numerics import MANTISSA_BITS, Scalar
 
-__all__ = ["BurstCommand", "contiguous_command", "pack_record", "pack_records", "record_beats",
-           "stored_scale", "unpack_record"]
+__all__ = ["BurstCommand", "contiguous_command", "pack_fp16", "pack_record", "pack_records", "record_beats", "restored", "stored",
+           "stored_scale", "unpack_fp16", "unpack_record"]
 
 DROPPED_BITS = MANTISSA_BITS - 16
 
@@ -28,6 +32,18 @@ def stored_scale(scale: Scalar) -> tuple[int, int]:
     if not scale.mantissa:
         return 0, 0
     return scale.mantissa >> DROPPED_BITS, min(scale.exponent + DROPPED_BITS, (1 << 15) - 1)
+
+
+def stored(q: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Quantized elements as a record holds them: in 4 bits ``round(q / INT4_STEP)``, halves away from zero, at most 7."""
+    if config.kv_storage == "int":
+        return q
+    return np.sign(q) * np.minimum((np.abs(q) + INT4_STEP // 2) // INT4_STEP, 7)
+
+
+def restored(elements: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Elements of a record as attention has them."""
+    return elements if config.kv_storage == "int" else elements * INT4_STEP
 
 
 def _beats(value: int, bits: int, bus_bits: int) -> list[int]:
@@ -78,7 +94,12 @@ def pack_records(keys: np.ndarray, values: np.ndarray, key_scales: np.ndarray, v
     length = -(-head_dim * kv_bits // bus_bits) * bus_bits // 8
     start = records.shape[1] - 2 * length
     for offset, elements in ((start, keys), (start + length, values)):
-        raw = np.ascontiguousarray(elements, f"<i{kv_bits // 8}").view(np.uint8)
+        if kv_bits == 4:
+            padded = np.zeros((count, head_dim + head_dim % 2), np.uint8)
+            padded[:, :head_dim] = elements & 15
+            raw = padded[:, ::2] | padded[:, 1::2] << 4
+        else:
+            raw = np.ascontiguousarray(elements, f"<i{kv_bits // 8}").view(np.uint8)
         records[:, offset:offset + raw.shape[1]] = raw
     tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
     header = length - HEADER_BITS // 8 if tail else 0
@@ -98,11 +119,36 @@ def unpack_record(beats: Sequence[int], head_dim: int, *, kv_bits: int,
     start = len(image) - 2 * length
     tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
     header = np.frombuffer(image, dtype="<u2", count=4, offset=length - HEADER_BITS // 8 if tail else 0)
-    dtype = f"<i{kv_bits // 8}"
-    key, value = (np.frombuffer(image[offset:offset + length], dtype=dtype)[:head_dim].astype(np.int64)
-                  for offset in (start, start + length))
+    key, value = (_unpacked(image[offset:offset + length], kv_bits)[:head_dim] for offset in (start, start + length))
     scales: list[Any] = [(int(header[k]), int(header[k + 1].astype(np.int16))) for k in (0, 2)]
     return key, value, scales[0], scales[1]
+
+
+def _unpacked(raw: bytes, kv_bits: int) -> np.ndarray:
+    if kv_bits > 4:
+        return np.frombuffer(raw, dtype=f"<i{kv_bits // 8}").astype(np.int64)
+    pairs = np.frombuffer(raw, np.uint8).astype(np.int64)
+    elements = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)
+    return (elements ^ 8) - 8
+
+
+def pack_fp16(key: np.ndarray, value: np.ndarray, bus_bits: int) -> list[int]:
+    """The bus words of a record of fp16 elements, given as uint16 bit patterns."""
+    if len(key) != len(value):
+        raise ValueError(f"key and value must be of the same length, not {len(key)} and {len(value)}")
+    size = fp16_record_beats(len(key), bus_bits) * bus_bits // 16
+    image = b"".join(vector.astype("<u2", casting="safe").tobytes().ljust(size, b"\0") for vector in (key, value))
+    return [int.from_bytes(image[at:at + bus_bits // 8], "little") for at in range(0, len(image), bus_bits // 8)]
+
+
+def unpack_fp16(beats: Sequence[int], head_dim: int, bus_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Key and value, uint16 bit patterns, from the bus words of a record."""
+    expected = fp16_record_beats(head_dim, bus_bits)
+    if len(beats) != expected:
+        raise ValueError(f"beats must be the {expected} of a record, not {len(beats)}")
+    image = b"".join(int(beat).to_bytes(bus_bits // 8, "little") for beat in beats)
+    key, value = (np.frombuffer(half, "<u2")[:head_dim] for half in (image[:len(image) // 2], image[len(image) // 2:]))
+    return key, value
 
 
 @dataclass(frozen=True)

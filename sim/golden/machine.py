@@ -19,11 +19,12 @@ from ...accelerators.control.isa import Flag, Instruction, Opcode, decode_progra
 from ..blas import single_threaded_blas
 from . import elementwise, head, ternary
 from .attention import Rows, attend, attend_runs
-from .cache import pack_records, stored_scale
+from .cache import pack_records, restored, stored, stored_scale
 from .numerics import Scalar
 from .sampler import Sampler
 
 if TYPE_CHECKING:
+    from ...accelerators.config import AcceleratorConfig
     from ...rtl_gen.image import Image
 
 __all__ = ["Machine", "Step", "Trace", "hidden_digest"]
@@ -56,22 +57,23 @@ class _LayerCache:
     """K/V records of one layer, by head and position: elements as stored, scales as (mantissa, exponent). All positions are kept,
     also those that a window does not see any more."""
 
-    def __init__(self, heads: int, capacity: int, head_dim: int, kv_bits: int) -> None:
+    def __init__(self, heads: int, capacity: int, head_dim: int, config: AcceleratorConfig) -> None:
         # Pages of zeros take memory when they are written.
-        self.keys, self.values = (np.zeros((heads, capacity, head_dim), f"i{kv_bits // 8}") for _ in range(2))
+        self.config = config
+        self.keys, self.values = (np.zeros((heads, capacity, head_dim), f"i{config.kv_bits // 8}") for _ in range(2))
         self.key_scales, self.value_scales = (np.zeros((heads, capacity, 2), np.int32) for _ in range(2))
 
     def put(self, position: int, keys: np.ndarray, key_scales: np.ndarray, values: np.ndarray, value_scales: np.ndarray
             ) -> None:
-        """Records ``[heads, tokens, ...]`` from ``position`` on."""
+        """Records of quantized vectors ``[heads, tokens, ...]`` from ``position`` on."""
         rows = slice(position, position + keys.shape[1])
-        self.keys[:, rows], self.key_scales[:, rows] = keys, key_scales
-        self.values[:, rows], self.value_scales[:, rows] = values, value_scales
+        self.keys[:, rows], self.key_scales[:, rows] = stored(keys, self.config), key_scales
+        self.values[:, rows], self.value_scales[:, rows] = stored(values, self.config), value_scales
 
     def rows(self, head_number: int, end: int, begin: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Keys, their scales, values, their scales of the positions ``begin`` to ``end - 1`` of a head."""
-        return (self.keys[head_number, begin:end], self.key_scales[head_number, begin:end],
-                self.values[head_number, begin:end], self.value_scales[head_number, begin:end])
+        """Keys, their scales, values, their scales of the positions ``begin`` to ``end - 1`` of a head, as attention has them."""
+        return (restored(self.keys[head_number, begin:end], self.config), self.key_scales[head_number, begin:end],
+                restored(self.values[head_number, begin:end], self.config), self.value_scales[head_number, begin:end])
 
 
 class Machine:
@@ -167,7 +169,7 @@ class Machine:
         probe = Machine(self.image)
         probe._weights = self._weights
         probe.chunk([self.model.bos or 0])
-        largest = (1 << self.config.kv_bits - 1) - 1
+        largest = (1 << self.config.stored_kv_bits - 1) - 1
         self._caches = probe._caches
         for layer, cache in enumerate(self._caches.values()):
             generator = np.random.default_rng([seed, layer])
@@ -191,9 +193,10 @@ class Machine:
         with open(path, "wb") as file:
             for address, cache in self._caches.items():
                 for head_number in range(len(cache.keys)):
-                    keys, key_scales, values, value_scales = cache.rows(head_number, self.position)
+                    keys, values, key_scales, value_scales = (part[head_number, :self.position] for part in (
+                        cache.keys, cache.values, cache.key_scales, cache.value_scales))
                     file.seek(address - base + head_number * self.image.kv_head_stride)
-                    file.write(pack_records(keys, values, key_scales, value_scales, kv_bits=self.config.kv_bits,
+                    file.write(pack_records(keys, values, key_scales, value_scales, kv_bits=self.config.stored_kv_bits,
                                             bus_bits=self.config.bus_bits).data)
         return base
 
@@ -368,7 +371,7 @@ class Machine:
         """Cache of the layer that an APPEND or ATTEND addresses."""
         if op.address not in self._caches:
             self._caches[op.address] = _LayerCache(op.count, self.image.positions, op.words * self.config.vector_lanes,
-                                                   self.config.kv_bits)
+                                                   self.config)
         return self._caches[op.address]
 
     def _write(self, op: Instruction, token: int, base: int, values: np.ndarray) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from math import log2
 
 from ...accelerators.attention.finish import RECIPROCAL_BITS
-from ...accelerators.attention.formats import max_beats
 from ...accelerators.attention.mix import AHEAD
 from ...accelerators.cache.contiguous import ContiguousCache
 from ...accelerators.config import AcceleratorConfig, ceil_div
@@ -74,7 +73,7 @@ class Operations:
         """From a beat of memory data, around its gearbox, to the unit."""
         self.written = StreamBuffer.latency
         """From a unit's result to vector memory."""
-        packer_queue = max(3, 4 * max_beats(config))
+        packer_queue = max(3, 4 * ceil_div(config.max_head_dim, config.stored_kv_lanes))
         self.record_written = 2 + queue_latency(packer_queue) + StreamBuffer.latency + BurstWriter.latency + memory.latency - 1
         if config.memory_ports > 1:
             self.record_written += STRIPED_WRITE
@@ -144,7 +143,8 @@ class Operations:
         of different heads overlap; the queries of two are inside at a time."""
         op, config = operation.instruction, self.config
         per_lane = max(self.once(op.words), 4 + MULTIPLY / op.group)
-        header = self.record_beats - 2 * op.beats
+        cycles = config.row_cycles(self.record_beats, op.beats)
+        header = cycles - 2 * op.beats
         queries = start + 2 * MULTIPLY + self.aligned + op.words - 1 + self.quantized - 2 + op.words - 1 - per_lane
         taken, keys_end, free, last = 0.0, 0.0, start + 2, 0.0
         for _ in range(op.count):
@@ -154,10 +154,10 @@ class Operations:
                 queries = max(queries, taken) + lanes * per_lane
                 taken = max(queries + 2, keys_end + 2)
                 turns = 2 if lanes > ceil_div(config.query_lanes, 2) else 1
-                row = max(self.record_beats, lanes, 3, turns * op.beats)
+                row = max(cycles, lanes, 3, turns * op.beats)
                 pace = row / self.record_beats
                 end = yield from self.data.take(rows * self.record_beats, max(free, taken - header), pace)
-                keys_end = end - row + self.record_beats - op.beats - 1 + StreamBuffer.latency
+                keys_end = end - row + cycles - op.beats - 1 + StreamBuffer.latency
                 free = end + 1
                 division = RECIPROCAL_BITS + 3 + self._zero_steps(rows)
                 results = max(self._first_result(keys_end, lanes, turns * op.beats, rows), last + division - op.words + 1)
