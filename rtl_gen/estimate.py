@@ -16,6 +16,7 @@ from ..accelerators.control.isa import Opcode
 from ..sim.timing import Layout, Machine, Memory, Run
 from .checkpoint import Checkpoint
 from .compile import CompileError, Plan, plan
+from .formats import cache_bytes, storage_name
 from .random_checkpoint import SHAPES, shape_named
 from .report import Book, Measurement, bench_folder
 from .timing_cases import TOPIC
@@ -217,6 +218,12 @@ def _figures(planned: Plan, prefill: float, decode: Run, context: int, prompt: i
     yield derived("decode/bytes_of_cache", model.layers * model.kv_heads * planned.kv_record_beats * context * bus, "bytes",
                   "layers * KV heads * record * context")
     yield derived("decode/bytes_written_per_token", written * bus, "bytes", "layers * KV heads * record")
+    layer, record = cache_bytes(model, config), "KV heads * record, with scales and padding to bus words"
+    yield derived("cache/bytes_per_token", model.layers * layer[storage_name(config)], "bytes",
+                  f"{storage_name(config)}: layers * {record}")
+    yield derived("cache/bytes_per_token_and_layer", layer[storage_name(config)], "bytes", f"{storage_name(config)}: {record}")
+    for storage, size in layer.items():
+        yield derived(f"cache/bytes_per_token/{storage}", model.layers * size, "bytes", f"if it were {storage}: layers * {record}")
     yield derived("decode/port_utilization", beats / token, "%", "beats read / cycles")
     yield derived("decode/bandwidth", beats * bus * clock_mhz / 1e3 / token, "GB/s", "bytes read / cycles * clock")
     if memory.efficiency < 1:

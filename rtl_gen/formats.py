@@ -1,10 +1,26 @@
-"""Named changes of the number formats of a configuration."""
+"""Named changes of the number formats of a configuration, and what formats of the KV cache take."""
 
 from dataclasses import replace
 
-from ..accelerators.config import AcceleratorConfig
+from ..accelerators.config import AcceleratorConfig, ModelShape, fp16_record_beats, record_beats
 
-__all__ = ["high_precision"]
+__all__ = ["cache_bytes", "high_precision", "storage_name"]
+
+
+def storage_name(config: AcceleratorConfig) -> str:
+    """Format of the elements of the configuration's K/V records, as ``cache_bytes`` calls it."""
+    return f"int{config.stored_kv_bits}"
+
+
+def cache_bytes(model: ModelShape, config: AcceleratorConfig) -> dict[str, int]:
+    """Bytes that a token takes in the KV cache of one layer in each format, with scales and padding to bus words.
+
+    fp16 is for designs with an attention of their own (``accelerators/cache/fp16.py``).
+    """
+    bus = config.bus_bits
+    beats = {f"int{bits}": record_beats(model.head_dim, kv_bits=bits, bus_bits=bus) for bits in (4, 8, 16)}
+    beats["fp16"] = fp16_record_beats(model.head_dim, bus)
+    return {name: model.kv_heads * words * config.bus_bytes for name, words in beats.items()}
 
 
 def high_precision(config: AcceleratorConfig) -> AcceleratorConfig:

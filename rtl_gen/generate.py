@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint
 from .compile import compile_model
 from .emit import Emitted, emit
 from .files import write_atomically
+from .formats import cache_bytes, storage_name
 from .image import Image, ImageError, image_files
 from .yowasp import build_root
 
@@ -230,9 +231,13 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
 
 
 def cache_summary(image: Image) -> dict[str, Any]:
-    """The KV cache: positions it has room for, bytes per position and in all, and what is seen of the text if not all of it."""
-    per_position = image.model.layers * image.model.kv_heads * image.kv_record_beats * image.config.bus_bytes
-    cache = {"kind": image.config.cache, "positions": image.kv_capacity, "bytes_per_position": per_position,
+    """The KV cache: positions it has room for, bytes per position (also of one layer, and in other formats) and in all, and what is
+    seen of the text if not all of it."""
+    layers, layer = image.model.layers, cache_bytes(image.model, image.config)
+    per_position = layers * image.model.kv_heads * image.kv_record_beats * image.config.bus_bytes
+    cache = {"kind": image.config.cache, "storage": storage_name(image.config), "positions": image.kv_capacity,
+             "bytes_per_position": per_position, "bytes_per_position_and_layer": per_position // layers,
+             "bytes_per_position_in": {storage: layers * size for storage, size in layer.items()},
              "bytes": image.kv_capacity * per_position}
     return cache if image.window is None else cache | asdict(image.window) | {"positions": image.kv_capacity,
                                                                                "text_positions": image.positions}

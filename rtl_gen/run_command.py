@@ -299,6 +299,9 @@ def _report(summary: dict[str, Any], show: Callable[[str | Table], None]) -> Non
             value = summary[name]
             table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, (int, float)) else str(value))
     cache = summary["kv_cache"]
+    sizes = cache["bytes_per_position_in"]
+    others = ", ".join(f"{storage} {sizes[storage]:,}" for storage in sizes if storage != cache["storage"])
+    table.add_row("KV cache per token", f"{cache['bytes_per_position']:,} bytes of {cache['storage']} ({others})")
     if "sinks" in cache:
         table.add_row("KV cache", f"{cache['sinks']} sinks and the latest {cache['recent']} positions: {cache['bytes']:,} bytes")
     memory = summary["memory"]

@@ -152,6 +152,7 @@ def _variants() -> dict[str, AcceleratorConfig]:
         "pair": replace(tiny, chunks=2, token_lanes=3),
         "rows": replace(tiny, tables=5, table_rows=2, query_lanes=8, token_lanes=1, prefetch_beats=32, data_beats=16),
         "coarse": replace(edge, group_size=2, tables=10, table_rows=2, query_lanes=2, kv_bits=16, head_bits=16, prefetch_beats=64),
+        "int4": replace(tiny, kv_storage="int4"),
         "double": replace(edge, bus_bits=128, memory_ports=2, vector_lanes=4, tables=13, table_rows=2, chunks=2, token_lanes=2),
         "small_kv260": replace(kv260, token_lanes=2, max_vector=1024, max_block_rows=512, vector_memory=4096, max_head_dim=64,
                                max_context=256, max_vocab=2048, prefetch_beats=512, data_beats=64, max_heads=16),
@@ -198,6 +199,7 @@ def _cases() -> Iterator[Case]:
     yield Case("rows-gqa", variants["rows"], shapes["gqa"], prompt=3)
     yield Case("rows-mha", variants["rows"], shapes["mha"], prompt=2, latency=40)
     yield Case("coarse-wide", variants["coarse"], shapes["wide"], prompt=9)
+    yield Case("int4-gqa", variants["int4"], shapes["gqa"], prompt=40, tokens=6)
     yield Case("double-wide", variants["double"], shapes["wide"], prompt=7)
     yield Case("small-kv260-wide", variants["small_kv260"], shapes["wide"], prompt=10)
     for seed in (1, 2, 3):

@@ -2,7 +2,7 @@
 
 ``python -m llmrtl.sim.attention_error`` prints it. The inputs are quantized once, to ``kv_bits``, and both
 sides take the quantized ones: the error is that of the logits, the exponential, the weights and the
-division. (int8 K and V alone cost 1.4e-2 against unquantized ones.)
+division. ``storage_rmse`` is the other error, and the larger one: against K, V and queries that were never quantized.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ import numpy as np
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset
 from .golden.attention import attend
+from .golden.cache import restored, stored
 from .golden.numerics import Scalar
 
-__all__ = ["Case", "cases", "exact", "quantized", "relative_rmse"]
+__all__ = ["Case", "cases", "exact", "quantized", "relative_rmse", "storage_rmse"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,30 @@ def exact(q, scales, limits, k, k_scales, v, v_scales) -> np.ndarray:
 def relative_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes: int = 8, head_dim: int = 64
                   ) -> float:
     """Root mean square error of the golden model's output, relative to that of the exact output."""
+    q, k, v, factor = _random(case, seed, lanes, head_dim)
+    (qi, qs), (ki, ks), (vi, vs) = (quantized(x, config.kv_bits) for x in (q, k, v))
+    scales = [Scalar.from_float(float(m * 2.0 ** e * factor * np.log2(np.e))) for m, e in qs]
+    limits = np.full(lanes, case.rows)
+    x, exponents = attend(qi, scales, limits, ki, ks, vi, vs, config)
+    want = exact(qi, scales, limits, ki, ks, vi, vs)
+    return float(np.sqrt(np.sum((x * 2.0 ** exponents[:, None] - want) ** 2) / np.sum(want ** 2)))
+
+
+def storage_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes: int = 8, head_dim: int = 64) -> float:
+    """Root mean square error of the golden model's output with K/V records as ``config`` stores them, relative to attention in float64
+    on the vectors before quantization."""
+    q, k, v, factor = _random(case, seed, lanes, head_dim)
+    (qi, qs), (ki, ks), (vi, vs) = (quantized(x, config.kv_bits) for x in (q, k, v))
+    ki, vi = (restored(stored(x, config), config) for x in (ki, vi))
+    scales = [Scalar.from_float(float(m * 2.0 ** e * factor * np.log2(np.e))) for m, e in qs]
+    x, exponents = attend(qi, scales, np.full(lanes, case.rows), ki, ks, vi, vs, config)
+    p = np.exp(factor * (q @ k.T - (q @ k.T).max(axis=1, keepdims=True)))
+    want = p / p.sum(axis=1, keepdims=True) @ v
+    return float(np.sqrt(np.sum((x * 2.0 ** exponents[:, None] - want) ** 2) / np.sum(want ** 2)))
+
+
+def _random(case: Case, seed: int, lanes: int, head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Queries, keys, values, and what a dot product is multiplied by."""
     rng = np.random.default_rng(seed)
     q, k, v = (rng.normal(size=(count, head_dim)) for count in (lanes, case.rows, case.rows))
     v *= np.exp(0.3 * rng.normal(size=(case.rows, 1)))
@@ -72,12 +97,7 @@ def relative_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes
         k -= np.outer(k @ common, common)
         k[:4] += case.sink / factor / head_dim ** 0.5 * common
         v[:4] *= case.sink_value
-    (qi, qs), (ki, ks), (vi, vs) = (quantized(x, config.kv_bits) for x in (q, k, v))
-    scales = [Scalar.from_float(float(m * 2.0 ** e * factor * np.log2(np.e))) for m, e in qs]
-    limits = np.full(lanes, case.rows)
-    x, exponents = attend(qi, scales, limits, ki, ks, vi, vs, config)
-    want = exact(qi, scales, limits, ki, ks, vi, vs)
-    return float(np.sqrt(np.sum((x * 2.0 ** exponents[:, None] - want) ** 2) / np.sum(want ** 2)))
+    return q, k, v, factor
 
 
 def main() -> None:
@@ -88,6 +108,13 @@ def main() -> None:
                                         logit_frac_bits=f, exp_segments=s), case) for b, f, s in formats]
         print(f"{case.rows:5} {case.std:4} {case.sink:4} {case.sink_value:10} |"
               + "".join(f"{error:15.1e}" for error in errors))
+    config = replace(preset("edge"), probability_bits=20, max_context=8192)
+    storages = {"int4": replace(config, kv_storage="int4"), "int8": config, "int16": replace(config, kv_bits=16)}
+    print("\nagainst vectors that were never quantized\nrows   std |" + "".join(f"{name:>11}" for name in storages))
+    for case in cases():
+        if not case.sink:
+            errors = [storage_rmse(each, case) for each in storages.values()]
+            print(f"{case.rows:5} {case.std:4} |" + "".join(f"{error:11.1e}" for error in errors))
 
 
 if __name__ == "__main__":

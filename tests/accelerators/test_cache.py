@@ -9,7 +9,7 @@ from llmrtl.accelerators.cache.append import RecordPacker
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
 from llmrtl.accelerators.cache.paged import PagedCache
 from llmrtl.accelerators.cache.select import TopSelect
-from llmrtl.accelerators.config import header_in_tail, record_beats
+from llmrtl.accelerators.config import fp16_record_beats, header_in_tail, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.lint import lint
@@ -21,7 +21,7 @@ from llmrtl.sim.golden.numerics import Scalar
 
 
 @pytest.mark.parametrize("bus_bits", [32, 64, 128, 512])
-@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize("kv_bits", [4, 8, 16])
 @pytest.mark.parametrize("head_dim", [2, 20, 56, 64, 96])
 def test_record_round_trip(bus_bits, kv_bits, head_dim):
     rng = np.random.default_rng(head_dim)
@@ -42,21 +42,25 @@ def test_header_in_the_tail_of_the_key():
     assert beats == [header << 64 | 0x0101010101010101, 0x0202020202020202]
     beats = golden.pack_record([1] * 10, [2] * 10, *scales, kv_bits=8, bus_bits=128)
     assert beats == [header, 0x01010101010101010101, 0x02020202020202020202]
+    beats = golden.pack_record([-1] * 16, [7] * 16, *scales, kv_bits=4, bus_bits=128)
+    assert beats == [header << 64 | 0xFFFFFFFFFFFFFFFF, 0x7777777777777777]
 
 
 @pytest.mark.parametrize("bus_bits", [32, 64, 128, 256, 512])
-@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize("kv_bits", [4, 8, 16])
 def test_record_beats(bus_bits, kv_bits):
     """No shorter head has a longer record; the count of words that hardware looks at says the same as the rule."""
-    config = dataclasses.replace(preset("edge"), bus_bits=bus_bits, kv_bits=kv_bits, vector_lanes=2, tables=128)
-    parts = config.kv_lanes // config.vector_lanes
+    formats = {"kv_storage": "int4"} if kv_bits == 4 else {"kv_bits": kv_bits}
+    config = dataclasses.replace(preset("edge"), bus_bits=bus_bits, vector_lanes=2, tables=128, **formats)
+    parts = config.stored_kv_lanes // config.vector_lanes
     longest = 0
     for head_dim in range(2, 300, 2):
         in_tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
         assert in_tail == ((head_dim // 2 - 1) % parts < config.header_words)
         beats = record_beats(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)
-        assert beats >= longest
+        assert beats >= longest and fp16_record_beats(head_dim, bus_bits) <= record_beats(head_dim, kv_bits=16, bus_bits=bus_bits)
         longest = beats
+    assert record_beats(96, kv_bits=4, bus_bits=512) == 2 and record_beats(128, kv_bits=4, bus_bits=512) == 3
     assert record_beats(96, kv_bits=8, bus_bits=512) == 4 and record_beats(128, kv_bits=8, bus_bits=512) == 5
 
 
@@ -103,7 +107,7 @@ def test_error_is_sticky_until_cleared():
 
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 @pytest.mark.parametrize("change", [
-    {"kv_bits": 16}, {"bus_bits": 128, "tables": 32},
+    {"kv_bits": 16}, {"kv_storage": "int4", "bus_bits": 128, "tables": 32}, {"bus_bits": 128, "tables": 32},
     {"bus_bits": 512, "vector_lanes": 32, "tables": 128}, {"max_context": 1 << 17}], ids=str)
 @pytest.mark.parametrize(("component", "bench"), [
     (RecordPacker, "RecordPackerBench"), (ContiguousCache, "ContiguousCacheBench")])

@@ -106,7 +106,7 @@ def test_nan_is_refused():
 def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
     # Left out at their default, so that the hashes of older configurations stay.
-    later = {"cache": "contiguous", "sequences": 4, "block_size": 16}
+    later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int"}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -126,6 +126,17 @@ def test_cache_is_one_that_there_is():
             replace(TINY, cache="paged", **options)
 
 
+def test_storage_is_one_that_there_is():
+    for value in ("int8", "", 4, None):
+        with pytest.raises(ValueError, match=f"^kv_storage must be one of int, int4, not {value!r}$"):
+            replace(TINY, kv_storage=value)
+    with pytest.raises(ValueError, match=r"^kv_storage must be one of int, int4, not 'fp16': attention takes integers; fp16 records "
+                                         r"are for units alone \(cache/fp16\.py\)$"):
+        replace(TINY, kv_storage="fp16")
+    with pytest.raises(ValueError, match=r"^with kv_storage = 'int4', kv_bits must be 8, not 16$"):
+        replace(TINY, kv_storage="int4", kv_bits=16)
+
+
 def test_frozen_and_hashable():
     with pytest.raises(AttributeError):
         TINY.bus_bits = 64
@@ -136,6 +147,10 @@ def test_derived_widths_of_tiny():
     assert (TINY.bus_bytes, TINY.tile_activations, TINY.table_entries, TINY.index_bits, TINY.lane_bits) == (4, 24, 14, 5, 40)
     assert TINY.sum_bits == bits_for_magnitude(127 * 528) == 18
     assert (TINY.kv_lanes, TINY.max_record_beats) == (4, 2 + 2 * 16)
+    int4 = preset("tiny_int4")
+    assert (int4.kv_lanes, int4.stored_kv_lanes, int4.max_record_beats) == (4, 8, 2 + 2 * 8)
+    assert [int4.row_cycles(2 + 2 * words, beats) for words, beats in ((8, 16), (2, 3), (1, 1))] == [2 + 32, 2 + 6, 2 + 2]
+    assert TINY.row_cycles(34, 16) == 34
 
 
 @pytest.mark.parametrize("group_size", range(1, 6))

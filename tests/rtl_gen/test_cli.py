@@ -114,6 +114,9 @@ def test_window(model, tmp_path, capsys):
     cache = summary["kv_cache"]
     assert (cache["kind"], cache["sinks"], cache["recent"], cache["positions"], cache["text_positions"]) == ("window", 2, 8, 11, 42)
     assert cache["bytes"] == 11 * cache["bytes_per_position"]
+    sizes = {"int4": 64, "int8": 96, "int16": 160, "fp16": 128}
+    assert (cache["storage"], cache["bytes_per_position"], cache["bytes_per_position_and_layer"]) == ("int8", 96, 48)
+    assert cache["bytes_per_position_in"] == sizes
     assert f"2 sinks and the latest 8 positions: {cache['bytes']:,} bytes" in capsys.readouterr().out
 
 

@@ -36,6 +36,12 @@ def test_figures_of_a_shape(tmp_path, capsys):
     assert 0 < figures["decode/port_utilization"]["value"] < 1 and 0 < figures["prefill/lane_utilization"]["value"] < 1
     parts = sum(figures[f"decode/bytes_of_{kind}"]["value"] for kind in ("ternary_weights", "lm_head", "cache"))
     assert parts < figures["decode/bytes_read_per_token"]["value"]
+    # 2 layers, 2 KV heads, header of 8 bytes, K and V of 8 elements in words of 4 bytes.
+    sizes = {"": 4 * 24, "_and_layer": 2 * 24, "/int4": 4 * 16, "/int8": 4 * 24, "/int16": 4 * 40, "/fp16": 4 * 32}
+    for name, size in sizes.items():
+        figure = figures[f"cache/bytes_per_token{name}"]
+        assert (figure["value"], figure["kind"], figure["unit"]) == (size, "derived", "bytes")
+    assert figures["decode/bytes_written_per_token"]["value"] == 4 * 24
     assert figures["area/ecp5"]["value"] is None and "llmrtl synth accelerator --preset tiny" in figures["area/ecp5"]["note"]
     for point in content["points"]:
         roof = content["roofs"][point["phase"]]
@@ -52,6 +58,18 @@ def test_a_checkpoint_and_its_shape_are_estimated_alike(tmp_path):
     options = ("--preset", "tiny", "--context", "16", "--model")
     both = [estimate(tmp_path, *options, str(tmp_path / name))[1] for name in ("model", "shape.json")]
     assert [figure["value"] for figure in both[0].values()] == [figure["value"] for figure in both[1].values()]
+
+
+def test_records_of_4_bits(tmp_path):
+    """Less memory traffic for the cache; where the memory is the bound, fewer cycles."""
+    options = ("--model", "stories", "--context", "64", "--memory-efficiency", "0.4")
+    int8, int4 = (estimate(tmp_path, "--preset", name, *options)[1] for name in ("tiny", "tiny_int4"))
+    own = int4["cache/bytes_per_token"]["value"]
+    assert own == int4["cache/bytes_per_token/int4"]["value"] == int8["cache/bytes_per_token/int4"]["value"]
+    assert "int4" in int4["cache/bytes_per_token"]["note"] and "int8" in int8["cache/bytes_per_token"]["note"]
+    assert int4["decode/bytes_of_cache"]["value"] == 64 * own
+    assert int4["decode/bytes_of_cache"]["value"] < 0.6 * int8["decode/bytes_of_cache"]["value"]
+    assert int4["decode/cycles_per_token"]["value"] < int8["decode/cycles_per_token"]["value"]
 
 
 def test_shipped_model_and_efficiency(tmp_path):

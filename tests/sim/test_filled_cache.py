@@ -8,7 +8,7 @@ from llmrtl.accelerators.control.isa import Opcode, decode_program
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
-from llmrtl.sim.golden.cache import pack_record, pack_records, stored_scale, unpack_record
+from llmrtl.sim.golden.cache import pack_record, pack_records, stored, stored_scale, unpack_record
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.golden.numerics import Scalar
 
@@ -17,17 +17,19 @@ from ..checkpoints import SMALL_BITNET, write_checkpoint
 TINY = preset("tiny")
 
 
-@pytest.fixture(scope="module", params=[(8, 32), (16, 32), (8, 128)], ids=["8 bits", "16 bits", "header in K's tail"])
+@pytest.fixture(scope="module", params=[(8, 32), (16, 32), (8, 128), (4, 128)],
+                ids=["8 bits", "16 bits", "header in K's tail", "4 bits"])
 def image(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("filled")
     write_checkpoint(folder, SMALL_BITNET, seed=3)
     kv_bits, bus_bits = request.param
-    config = replace(TINY, kv_bits=kv_bits, bus_bits=bus_bits, tables=64)
+    formats = {"kv_storage": "int4"} if kv_bits == 4 else {"kv_bits": kv_bits}
+    config = replace(TINY, bus_bits=bus_bits, tables=64, **formats)
     return compile_model(Checkpoint.open(folder), config, fraction_bits=20, context=12)
 
 
 @pytest.mark.parametrize("bus_bits", [32, 64, 128, 512])
-@pytest.mark.parametrize("kv_bits", [8, 16])
+@pytest.mark.parametrize("kv_bits", [4, 8, 16])
 @pytest.mark.parametrize("head_dim", [2, 20, 64, 96])
 def test_many_records_are_the_records(head_dim, kv_bits, bus_bits):
     rng = np.random.default_rng(head_dim)
@@ -56,7 +58,7 @@ def records_in(image, file, base, positions):
                 start = op.address + head * image.kv_head_stride + position * size - base
                 beats = [int.from_bytes(raw[start + at:start + at + config.bus_bytes], "little")
                          for at in range(0, size, config.bus_bytes)]
-                yield layer, head, position, unpack_record(beats, SMALL_BITNET.head_dim, kv_bits=config.kv_bits,
+                yield layer, head, position, unpack_record(beats, SMALL_BITNET.head_dim, kv_bits=config.stored_kv_bits,
                                                            bus_bits=config.bus_bits)
 
 
@@ -74,7 +76,7 @@ def test_file_holds_what_was_appended(image, tmp_path):
     base = machine.write_cache(tmp_path / "cache.bin")
     seen = 0
     for layer, head, position, (key, value, *_) in records_in(image, tmp_path / "cache.bin", base, 3):
-        assert np.array_equal(np.concatenate([key, value]), appended[layer, position][head])
+        assert np.array_equal(np.concatenate([key, value]), stored(appended[layer, position][head], image.config))
         seen += 1
     assert seen == 3 * SMALL_BITNET.layers * SMALL_BITNET.kv_heads
 
@@ -86,7 +88,7 @@ def test_filled_cache(image, tmp_path):
     base = machine.write_cache(tmp_path / "cache.bin")
     size = (tmp_path / "cache.bin").stat().st_size
     assert image.prompt_address < base and base + size <= image.memory_bytes
-    largest = (1 << image.config.kv_bits - 1) - 1
+    largest = (1 << image.config.stored_kv_bits - 1) - 1
     vectors = set()
     for _, _, _, (key, value, key_scale, value_scale) in records_in(image, tmp_path / "cache.bin", base, 7):
         for elements, (mantissa, exponent) in ((key, key_scale), (value, value_scale)):

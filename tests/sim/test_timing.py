@@ -39,7 +39,7 @@ def test_cases_differ():
     configs = {replace(case.config, name="any") for case in CASES.values()}
     assert len(CASES) >= 12 and len(configs) >= 8 and sum(name.startswith("random") for name in CASES) >= 3
     for parameter in ("bus_bits", "memory_ports", "vector_lanes", "token_lanes", "chunks", "tables", "table_rows", "group_size",
-                      "query_lanes", "prefetch_beats", "data_beats", "kv_bits"):
+                      "query_lanes", "prefetch_beats", "data_beats", "kv_bits", "kv_storage"):
         assert len({getattr(config, parameter) for config in configs}) > 1, parameter
     assert {case.model.activation for case in CASES.values()} == {"relu2", "silu"}
     assert {case.model.sub_norms for case in CASES.values()} == {True, False}
