@@ -27,6 +27,11 @@ KV_STORAGES = ("int", "int4")
 INT4_STEP = 18
 """Steps of the 8-bit quantization between two 4-bit elements: -7 .. 7 times 18 reach to 126, and no element of -127 .. 127 is more
 than half of it away."""
+ACCUMULATOR_BITS = 57
+"""Widest sums of attention: what models in 64 bits hold with their shifts."""
+
+UNIFIED_BITS = 18
+"""Probability bits that a unified maximum leaves: it is as exact as a running maximum with so many."""
 
 POSITION_BITS = 20
 """Width of a position in a text that may be longer than the cache."""
@@ -226,7 +231,7 @@ class AcceleratorConfig(Configuration):
     logit_frac_bits : int
         Fraction bits of base-2 attention logits, 8 to 16.
     probability_bits : int
-        Fraction bits of unnormalized probabilities, 12 to 20.
+        Fraction bits of unnormalized probabilities, 12 to 24.
     exp_segments : int
         Segments of the piecewise-linear ``2^-x``, a power of two, 8 to 256.
     max_vector : int
@@ -248,6 +253,9 @@ class AcceleratorConfig(Configuration):
         share blocks.
     sequences, block_size : int
         With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two.
+    attention_modes : bool
+        Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
+        runs, and ``probability_bits`` of at least 18.
     """
 
     name: str
@@ -283,6 +291,7 @@ class AcceleratorConfig(Configuration):
     sequences: int = 4
     block_size: int = 16
     kv_storage: str = "int"
+    attention_modes: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -309,7 +318,7 @@ class AcceleratorConfig(Configuration):
             check_int(name, getattr(self, name), least, 16, power_of_two=True)
         check_int("embedding_bits", self.embedding_bits, 16, 32, power_of_two=True)
         check_int("logit_frac_bits", self.logit_frac_bits, 8, 16)
-        check_int("probability_bits", self.probability_bits, 12, 20)
+        check_int("probability_bits", self.probability_bits, 12, 24)
         check_int("exp_segments", self.exp_segments, 8, 256, power_of_two=True)
         if self.exp_segments >= 1 << self.logit_frac_bits:
             raise ValueError(f"exp_segments must be below 2**logit_frac_bits, not {self.exp_segments}")
@@ -325,6 +334,9 @@ class AcceleratorConfig(Configuration):
         if self.max_context * self.max_record_beats >= 1 << 24:
             raise ValueError(f"max_context times the beats of the largest K/V record must be below 2**24, not "
                              f"{self.max_context} times {self.max_record_beats}")
+        if self.accumulator_bits > ACCUMULATOR_BITS:
+            raise ValueError(f"probability_bits + kv_bits + bit_length(max_context) must be at most {ACCUMULATOR_BITS}, not "
+                             f"{self.accumulator_bits}")
         check_int("max_vocab", self.max_vocab, 2, 1 << 20)
         check_int("prefetch_beats", self.prefetch_beats, 16, 1 << 16, power_of_two=True)
         check_int("data_beats", self.data_beats, 16, 1 << 16, power_of_two=True)
@@ -342,6 +354,11 @@ class AcceleratorConfig(Configuration):
             raise ValueError(f"kv_storage must be one of {', '.join(KV_STORAGES)}, not {self.kv_storage!r}{alone}")
         if self.kv_storage == "int4" and self.kv_bits != 8:
             raise ValueError(f"with kv_storage = 'int4', kv_bits must be 8, not {self.kv_bits}")
+        if not isinstance(self.attention_modes, bool):
+            raise TypeError(f"attention_modes must be True or False, not {self.attention_modes!r}")
+        if self.attention_modes and (not self.attention_runs or self.probability_bits < UNIFIED_BITS):
+            raise ValueError(f"with attention_modes, cache must not be 'contiguous' and probability_bits at least {UNIFIED_BITS}, not "
+                             f"{self.cache!r} and {self.probability_bits}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
@@ -354,6 +371,16 @@ class AcceleratorConfig(Configuration):
     def attention_runs(self) -> bool:
         """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
         return self.cache != "contiguous"
+
+    @property
+    def unified_window(self) -> int:
+        """How far below a unified maximum a lane may begin, in bits: ``UNIFIED_BITS`` fraction bits are left to it."""
+        return self.probability_bits - UNIFIED_BITS
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Width of a sum of ``max_context`` weighted V elements."""
+        return self.probability_bits + self.kv_bits + self.max_context.bit_length()
 
     @property
     def max_positions(self) -> int:
@@ -449,4 +476,4 @@ class AcceleratorConfig(Configuration):
 
 
 _LATER = {field.name: field.default for field in fields(AcceleratorConfig)
-          if field.name in ("cache", "sequences", "block_size", "kv_storage")}
+          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes")}

@@ -66,6 +66,7 @@ _B = "llmrtl.sim.bench."
 _ALL = ("tiny", "edge", "kv260")
 _ELEMENTS = ("tiny_duplex", "tiny_duplex_bf16", "tiny_duplex_int8")
 _RUNS = ("tiny", "edge", "kv260", "tiny_window")
+_MODES = (*_RUNS, "tiny_modes")
 
 UNITS: dict[str, Unit] = {
     entry.name: entry
@@ -104,6 +105,17 @@ UNITS: dict[str, Unit] = {
         Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", (*_ALL, "tiny_int4")),
         Unit("fp16_packer", _A + "cache.fp16:Fp16Packer", _B + "fp16:Fp16PackerBench", ("tiny",)),
         Unit("fp16_splitter", _A + "cache.fp16:Fp16Splitter", _B + "fp16:Fp16SplitterBench", ("tiny",)),
+        Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _MODES),
+        Unit("attention_row_splitter", _A + "attention.rows:RowSplitter", _B + "attention:RowSplitterBench", _ALL),
+        Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", _MODES),
+        Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench", _RUNS),
+        Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench", (*_ALL, "tiny_modes")),
+        Unit("attention_parting", _A + "attention.parting:Parting", _B + "attention:PartingBench", ("tiny_modes",)),
+        Unit("attention_merge", _A + "attention.merge:PartialMerge", _B + "merge:PartialMergeBench", ("tiny", "edge", "tiny_modes")),
+        Unit("attention_reduce", _A + "attention.reduce:PartialReduce", _B + "merge:PartialReduceBench", ("edge", "tiny_modes")),
+        Unit("attention_split", _A + "attention.split:SplitAttention", _B + "attention_split:SplitAttentionBench", ("tiny_modes",)),
+        Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", _MODES),
+        Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", _ALL),
         Unit("contiguous_cache", _A + "cache.contiguous:ContiguousCache", _B + "cache:ContiguousCacheBench", _ALL),
         Unit("row_addresses", _A + "cache.addresses:RowAddresses", _B + "cache:RowAddressesBench", _ALL),
         Unit("window_cache", _A + "cache.window:WindowCache", _B + "cache:WindowCacheBench"),

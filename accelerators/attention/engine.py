@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..streams import Fork, Queue, StreamBuffer, connect
-from .finish import Finish
+from .finish import NORMALIZE, Finish
 from .formats import (
     EXPONENT,
     HEADER,
@@ -14,17 +14,20 @@ from .formats import (
     dot_layout,
     lane_layout,
     max_beats,
+    mixed_layout,
+    partial_layout,
     query_layout,
     result_layout,
     score_layout,
 )
 from .lanes import LaneTable
 from .mix import HAZARD, Mix
+from .parting import Parting
 from .rows import RowSplitter
 from .scores import Scores
 from .softmax import Softmax
 
-__all__ = ["Attention"]
+__all__ = ["MINIMUM_ROW", "Attention"]
 
 HEADER_QUEUE = 16
 
@@ -52,6 +55,13 @@ class Attention(wiring.Component):
     lanes; a lane sees rows ``start .. limit - 1`` of each. So a program can give queries another rotation for some rows
     (StreamingLLM), let lanes see their own segments only (packed prompts), and read rows that several sequences share once.
 
+    With ``config.attention_modes`` each operation also says whether its maximum is unified (``Softmax``), and whether its results are
+    partial: then maximum, sum and weighted sums of each lane leave undivided, to be merged with those of other rows (``PartialMerge``,
+    ``PartialReduce``) and divided by a ``Finish`` behind::
+
+        ... Mix -- sums --> Parting --> Finish -> o, o_exponent
+               totals --------^  '-------------> o_part, o_sums
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -63,7 +73,8 @@ class Attention(wiring.Component):
     i_command : In(stream of {lanes, rows, beats: 16, words: 16})
         One per operation: lanes in use, rows, beats of K (= of V) per row, V-words per head; all at least 1
         and within the configuration. Others are not checked. With runs one per run, ``begins`` and ``ends`` on the first and on the
-        last of an operation, whose lanes, beats and words are the same.
+        last of an operation, whose lanes, beats and words are the same. With ``attention_modes`` also ``unified``, ``phi`` (integer
+        of a base-2 logit, signed, 13 bits) and ``partial``, the same in all runs.
     i_query : In(stream of {q: V x signed(kv_bits), last})
         ``words`` words per lane, lane after lane, ``last`` on the last word of each.
     i_lane : In(stream of {scale: SCALAR, limit}), with runs also ``start``
@@ -77,6 +88,10 @@ class Attention(wiring.Component):
         Results, ``words`` words per lane, lane after lane.
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane: its result is ``x * 2**exponent``. A lane that saw no row with a V scale: 0 and -1024.
+    o_part, o_sums : Out(stream of partial_layout, stream of mixed_layout)
+        With ``attention_modes``, of partial operations instead: state of each lane, ``words`` words of weighted sums per lane.
+    missed, passed : Out(32)
+        With ``attention_modes``: lanes since reset that left a unified maximum (``Softmax``).
 
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
     first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
@@ -94,7 +109,8 @@ class Attention(wiring.Component):
         turns = 2 if config.query_lanes > 1 else 1
         zeros = config.max_context.bit_length() - 3
         mixed, divided = 49 + config.query_lanes + (turns - 1) * beats, 60 - beats + zeros // 4 + zeros % 4
-        self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
+        normalized = NORMALIZE if config.attention_modes else 0
+        self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided) + normalized
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),
@@ -102,6 +118,8 @@ class Attention(wiring.Component):
             "i_rows": In(stream.Signature(config.bus_bits)),
             "o": Out(stream.Signature(result_layout(config))),
             "o_exponent": Out(stream.Signature(EXPONENT)),
+            **({"o_part": Out(stream.Signature(partial_layout(config))), "o_sums": Out(stream.Signature(mixed_layout(config))),
+                "missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
         })
 
     @classmethod
@@ -131,13 +149,20 @@ class Attention(wiring.Component):
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
         m.submodules.mixed = mixed = StreamBuffer(mix.o.p.shape())
         m.submodules.logits = logits = StreamBuffer(score_layout(config))
+        ends = [(softmax.o_total, finish.i_total), (mix.o, mixed.i), (mixed.o, finish.i)]
+        if config.attention_modes:
+            m.submodules.parting = parting = Parting(config)
+            m.d.comb += [self.missed.eq(softmax.missed), self.passed.eq(softmax.passed)]
+            ends = [(softmax.o_total, parting.i_state), (mix.o, mixed.i), (mixed.o, parting.i),
+                    (parting.o_total, finish.i_total), (parting.o, finish.i),
+                    (parting.o_part, wiring.flipped(self.o_part)), (parting.o_sums, wiring.flipped(self.o_sums))]
         for source, sink in (
                 (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
                 (wiring.flipped(self.i_rows), splitter.i), (splitter.o_header, headers.i),
                 (splitter.o_keys, keys.i), (splitter.o_values, mix.i_values),
                 (keys.o, scores.i_keys), (scores.o, dots.i), (dots.o, lanes.i_dots),
                 (headers.o, lanes.i_header), (lanes.o, logits.i), (logits.o, softmax.i),
-                (softmax.o_weight, mix.i_weights), (softmax.o_total, finish.i_total), (mix.o, mixed.i), (mixed.o, finish.i),
+                (softmax.o_weight, mix.i_weights), *ends,
                 (finish.o, wiring.flipped(self.o)),
                 (finish.o_exponent, wiring.flipped(self.o_exponent))):
             connect(m, source, sink)

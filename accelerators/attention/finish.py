@@ -1,15 +1,15 @@
 """End of an operation: one division per lane, one multiplication per element."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, Queue, connect
-from .formats import EXPONENT, accumulator_bits, mixed_layout, result_layout, row_sum_bits, total_layout
+from .formats import EXPONENT, mixed_layout, result_layout, row_sum_bits, total_layout
 
-__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
+__all__ = ["FACTOR_BITS", "NORMALIZE", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
 
 RECIPROCAL_BITS = 17
 """Width of the reciprocal of the sum of probabilities."""
@@ -23,18 +23,22 @@ NO_VALUE_EXPONENT = -1024
 DEPTH = 4
 """Registers from ``i`` to the queue of results: operands, products, their sum, rounding."""
 
+NORMALIZE = 2
+"""Registers in front of them that shift: by whole bytes, by bits."""
+
 
 class Finish(wiring.Component):
     """Divides the weighted sums of each lane by its sum of probabilities.
 
     ``R = min(2**(lb + 16) // sum, 2**17 - 1)`` with ``lb = bit_length(sum)``, a bit per cycle;
-    ``x = round_shift((sums >> pre) * R, post)``. The next lane's division runs while this lane's words pass.
+    ``x = round_shift((sums >> pre) * R, post)``. The next lane's division runs while this lane's words pass. With
+    ``attention_modes``, where sums may be small, ``sums << z`` is divided, ``z`` being the leading zeros of ``sum``.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        The shifts ``pre`` and ``post`` follow from the accumulator width A: ``max(0, A - 35)`` and
-        ``max(0, A - pre - 15)``.
+        The shifts ``pre`` and ``post`` follow from the accumulator width A (with ``attention_modes`` one more): ``max(0, A - 35)``
+        and ``max(0, A - pre - 15)``.
 
     Members
     -------
@@ -47,17 +51,18 @@ class Finish(wiring.Component):
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane, given before the lane's first word.
 
-    Latency: 6 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
+    Latency: 6 cycles (with ``attention_modes`` 8) from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
     ``i_total`` and one or more for leading zeros of the sum (4 or 1 of them per cycle). Interval: 1 cycle
     per word; a lane takes at least as long as its reciprocal.
     """
 
-    latency = DEPTH + CreditQueue.latency
     interval = None
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        width = accumulator_bits(config)
+        self.depth = DEPTH + (NORMALIZE if config.attention_modes else 0)
+        self.latency = self.depth + CreditQueue.latency
+        width = config.accumulator_bits + config.attention_modes
         self.before = max(0, width - FACTOR_BITS)
         self.after = max(0, width - self.before + RECIPROCAL_BITS - 32)
         super().__init__({
@@ -76,14 +81,15 @@ class Finish(wiring.Component):
         config = self.config
         reciprocal, exponent = Signal(RECIPROCAL_BITS), Signal(signed(16))
         divided, taken = Signal(), Signal()
-        self._divide(m, reciprocal, exponent, divided, taken)
+        zeros = Signal(6) if config.attention_modes else None
+        self._divide(m, reciprocal, exponent, zeros, divided, taken)
 
         factor, ready = Signal(RECIPROCAL_BITS), Signal()
         pipeline = Pipeline(m)
         register = pipeline.register
         m.submodules.exponents = exponents = Queue(EXPONENT, max(config.query_lanes, 3))
         connect(m, exponents.o, wiring.flipped(self.o_exponent))
-        m.submodules.results = results = CreditQueue(self.o.p.shape(), DEPTH + ROUND_TRIP)
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), self.depth + ROUND_TRIP)
         connect(m, results.o, wiring.flipped(self.o))
         accepted = self.i.valid & self.i.ready
         m.d.comb += [
@@ -92,23 +98,34 @@ class Finish(wiring.Component):
             exponents.i.p.exponent.eq(exponent),
             self.i.ready.eq(results.credit & ready),
             results.spend.eq(accepted),
-            results.i.valid.eq(register(accepted, DEPTH, reset=True)),
-            results.i.p.last.eq(register(self.i.p.last, DEPTH)),
+            results.i.valid.eq(register(accepted, self.depth, reset=True)),
+            results.i.p.last.eq(register(self.i.p.last, self.depth)),
         ]
         with m.If(taken):
             m.d.sync += [factor.eq(reciprocal), ready.eq(1)]
         with m.Elif(accepted & self.i.p.last):
             m.d.sync += ready.eq(0)
         half = 1 << self.after >> 1
-        multiplier = register(factor)
+        multiplier = register(factor, self.depth - DEPTH + 1)
+        if zeros is not None:
+            left = Signal.like(zeros)
+            with m.If(taken):
+                m.d.sync += left.eq(zeros)
+            fine = register(left[:3])
         for sums, x in zip(self.i.p.sums, results.i.p.x, strict=True):
+            if zeros is not None:
+                width = len(sums) + 1
+                whole_bytes = register((sums << Cat(0, 0, 0, left[3:]))[:width])
+                sums = register((whole_bytes << fine)[:width])
             product = pipeline.multiply(register(sums[self.before:].as_signed()), multiplier)
             m.d.comb += x.eq(register(((product + half) >> self.after)[:32].as_signed()))
         return m
 
-    def _divide(self, m: Module, reciprocal: Signal, exponent: Signal, done: Signal, taken: Signal) -> None:
-        """Normalize (by 4 or 1 bits per cycle), then restoring division, a bit per cycle."""
+    def _divide(self, m: Module, reciprocal: Signal, exponent: Signal, zeros: Signal | None, done: Signal, taken: Signal) -> None:
+        """Normalize (by 4 or 1 bits per cycle), then restoring division, a bit per cycle. The exponent makes up for the zeros,
+        or the sums are shifted by them."""
         bits = row_sum_bits(self.config)
+        counter = exponent if zeros is None else zeros
         divisor, remainder = Signal(bits), Signal(bits + 1)
         step = Signal(range(RECIPROCAL_BITS))
         doubled = Signal(bits + 1)
@@ -121,6 +138,8 @@ class Finish(wiring.Component):
                     exponent.eq(self.i_total.p.exponent + (self.before + self.after - bits)),
                     reciprocal.eq(0),
                 ]
+                if zeros is not None:
+                    m.d.sync += zeros.eq(0)
                 with m.If(self.i_total.valid):
                     m.next = "NORMALIZE"
                     with m.If(~self.i_total.p.defined):
@@ -131,9 +150,9 @@ class Finish(wiring.Component):
                 with m.If(divisor[-1]):
                     m.next = "DIVIDE"
                 with m.Elif(divisor[-4:].any()):
-                    m.d.sync += [divisor.eq(divisor << 1), exponent.eq(exponent + 1)]
+                    m.d.sync += [divisor.eq(divisor << 1), counter.eq(counter + 1)]
                 with m.Else():
-                    m.d.sync += [divisor.eq(divisor << 4), exponent.eq(exponent + 4)]
+                    m.d.sync += [divisor.eq(divisor << 4), counter.eq(counter + 4)]
             with m.State("DIVIDE"):
                 fits = doubled >= divisor
                 m.d.sync += [remainder.eq(doubled), reciprocal.eq(reciprocal << 1 | fits), step.eq(step + 1)]

@@ -1,4 +1,6 @@
-"""Layouts and widths that the parts of the attention unit share (``docs/architecture.md``, "attention")."""
+"""Layouts and widths that the parts of the attention unit share (``docs/attention.md``)."""
+
+from typing import Any
 
 from amaranth.hdl import signed
 from amaranth.lib import data
@@ -6,9 +8,9 @@ from amaranth.lib import data
 from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
 from ..numerics import SCALAR
 
-__all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "accumulator_bits", "command_layout", "dot_bits",
-           "dot_layout", "lane_layout", "max_beats", "mix_lanes", "mixed_layout", "query_layout",
-           "result_layout", "row_sum_bits", "score_layout", "total_layout", "weight_layout"]
+__all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "command_layout", "dot_bits", "dot_layout", "lane_layout", "max_beats",
+           "mix_lanes", "mixed_layout", "modes_layout", "partial_layout", "query_layout", "result_layout",
+           "row_sum_bits", "score_layout", "state_layout", "total_layout", "weight_layout"]
 
 WEIGHT_BITS = 17
 """Width of the factor that multiplies a V element: an 18-bit signed multiplier takes it."""
@@ -43,17 +45,17 @@ def row_sum_bits(config: AcceleratorConfig) -> int:
     return config.probability_bits + config.max_context.bit_length()
 
 
-def accumulator_bits(config: AcceleratorConfig) -> int:
-    """Width of a sum of ``max_context`` weighted V elements."""
-    return row_sum_bits(config) + config.kv_bits
+def modes_layout(config: AcceleratorConfig) -> dict[str, Any]:
+    """With ``attention_modes``: is the maximum unified, which integer is it, do partial results leave."""
+    return {"unified": 1, "phi": signed(13), "partial": 1} if config.attention_modes else {}
 
 
 def command_layout(config: AcceleratorConfig) -> data.StructLayout:
     """One operation: lanes, rows, beats of K (= of V) per row, V-words per head; all at least 1. With ``attention_runs`` one run
-    of rows of an operation, and whether it is the first one and the last one."""
+    of rows of an operation, and whether it is the first one and the last one; with ``attention_modes`` how it is done."""
     runs = {"begins": 1, "ends": 1} if config.attention_runs else {}
     return data.StructLayout({"lanes": range(config.query_lanes + 1), "rows": range(config.max_context + 1),
-                              "beats": 16, "words": 16, **runs})
+                              "beats": 16, "words": 16, **runs, **modes_layout(config)})
 
 
 def lane_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -74,10 +76,10 @@ def dot_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 def score_layout(config: AcceleratorConfig) -> data.StructLayout:
     """What the softmax needs about one (row, lane): ``first`` on row 0, ``final`` on the last row,
-    ``visible`` if the lane sees the row, ``last`` on the last lane of a row."""
+    ``visible`` if the lane sees the row, ``last`` on the last lane of a row; with ``attention_modes`` those of the command."""
     return data.StructLayout({
         "dot": signed(dot_bits(config)), "lane": range(max(config.query_lanes, 2)), "query": SCALE16,
-        "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1})
+        "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1, **modes_layout(config)})
 
 
 def weight_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -91,9 +93,19 @@ def total_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({"sum": row_sum_bits(config), "exponent": signed(16), "defined": 1})
 
 
+def partial_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """``total_layout`` with the integer ``maximum`` of the logits that the sum refers to; a sum of 0 is a lane that saw no row."""
+    return data.StructLayout({**total_layout(config).members, "maximum": signed(16)})
+
+
+def state_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """What the softmax gives of a lane: ``total_layout``, with ``attention_modes`` ``partial_layout`` and whether it is to leave so."""
+    return data.StructLayout({**partial_layout(config).members, "partial": 1}) if config.attention_modes else total_layout(config)
+
+
 def mixed_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Weighted sums of one V-word; ``last`` on the last word of a lane."""
-    return data.StructLayout({"sums": data.ArrayLayout(signed(accumulator_bits(config)), config.vector_lanes),
+    return data.StructLayout({"sums": data.ArrayLayout(signed(config.accumulator_bits), config.vector_lanes),
                               "last": 1})
 
 

@@ -5,7 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
-from .formats import HEADER, SCALE16, command_layout, dot_layout, lane_layout, score_layout
+from .formats import HEADER, SCALE16, command_layout, dot_layout, lane_layout, modes_layout, score_layout
 
 __all__ = ["LaneTable"]
 
@@ -24,7 +24,7 @@ class LaneTable(wiring.Component):
     Members
     -------
     i_command : In(stream of command_layout)
-        Taken when a bank is free; ``lanes``, ``rows``, ``begins`` and ``ends`` matter.
+        Taken when a bank is free; all but ``beats`` and ``words`` matter.
     i_lane : In(stream of lane_layout)
         One per lane; the upper 16 bits of the mantissa count.
     i_header : In(stream of HEADER)
@@ -92,6 +92,7 @@ class LaneTable(wiring.Component):
         row, lane = Signal(range(config.max_context)), Signal(lanes)
         accepted, first, final = Signal(), Signal(), Signal()  # first row of an operation, final one of a run
         closes = Signal() if runs else 1
+        modes = {name: Signal(shape, name=name) for name, shape in modes_layout(config).items()}
         ends = accepted & self.i_dots.p.last & final
         item = self.o.p
         m.d.comb += [
@@ -112,6 +113,8 @@ class LaneTable(wiring.Component):
                 item.key.eq(self.i_header.p.key), item.value.eq(self.i_header.p.value),
                 item.first.eq(first), item.final.eq(final & closes if runs else final),
             ]
+            for name, mode in modes.items():
+                m.d.sync += item[name].eq(mode)
             with m.If(self.i_dots.p.last):
                 m.d.sync += [lane.eq(0), row.eq(row + 1), first.eq(0), final.eq(row + 2 == rows)]
         with m.If(ends):
@@ -121,4 +124,6 @@ class LaneTable(wiring.Component):
                          final.eq(pending.rows == 1)]
             if runs:
                 m.d.sync += closes.eq(pending.ends)
+            for name, mode in modes.items():
+                m.d.sync += mode.eq(pending[name])
         return m

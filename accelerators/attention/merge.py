@@ -7,20 +7,15 @@ from amaranth.lib.wiring import In, Out
 from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, StreamBuffer, connect
-from .formats import mixed_layout, total_layout
+from .formats import mixed_layout, partial_layout
 
-__all__ = ["PartialMerge", "partial_layout"]
+__all__ = ["PartialMerge"]
 
 CLEAR = 32
 """A shift that clears."""
 
 DEPTH = 3
 """Registers from ``i`` to the queue of words: coarse shifts, fine shifts, sum."""
-
-
-def partial_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """``total_layout`` with the integer ``maximum`` of the logits that the sum refers to; a sum of 0 is a lane that saw no row."""
-    return data.StructLayout({**total_layout(config).members, "maximum": signed(16)})
 
 
 class PartialMerge(wiring.Component):

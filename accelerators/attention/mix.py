@@ -8,7 +8,6 @@ from ..config import AcceleratorConfig, ceil_div
 from ..pipeline import Pipeline
 from .formats import (
     WEIGHT_BITS,
-    accumulator_bits,
     command_layout,
     max_beats,
     mix_lanes,
@@ -148,7 +147,7 @@ class Mix(wiring.Component):
                     m.next = "IDLE"
 
         # Multiply; meanwhile read and shift; add, write.
-        width = accumulator_bits(config)
+        width = config.accumulator_bits
         shape = data.ArrayLayout(data.ArrayLayout(signed(width), config.kv_lanes), lanes)
         m.submodules.sums = sums = memory.Memory(shape=shape, depth=4 << len(beat), init=[])
         read, write = sums.read_port(), sums.write_port()

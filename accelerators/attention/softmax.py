@@ -8,7 +8,7 @@ from ..config import AcceleratorConfig
 from ..exp import POW2_LATENCY, pow2_negative
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
-from .formats import WEIGHT_BITS, row_sum_bits, score_layout, total_layout, weight_layout
+from .formats import WEIGHT_BITS, row_sum_bits, score_layout, state_layout, weight_layout
 
 __all__ = ["Softmax"]
 
@@ -34,6 +34,14 @@ class Softmax(wiring.Component):
         dot, scales -> logit -> m' = max(m, ceil) -> p = 2^-(m' - logit) -> l' = (l >> m' - m) + p -> o_total
                                 t' = max(t, v.exponent)          '--------> p * v.mantissa >> ...  -> o_weight
 
+    With ``attention_modes`` an operation may have a *unified* maximum (FlashDecoding++, arXiv:2311.01282, section 3), so that nothing
+    is rescaled: if the ceil of a lane's first row lies in ``phi - W .. phi`` (W = ``unified_window``), its maximum is ``phi`` from then
+    on. The paper finds rows outside of the window at the end, and computes them once more. Here rows come one after another, and what
+    the running maximum needs is at hand: a lane goes on with it, at once and for good, if its first row is out of the window
+    (``missed``) or a later row is above ``phi`` (``passed``); no row is read twice. That later rows lie far below needs nothing: the
+    first row alone keeps the sum at ``2**(B-1-W)`` or more, so the lane is as exact as a running maximum with ``B - W`` = 18
+    probability bits.
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -48,9 +56,11 @@ class Softmax(wiring.Component):
     o_weight : Out(stream of weight_layout)
         For every item: factor of the V row and shift of the lane's accumulators; both 0 if the lane does not
         see the row.
-    o_total : Out(stream of total_layout)
+    o_total : Out(stream of state_layout)
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
-        ``sum`` is at least ``2**(B-1)``.
+        ``sum`` is at least ``2**(B-1)``, or ``2**17`` below a unified maximum.
+    missed, passed : Out(32)
+        With ``attention_modes``: lanes since reset that left the unified maximum, for either reason.
 
     Latency: 24 cycles. Interval: 1 cycle. ``query_lanes`` (3 at least) totals can wait; then no
     further ``final`` item is taken.
@@ -64,7 +74,8 @@ class Softmax(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(score_layout(config))),
             "o_weight": Out(stream.Signature(weight_layout(config))),
-            "o_total": Out(stream.Signature(total_layout(config))),
+            "o_total": Out(stream.Signature(state_layout(config))),
+            **({"missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
         })
 
     @classmethod
@@ -132,6 +143,8 @@ class Softmax(wiring.Component):
             weights.i.valid.eq(register(valid, 5, reset=True)),
             totals.i.valid.eq(register(valid & item.final, 5, reset=True)),
         ]
+        if config.attention_modes:
+            m.d.comb += [totals.i.p.maximum.eq(register(peak.maximum, 5)), totals.i.p.partial.eq(register(item.partial, 5))]
         return m
 
     def _logit(self, pipeline: Pipeline) -> Value:
@@ -171,8 +184,9 @@ class Softmax(wiring.Component):
     def _peak(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View,
               ceiling: Value) -> data.View:
         """Running maximum and top V exponent of the item's lane, before and after it, one stage later."""
-        runs = self.config.attention_runs
-        state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1, **({"seen": 1} if runs else {})})
+        runs, modes = self.config.attention_runs, self.config.attention_modes
+        state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1, **({"seen": 1} if runs else {}),
+                                   **({"unified": 1} if modes else {})})
         depth = max(self.config.query_lanes, 2)
         m.submodules.peaks = peaks = memory.Memory(shape=state, depth=depth, init=[])
         read, write = peaks.read_port(domain="comb"), peaks.write_port()
@@ -181,6 +195,9 @@ class Softmax(wiring.Component):
             "defined": 1, "scaled": 1, "moves": 1, "raises": 1}))
         m.d.comb += read.addr.eq(item.lane)
         register = pipeline.register
+        if modes:
+            below = item.phi - ceiling
+            within = register(item.unified & (below >= 0) & (below <= self.config.unified_window))
         old, valid, item, ceiling = (register(read.data), register(valid, reset=True), register(item),
                                      register(ceiling))
         exponent, known = item.value.exponent, old.defined & ~item.first
@@ -204,6 +221,12 @@ class Softmax(wiring.Component):
         ]
         if runs:
             m.d.comb += write.data.seen.eq(seen | item.visible)
+        if modes:
+            with m.If(begins & within):
+                m.d.comb += peak.maximum.eq(item.phi)
+            m.d.comb += write.data.unified.eq(Mux(begins, within, old.unified & ~peak.moves))
+            m.d.sync += [self.missed.eq(self.missed + (valid & begins & item.unified & ~within)),
+                         self.passed.eq(self.passed + (valid & peak.moves & old.unified))]
         return peak
 
     def _total(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, moved: Value,

@@ -2,163 +2,20 @@
 them."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
-from ..golden.attention import NO_VALUE_EXPONENT, WEIGHT_BITS, LaneState, finish, scaled_down
-from ..golden.cache import restored, stored
 from ..golden.exp import pow2_negative
+from .attention_operations import Mode, Operations
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["AttentionBench", "FinishBench", "LaneTableBench", "MixBench", "Operations", "Pow2NegativeBench",
-           "RowSplitterBench", "Run", "ScoresBench", "SoftmaxBench"]
-
-
-def _packed(values: np.ndarray, bits: int) -> int:
-    return sum((int(value) & (1 << bits) - 1) << bits * k for k, value in enumerate(values))
-
-
-def _pair(scale: np.ndarray) -> dict[str, int]:
-    return {"mantissa": int(scale[0]), "exponent": int(scale[1])}
-
-
-class Run(NamedTuple):
-    """Rows of an operation, and which of them each lane sees: ``starts .. limits - 1``. Scales are (mantissa, exponent), of 24
-    bits for queries and 16 bits for rows."""
-
-    starts: np.ndarray
-    limits: Any
-    q: np.ndarray
-    scales: Any
-    k: np.ndarray
-    k_scales: Any
-    v: np.ndarray
-    v_scales: Any
-
-
-class Operations:
-    """Random operations, and what goes through every stream of the attention unit because of them.
-
-    Attributes
-    ----------
-    streams : Items
-        ``commands``, ``queries``, ``lanes``, ``rows``, ``headers``, ``keys``, ``values``, ``dots``,
-        ``scores``, ``weights``, ``totals``, ``sums``, ``results``, ``exponents``.
-    """
-
-    def __init__(self, config: AcceleratorConfig, seed: int):
-        self.config = config
-        self.rng = np.random.default_rng(seed)
-        self.bound = 1 << (config.kv_bits - 1)
-        self.streams: Items = {name: [] for name in (
-            "commands", "queries", "lanes", "rows", "headers", "keys", "values", "dots", "scores", "weights",
-            "totals", "sums", "results", "exponents")}
-
-    def add_random(self) -> None:
-        """Any number of lanes, some rows, any head size, scales that reach from flat to saturated logits; where there are runs,
-        up to three of them."""
-        config, rng = self.config, self.rng
-        lanes = int(rng.integers(1, config.query_lanes + 1))
-        words = int(rng.integers(1, config.max_head_dim // config.vector_lanes + 1))
-        spread, runs = int(rng.choice((1, 4, 40))), []
-        for _ in range(rng.integers(1, 4) if config.attention_runs else 1):
-            rows = int(rng.integers(1, 12))
-            shape = (rows, words * config.vector_lanes)
-            centre = -2 * config.kv_bits - shape[1].bit_length() // 2
-            limits = rng.integers(0, rows + 2, lanes)
-            runs.append(Run(rng.integers(0, rows + 1, lanes) * (rng.random(lanes) < 0.5) if config.attention_runs else limits * 0,
-                            limits, rng.integers(-self.bound, self.bound, (lanes, shape[1])),
-                            self._scales(lanes, centre, spread, 24),
-                            rng.integers(-self.bound, self.bound, shape), self._scales(rows, -16, spread, 16),
-                            rng.integers(-self.bound, self.bound, shape), self._scales(rows, -20, spread, 16)))
-        self.add_runs(runs)
-
-    def _scales(self, count: int, centre: int, spread: int, bits: int) -> np.ndarray:
-        """Normalized mantissas of ``bits`` bits with exponents around ``centre``; one in eight is zero."""
-        mantissas = self.rng.integers(1 << (bits - 1), 1 << bits, count) * (self.rng.random(count) > 0.125)
-        exponents = centre - bits + 16 + self.rng.integers(-spread, spread + 1, count)
-        return np.stack([mantissas, exponents * (mantissas != 0)], axis=1)
-
-    def add(self, q, scales, limits, k, k_scales, v, v_scales) -> None:
-        """An operation of one run."""
-        self.add_runs([Run(np.zeros(len(q), int), limits, q, scales, k, k_scales, v, v_scales)])
-
-    def add_runs(self, runs: Sequence["Run"]) -> None:
-        """One operation."""
-        config, streams = self.config, self.streams
-        lanes, head_dim = runs[0].q.shape
-        states = [LaneState(config) for _ in range(lanes)]
-        sums = np.zeros((lanes, head_dim), np.int64)
-        for number, run in enumerate(runs):
-            self._add_run(run, states, sums, number == 0, number == len(runs) - 1)
-        for lane, state in enumerate(states):
-            x, exponent = np.zeros_like(sums[lane]), NO_VALUE_EXPONENT
-            if state.top is not None:
-                x, exponent = finish(sums[lane], state.total, state.top, config)
-            streams["sums"] += self._words(sums[lane], "sums")
-            streams["results"] += self._words(x, "x")
-            streams["exponents"].append({"exponent": exponent})
-
-    def _add_run(self, run: "Run", states: list[LaneState], sums: np.ndarray, begins: bool, ends: bool) -> None:
-        config, streams = self.config, self.streams
-        starts, limits, q, scales, k, k_scales, v, v_scales = run
-        k, v = (restored(stored(side, config), config) for side in (k, v))
-        lanes, rows, words = len(q), len(k), q.shape[1] // config.vector_lanes
-        beats = ceil_div(q.shape[1], config.kv_lanes)
-        command = {"lanes": lanes, "rows": rows, "beats": beats, "words": words}
-        streams["commands"].append(command | ({"begins": begins, "ends": ends} if config.attention_runs else {}))
-        for lane in range(lanes):
-            start = {"start": int(starts[lane])} if config.attention_runs else {}
-            streams["lanes"].append({"scale": _pair(scales[lane]), **start, "limit": int(limits[lane])})
-            streams["queries"] += self._words(q[lane], "q")
-        padded = np.zeros((2, rows, beats * config.kv_lanes), np.int64)
-        padded[0, :, :q.shape[1]], padded[1, :, :q.shape[1]] = k, v
-        for row in range(rows):
-            header = {"key": _pair(k_scales[row]), "value": _pair(v_scales[row])}
-            bits = _packed(np.concatenate([k_scales[row], v_scales[row]]), 16)
-            keys, values = ([_packed(beat, config.kv_bits) for beat in side.reshape(beats, -1)]
-                            for side in padded[:, row])
-            streams["headers"].append(header)
-            streams["keys"] += keys
-            streams["values"] += values
-            front: list[int] = []
-            keys, values = (self._stored(side[row]) for side in (k, v))
-            if header_in_tail(q.shape[1], kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits):
-                keys[-1] |= bits << config.bus_bits - HEADER_BITS
-            else:
-                front = [bits >> start & (1 << config.bus_bits) - 1 for start in range(0, HEADER_BITS, config.bus_bits)]
-            streams["rows"] += front + keys + values
-            for lane, state in enumerate(states):
-                query = int(scales[lane][0]) >> 8, int(scales[lane][1])
-                dot, last = int(q[lane] @ k[row]), lane == lanes - 1
-                visible, final = bool(starts[lane] <= row < limits[lane]), ends and row == rows - 1
-                streams["dots"].append({"dot": dot, "last": last})
-                streams["scores"].append({
-                    "dot": dot, "lane": lane, "query": {"mantissa": query[0], "exponent": query[1]}, **header,
-                    "visible": visible, "first": begins and row == 0, "final": final, "last": last})
-                weight, shift = state.step(dot, query, k_scales[row], v_scales[row]) if visible else (0, 0)
-                sums[lane] = scaled_down(sums[lane], shift) + weight * v[row]
-                coarse = weight >= 1 << WEIGHT_BITS
-                streams["weights"].append({
-                    "factor": weight >> config.probability_bits - WEIGHT_BITS + 1 if coarse else weight,
-                    "coarse": coarse, "shift": shift, "last": last})
-                if final:
-                    streams["totals"].append({"sum": state.total, "exponent": state.top,
-                                              "defined": state.top is not None})
-
-    def _stored(self, vector: np.ndarray) -> list[int]:
-        """Beats of a K or V vector in a record."""
-        elements, lanes = stored(vector, self.config), self.config.stored_kv_lanes
-        return [_packed(elements[at:at + lanes], self.config.stored_kv_bits) for at in range(0, len(elements), lanes)]
-
-    def _words(self, vector: np.ndarray, name: str) -> list[dict[str, Any]]:
-        words = vector.reshape(-1, self.config.vector_lanes)
-        return [{name: word, "last": k == len(words) - 1} for k, word in enumerate(words)]
+__all__ = ["AttentionBench", "FinishBench", "LaneTableBench", "MixBench", "PartingBench", "Pow2NegativeBench", "RowSplitterBench",
+           "ScoresBench", "SoftmaxBench"]
 
 
 class Recorded(dict):
@@ -166,13 +23,17 @@ class Recorded(dict):
 
     expected: Items
     weights: list[dict[str, Any]]
+    fallbacks: dict[str, int]
 
 
 class _PartBench(UnitBench):
-    """``inputs`` and ``outputs`` name, for each port, the stream of ``Operations``."""
+    """``inputs`` and ``outputs`` name, for each port, the stream of ``Operations``; ``mode_outputs`` those of ports that come with
+    modes, ``fallbacks`` says whether they are counted."""
 
     inputs: Mapping[str, str] = {}
     outputs: Mapping[str, str] = {}
+    mode_outputs: Mapping[str, str] = {}
+    fallbacks = False
 
     def __init__(self, config: AcceleratorConfig):
         super().__init__(config)
@@ -181,9 +42,16 @@ class _PartBench(UnitBench):
     def _chosen(self, operations: Operations) -> Items:
         streams = operations.streams
         stimulus = Recorded({port: self._filled(streams[name]) for port, name in self.inputs.items()})
-        stimulus.expected = {port: streams[name] for port, name in self.outputs.items()}
+        outputs = {**self.outputs, **(self.mode_outputs if self.config.attention_modes else {})}
+        stimulus.expected = {port: streams[name] for port, name in outputs.items()}
         stimulus.weights = streams["weights"]
+        counted = self.fallbacks and self.config.attention_modes
+        stimulus.fallbacks = {"missed": operations.missed, "passed": operations.passed} if counted else {}
         return stimulus
+
+    def levels(self, stimulus: Items) -> Mapping[str, int]:
+        assert isinstance(stimulus, Recorded)
+        return stimulus.fallbacks
 
     @staticmethod
     def _filled(items: list[Any]) -> list[Any]:
@@ -215,20 +83,38 @@ class _PartBench(UnitBench):
         steps = [[0x8000, -15 - 2 * config.kv_bits + row] for row in range(40)]
         operations.add(low, [[0x800000, -23]] * lanes, [40] * lanes, np.full((40, size), -bound), steps,
                        np.full((40, size), -bound), steps[::-1])
+        if config.attention_modes:
+            self._windows(operations)
         small = np.ones((1, config.vector_lanes), np.int64)
         operations.add(small, [[0x800000, -23]], [1], small, [[0x8000, -15]], small, [[0x8000, -15]])
         return self._chosen(operations)
 
-    def full(self, rows: int, words: int, lanes: int | None = None, exponent: int = -31, count: int = 1) -> Items:
+    def _windows(self, operations: Operations) -> None:
+        """First rows at both ends of the window of a unified maximum and beside it, then a row at ``phi`` or just above."""
+        config, words = self.config, operations.config.vector_lanes
+        window, ones = config.unified_window, np.ones((1, words), np.int64)
+        for first in (1, 0, -1, 1 - window, -window, -window - 1, -40):
+            for later in (0, 1, 40):
+                # All scales are 1, so the first elements of the keys are the logits.
+                phi, rows = 9, np.zeros((3, words), np.int64)
+                rows[:, 0] = phi + first, phi + later - 1, phi + later
+                operations.add(ones, [[0x800000, -23]], [3], rows, [[0x8000, -15]] * 3, np.repeat(ones, 3, 0) * 100,
+                               [[0x8000, -15]] * 3, Mode(phi, later == 1))
+
+    def full(self, rows: int, words: int, lanes: int | None = None, exponent: int = -31, count: int = 1, mode: Mode = Mode(),
+             sink: int = 0) -> Items:
         """Operations of all (or of some) lanes, all rows visible. The standard deviation of the logits is about
-        ``27 * sqrt(head_dim) * 2**(exponent + 22)``: below 1 if not given, so that accumulators move by few bits."""
+        ``27 * sqrt(head_dim) * 2**(exponent + 22)``: below 1 if not given, so that accumulators move by few bits. ``sink`` is the size
+        of the first key's elements, which have the signs of the queries' sum, so that its logits are among the largest."""
         config = self.config
         operations = Operations(config, 0)
         shape, lanes = (rows, words * config.vector_lanes), lanes or config.query_lanes
         row_scales = [[0x8000, -16]] * rows
         for _ in range(count):
             q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
-            operations.add(q, [[0x800000, exponent]] * lanes, [rows] * lanes, k, row_scales, v, row_scales)
+            if sink:
+                k[0] = sink * np.sign(q.sum(0))
+            operations.add(q, [[0x800000, exponent]] * lanes, [rows] * lanes, k, row_scales, v, row_scales, mode)
         return self._chosen(operations)
 
     def latency_stimulus(self) -> Items:
@@ -285,14 +171,15 @@ class SoftmaxBench(_PartBench):
     """Weights and sums of probabilities."""
 
     inputs = {"i": "scores"}
-    outputs = {"o_weight": "weights", "o_total": "totals"}
+    outputs = {"o_weight": "weights", "o_total": "states"}
+    fallbacks = True
 
 
 class MixBench(_PartBench):
     """Weighted sums."""
 
     inputs = {"i_command": "commands", "i_weights": "weights", "i_values": "values"}
-    outputs = {"o": "sums"}
+    outputs = {"o": "all_sums"}
     modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_early")
 
     def latency_stimulus(self) -> Items:
@@ -314,11 +201,23 @@ class FinishBench(_PartBench):
         return {"latency": trace.latency("i", "o")}
 
 
+class PartingBench(_PartBench):
+    """States and sums, each to one of two ways out."""
+
+    inputs = {"i_state": "states", "i": "all_sums"}
+    outputs = {"o_total": "totals", "o": "sums", "o_part": "parts", "o_sums": "partial_sums"}
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"latency": trace.latency("i", "o"), "interval": trace.interval("i")}
+
+
 class AttentionBench(_PartBench):
     """Whole operations."""
 
     inputs = {"i_command": "commands", "i_query": "queries", "i_lane": "lanes", "i_rows": "rows"}
     outputs = {"o": "results", "o_exponent": "exponents"}
+    mode_outputs = {"o_part": "parts", "o_sums": "partial_sums"}
+    fallbacks = True
     modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate")
 
     def measure(self, trace: Trace) -> dict[str, int]:

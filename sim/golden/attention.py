@@ -1,4 +1,4 @@
-"""Golden model of streaming attention: online softmax in fixed point, bit-exact, integers only.
+"""Golden model of streaming attention: online softmax in fixed point, bit-exact, integers only. ``lanes.py`` walks the rows one by one.
 
 FlashAttention-2's recurrence (arXiv:2307.08691, section 3.1) with ITA's integer twist (arXiv:2307.03493):
 base-2 logits and an *integer* running maximum, so that every rescale is a shift. Per lane and visible row:
@@ -22,18 +22,26 @@ and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_
 
 A lane that saw no V scale gives x = 0 and e = ``NO_VALUE_EXPONENT``.
 
+With ``attention_modes`` a lane's maximum may be *unified* (FlashDecoding++, arXiv:2311.01282, section 3): if the ceil of its first
+row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 18), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
+on as ever. So small sums are usual, and the end normalizes the weighted sums too, in one bit more (A + 1 for A in pre and post):
+
+    x_i    = round_shift(((acc_i << A - kv_bits - lb) >> pre) * R, post)                 e = t + pre + post - (A - kv_bits)
+
 Widths (proofs). ``|dot| <= 2**(2 kv_bits - 2) * head_dim <= 2**40`` and ``c < 2**17``: products stay below
 2**57. ``p <= 2**B`` and, as ``vs.mantissa < 2**16`` and ``t' >= vs.exponent``, ``w <= 2**B``: so
-``|acc| <= 2**(kv_bits-1) * max_context * 2**B`` fits A bits (at most 57: 16-bit K/V, 20 probability bits,
-2**20 rows). For the result: ``w <= f * p`` with ``f = 1 + 2**-14`` (half a step of ``2**(B - 16)`` on at
-least 2**17), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
+``|acc| <= 2**(kv_bits-1) * max_context * 2**B`` fits A bits (at most 57, which the configuration checks). For
+the result: ``w <= f * p`` with ``f = 1 + 2**-10`` (half a step of ``2**(B - 16)``, B at most 24, on at least
+2**17), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
 sides keeps it, as ``(l + 1) / 2**s <= (l >> s) + 1``. At the end ``l >= 2**(B-1)``: the row that set ``m``
-has ``p >= 2**(B-1)``. ``R`` has exactly 17 bits, so ``|(acc >> pre) * R| < 2**51`` and
-``|x| <= 2**30 * (1 + 2**-10) + 2 < 2**31``. What a shift of 32 or more loses is below ``rows / 2**32`` of
+has ``p >= 2**(B-1)``; below a unified maximum the first row has ``p >= 2**(B-1-W) = 2**17``. ``R`` has exactly
+17 bits, so ``|(acc >> pre) * R| < 2**51`` and ``|x| <= 2**30 * (1 + 2**-9) + 2 < 2**31``; sums that are
+normalized stay below ``2**(A-1) * (1 + 2**-9)``. What a shift of 32 or more loses is below ``rows / 2**32`` of
 what follows.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,9 +50,9 @@ from ...accelerators.config import AcceleratorConfig
 from .exp import pow2_negative
 from .numerics import Scalar, round_shift
 
-__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "LaneState", "Rows",
-           "attend", "attend_rows", "attend_runs", "final_shifts", "finish", "logits", "query_scale", "scaled_down",
-           "weights"]
+__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "Partial", "Rows",
+           "attend", "attend_parts", "attend_runs", "checked", "final_shifts", "finish", "finished", "logits", "query_scale",
+           "scaled_down", "weights"]
 
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane whose V rows all have scale zero: below all in use, so that alignment ignores it."""
@@ -68,8 +76,8 @@ _LANE_BLOCK = 64
 
 
 def final_shifts(config: AcceleratorConfig) -> tuple[int, int, int]:
-    """``(A, pre, post)``: accumulator width, shift before and shift after the product with the reciprocal."""
-    width = config.probability_bits + config.kv_bits + config.max_context.bit_length()
+    """``(A, pre, post)``: width of what is divided, shift before and shift after the product with the reciprocal."""
+    width = config.accumulator_bits + config.attention_modes
     before = max(0, width - FACTOR_BITS)
     return width, before, max(0, width - before + RECIPROCAL_BITS - 32)
 
@@ -112,6 +120,9 @@ def finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> 
     _, before, after = final_shifts(config)
     length = int(total).bit_length()
     reciprocal = min((1 << (length + RECIPROCAL_BITS - 1)) // int(total), (1 << RECIPROCAL_BITS) - 1)
+    sum_bits = config.accumulator_bits - config.kv_bits
+    if config.attention_modes:
+        acc, length = acc << sum_bits - length, sum_bits
     exponent = top + before + after - length
     if not -(1 << 15) <= exponent < 1 << 15:
         raise OverflowError(f"output exponent {exponent} does not fit 16 bits")
@@ -119,7 +130,7 @@ def finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> 
     return (acc >> before) * reciprocal + half >> after, exponent
 
 
-def _checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig, starts: Any = 0):
+def checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig, starts: Any = 0):
     q, limits, k, k_scales, v, v_scales = (np.asarray(a, dtype=INT64)
                                            for a in (q, limits, k, k_scales, v, v_scales))
     lanes, head_dim = q.shape
@@ -166,7 +177,7 @@ def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config
     exponents : int64 [lanes]
         The output of lane l is ``x[l] * 2.0**exponents[l]``.
     """
-    q, limits, k, k_scales, v, v_scales = _checked(q, scales, limits, k, k_scales, v, v_scales, config)
+    q, limits, k, k_scales, v, v_scales = checked(q, scales, limits, k, k_scales, v, v_scales, config)
     x = np.zeros_like(q)
     exponents = np.full(len(q), NO_VALUE_EXPONENT, INT64)
     scaled = v_scales[:, 0] != 0
@@ -204,33 +215,69 @@ class Rows(NamedTuple):
     v_scales: np.ndarray
 
 
-def attend_runs(runs: Sequence[Rows], config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray]:
-    """``attend`` over several runs of rows, one after another, each with queries of its own; a lane sees at most ``max_context``
-    rows of all."""
+@dataclass(frozen=True)
+class Partial:
+    """State of one lane behind some of its rows.
+
+    Members
+    -------
+    maximum, total, exponent : int
+        Integer maximum of the logits, sum of probabilities, V exponent; 0 where there is none.
+    defined : bool
+        A V scale was seen.
+    acc : int64 [head_dim]
+    """
+
+    maximum: int
+    total: int
+    exponent: int
+    defined: bool
+    acc: np.ndarray
+
+
+def finished(part: Partial, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
+    """``(x, exponent)`` as ``attend`` gives them."""
+    if not part.defined:
+        return np.zeros_like(part.acc), NO_VALUE_EXPONENT
+    return finish(part.acc, part.total, part.exponent, config)
+
+
+def attend_parts(runs: Sequence[Rows], config: AcceleratorConfig, phi: int | None = None) -> list[Partial]:
+    """State of every lane behind several runs of rows, one after another, each with queries of its own; a lane sees at most
+    ``max_context`` rows of all. ``phi`` is the unified maximum, if there is one."""
     lanes, frac = len(runs[0].q), config.logit_frac_bits
-    x, exponents = np.zeros(runs[0].q.shape, INT64), np.full(lanes, NO_VALUE_EXPONENT, INT64)
     undefined = INT64(-(1 << 20))
     blocks = []
     for run in runs:
-        q, limits, k, k_scales, v, v_scales = _checked(run.q, run.scales, run.limits, run.k, run.k_scales, run.v, run.v_scales, config,
-                                                       run.starts)
+        q, limits, k, k_scales, v, v_scales = checked(run.q, run.scales, run.limits, run.k, run.k_scales, run.v, run.v_scales, config,
+                                                      run.starts)
         queries = np.array([query_scale(scale) for scale in run.scales], INT64).reshape(-1, 2, 1)
         dots = (q.astype(np.float64) @ k.astype(np.float64).T).astype(INT64)
         blocks.append((logits(dots, (queries[:, 0], queries[:, 1]), k_scales, config), limits, v, v_scales))
+    parts = []
     for lane in range(lanes):
         seen = [(block[lane, start:limit], v[start:limit], v_scales[start:limit]) for (block, limits, v, v_scales), start, limit in
                 ((block, int(run.starts[lane]), int(block[1][lane])) for run, block in zip(runs, blocks, strict=True))]
         logit, v, v_scales = (np.concatenate(part) for part in zip(*seen, strict=True))
-        scaled = v_scales[:, 0] != 0
-        if not scaled.any():
+        if not len(logit):
+            parts.append(Partial(0, 0, 0, False, np.zeros(v.shape[1], INT64)))
             continue
+        scaled = v_scales[:, 0] != 0
         tops = np.maximum.accumulate(np.where(scaled, v_scales[:, 1], undefined))
         maxima = np.maximum.accumulate(-(-logit >> frac))
+        if phi is not None and phi - config.unified_window <= maxima[0] <= phi:
+            maxima = np.maximum(maxima, phi)
         p = pow2_negative((maxima << frac) - logit, config)
         w = weights(p, v_scales[:, 0], np.where(scaled, tops - v_scales[:, 1], 0), config)
         acc, total = _mixed(p, w, maxima, tops, v)
-        x[lane], exponents[lane] = finish(acc, total, int(tops[-1]), config)
-    return x, exponents
+        parts.append(Partial(int(maxima[-1]), total, int(tops[-1]) if scaled.any() else 0, bool(scaled.any()), acc))
+    return parts
+
+
+def attend_runs(runs: Sequence[Rows], config: AcceleratorConfig, phi: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """``attend`` over several runs of rows: results of ``attend_parts``."""
+    results = [finished(part, config) for part in attend_parts(runs, config, phi)]
+    return np.stack([x for x, _ in results]), np.array([exponent for _, exponent in results], INT64)
 
 
 def _mixed(p: np.ndarray, w: np.ndarray, maxima: np.ndarray, tops: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, int]:
@@ -245,54 +292,3 @@ def _mixed(p: np.ndarray, w: np.ndarray, maxima: np.ndarray, tops: np.ndarray, v
         total = (total >> total_shift if total_shift < SHIFT_LIMIT else 0) + int(p[start:end].sum())
         acc = (acc >> acc_shift if acc_shift < SHIFT_LIMIT else 0) + w[start:end] @ v[start:end]
     return acc, total
-
-
-class LaneState:
-    """Running state of one lane, one row at a time, in the words of the module's docstring.
-
-    Attributes
-    ----------
-    maximum, top : int or None
-        Integer running maximum of the logits; largest V exponent so far.
-    total : int
-        Sum of probabilities.
-    """
-
-    def __init__(self, config: AcceleratorConfig):
-        self.config = config
-        self.maximum: int | None = None
-        self.top: int | None = None
-        self.total = 0
-
-    def step(self, dot: int, query: tuple[int, int], key, value) -> tuple[int, int]:
-        """``(w, shift)`` of a row: weight of its V vector and how far the weighted sums move down before."""
-        frac = self.config.logit_frac_bits
-        logit = int(logits(np.array([dot]), query, np.array([key]), self.config)[0])
-        ceiling = -(-logit >> frac)
-        maximum = ceiling if self.maximum is None else max(self.maximum, ceiling)
-        shift = 0 if self.maximum is None else maximum - self.maximum
-        p = int(pow2_negative(np.int64((maximum << frac) - logit), self.config))
-        self.maximum, self.total = maximum, int(scaled_down(self.total, shift)) + p
-        mantissa, exponent = int(value[0]), int(value[1])
-        if not mantissa:
-            return 0, min(shift, SHIFT_LIMIT)
-        top = exponent if self.top is None else max(self.top, exponent)
-        shift += 0 if self.top is None else top - self.top
-        self.top = top
-        return int(weights(np.int64(p), mantissa, top - exponent, self.config)), min(shift, SHIFT_LIMIT)
-
-
-def attend_rows(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config: AcceleratorConfig
-                ) -> tuple[np.ndarray, np.ndarray]:
-    """``attend`` as the hardware does it: lane by lane and row by row."""
-    q, limits, k, k_scales, v, v_scales = _checked(q, scales, limits, k, k_scales, v, v_scales, config)
-    x = np.zeros_like(q)
-    exponents = np.full(len(q), NO_VALUE_EXPONENT, INT64)
-    for lane, scale in enumerate(scales):
-        state, acc = LaneState(config), np.zeros(q.shape[1], INT64)
-        for row in range(min(int(limits[lane]), len(k))):
-            w, shift = state.step(int(k[row] @ q[lane]), query_scale(scale), k_scales[row], v_scales[row])
-            acc = scaled_down(acc, shift) + w * v[row]
-        if state.top is not None:
-            x[lane], exponents[lane] = finish(acc, state.total, state.top, config)
-    return x, exponents

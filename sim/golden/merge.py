@@ -12,44 +12,11 @@ that saw no V scale has ``acc = 0`` and no ``t``::
 Widths are those of one attention over the rows of both parts, as long as these are at most ``max_context``.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from ...accelerators.config import AcceleratorConfig
-from .attention import NO_VALUE_EXPONENT, LaneState, finish, query_scale, scaled_down
-from .numerics import Scalar
+from .attention import Partial, scaled_down
 
-__all__ = ["Partial", "finished", "merge", "partial"]
-
-
-@dataclass(frozen=True)
-class Partial:
-    """State of one lane behind some of its rows.
-
-    Members
-    -------
-    maximum, total, exponent : int
-        Integer maximum of the logits, sum of probabilities, V exponent; 0 where there is none.
-    defined : bool
-        A V scale was seen.
-    acc : int64 [head_dim]
-    """
-
-    maximum: int
-    total: int
-    exponent: int
-    defined: bool
-    acc: np.ndarray
-
-
-def partial(q, scale: Scalar, k, k_scales, v, v_scales, config: AcceleratorConfig) -> Partial:
-    """What a lane with query ``q`` has after the rows given; none are fine."""
-    state, acc = LaneState(config), np.zeros(len(q), np.int64)
-    for row in range(len(k)):
-        w, shift = state.step(int(k[row] @ q), query_scale(scale), k_scales[row], v_scales[row])
-        acc = scaled_down(acc, shift) + w * v[row]
-    return Partial(state.maximum or 0, state.total, state.top or 0, state.top is not None, acc)
+__all__ = ["merge"]
 
 
 def merge(a: Partial, b: Partial) -> Partial:
@@ -63,10 +30,3 @@ def merge(a: Partial, b: Partial) -> Partial:
         if part.defined:
             acc = acc + scaled_down(part.acc, maximum - part.maximum + exponent - part.exponent)
     return Partial(maximum, total, exponent, a.defined or b.defined, acc)
-
-
-def finished(part: Partial, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
-    """``(x, exponent)`` as ``attend`` gives them."""
-    if not part.defined:
-        return np.zeros_like(part.acc), NO_VALUE_EXPONENT
-    return finish(part.acc, part.total, part.exponent, config)

@@ -21,6 +21,7 @@ CONFIGS = {config.name: config for config in (
             max_head_dim=16),
     replace(EDGE, name="wide", bus_bits=128, tables=64, query_lanes=6, max_head_dim=24, probability_bits=18,
             max_context=4096),
+    replace(preset("kv260"), name="wide_modes", cache="window", attention_modes=True, probability_bits=24),
     replace(EDGE, name="coarse", bus_bits=256, tables=64, query_lanes=2, probability_bits=12, exp_segments=8,
             logit_frac_bits=16),
 )}
@@ -31,7 +32,7 @@ CONFIGS = {config.name: config for config in (
 def test_other_shapes(name):
     assert lint(emit_unit("attention", CONFIGS[name])) == []
     report = run_unit(unit("attention"), CONFIGS[name], "verilator",
-                      cases=["back_to_back", "boundary", "stress"])
+                      cases=["back_to_back", "boundary", "stress", "rate_of_modes"])
     assert report.ok, str(report)
 
 
@@ -95,7 +96,7 @@ def test_cycles_per_row(config, head_dim, lanes, cycles):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"frac_bits": 7}, "frac_bits must be in 8..16, not 7"),
-    ({"probability_bits": 21}, "probability_bits must be in 12..20, not 21"),
+    ({"probability_bits": 25}, "probability_bits must be in 12..24, not 25"),
     ({"segments": 12}, "segments must be a power of two, not 12"),
     ({"segments": 256, "frac_bits": 8}, r"segments must be below 2\*\*frac_bits, not 256"),
     ({"width": 12}, "width must be in 13..40, not 12"),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from llmrtl.accelerators.presets import preset
 from llmrtl.sim.attention_error import Case, cases, exact, quantized, relative_rmse
-from llmrtl.sim.golden.attention import NO_VALUE_EXPONENT, attend, attend_rows, final_shifts
+from llmrtl.sim.golden.attention import NO_VALUE_EXPONENT, attend, final_shifts
 from llmrtl.sim.golden.exp import pow2_negative
+from llmrtl.sim.golden.lanes import attend_rows
 from llmrtl.sim.golden.numerics import Scalar
 
 EDGE = preset("edge")

@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from llmrtl.accelerators.presets import preset
-from llmrtl.sim.golden.attention import attend
-from llmrtl.sim.golden.merge import Partial, finished, merge, partial
+from llmrtl.sim.golden.attention import Partial, attend, finished
+from llmrtl.sim.golden.lanes import partial
+from llmrtl.sim.golden.merge import merge
 from llmrtl.sim.golden.numerics import Scalar
 
 CONFIG = preset("edge")

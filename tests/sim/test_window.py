@@ -9,7 +9,8 @@ from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import CompileError, compile_model
 from llmrtl.rtl_gen.formats import high_precision
 from llmrtl.rtl_gen.image import Image, Window
-from llmrtl.sim.golden.attention import NO_VALUE_EXPONENT, LaneState, Rows, attend, attend_runs, finish, query_scale, scaled_down
+from llmrtl.sim.golden.attention import NO_VALUE_EXPONENT, Rows, attend, attend_runs, finish, query_scale, scaled_down
+from llmrtl.sim.golden.lanes import LaneState
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.reference import Reference
 
