@@ -7,16 +7,24 @@ division. ``storage_rmse`` is the other error, and the larger one: against K, V 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset
-from .golden.attention import attend
+from .golden.attention import Partial, Rows, attend_parts, finished, logits, query_scale, weights
 from .golden.cache import restored, stored
+from .golden.exp import pow2_negative
+from .golden.merge import merge
 from .golden.numerics import Scalar
 
-__all__ = ["Case", "cases", "exact", "quantized", "relative_rmse", "storage_rmse"]
+__all__ = ["MODES", "Case", "Operation", "cases", "exact", "naive", "operation", "outputs", "quantized", "relative_rmse",
+           "row_sum_error", "storage_rmse"]
+
+MODES = ("running", "unified", "merged")
+"""Ways to the same result, see ``outputs``."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,17 @@ class Case:
     std: float
     sink: float = 0.0
     sink_value: float = 1.0
+
+
+class Operation(NamedTuple):
+    """Inputs of ``attend``, all rows visible."""
+
+    q: np.ndarray
+    scales: list[Scalar]
+    k: np.ndarray
+    k_scales: np.ndarray
+    v: np.ndarray
+    v_scales: np.ndarray
 
 
 def cases(rows: tuple[int, ...] = (64, 1024, 8192)) -> Iterator[Case]:
@@ -49,39 +68,27 @@ def quantized(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(x / steps[:, None]).astype(np.int64), np.stack([mantissas, exponents], axis=1)
 
 
-def exact(q, scales, limits, k, k_scales, v, v_scales) -> np.ndarray:
+def exact(q, scales, k, k_scales, v, v_scales) -> np.ndarray:
     """Attention in float64; ``scales`` as ``attend`` has them (base-2 logits)."""
     def real(x, pairs):
         return x * (pairs[:, 0] * 2.0 ** pairs[:, 1])[:, None]
-    logits = q @ real(k, k_scales).T * np.array([float(scale) for scale in scales])[:, None]
-    logits[np.arange(len(k)) >= np.asarray(limits)[:, None]] = -np.inf
-    p = np.exp2(logits - logits.max(axis=1, keepdims=True))
+    logit = q @ real(k, k_scales).T * np.array([float(scale) for scale in scales])[:, None]
+    p = np.exp2(logit - logit.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True) @ real(v, v_scales)
 
 
-def relative_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes: int = 8, head_dim: int = 64
-                  ) -> float:
-    """Root mean square error of the golden model's output, relative to that of the exact output."""
-    q, k, v, factor = _random(case, seed, lanes, head_dim)
-    (qi, qs), (ki, ks), (vi, vs) = (quantized(x, config.kv_bits) for x in (q, k, v))
-    scales = [Scalar.from_float(float(m * 2.0 ** e * factor * np.log2(np.e))) for m, e in qs]
-    limits = np.full(lanes, case.rows)
-    x, exponents = attend(qi, scales, limits, ki, ks, vi, vs, config)
-    want = exact(qi, scales, limits, ki, ks, vi, vs)
-    return float(np.sqrt(np.sum((x * 2.0 ** exponents[:, None] - want) ** 2) / np.sum(want ** 2)))
-
-
-def storage_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes: int = 8, head_dim: int = 64) -> float:
-    """Root mean square error of the golden model's output with K/V records as ``config`` stores them, relative to attention in float64
-    on the vectors before quantization."""
-    q, k, v, factor = _random(case, seed, lanes, head_dim)
-    (qi, qs), (ki, ks), (vi, vs) = (quantized(x, config.kv_bits) for x in (q, k, v))
-    ki, vi = (restored(stored(x, config), config) for x in (ki, vi))
-    scales = [Scalar.from_float(float(m * 2.0 ** e * factor * np.log2(np.e))) for m, e in qs]
-    x, exponents = attend(qi, scales, np.full(lanes, case.rows), ki, ks, vi, vs, config)
-    p = np.exp(factor * (q @ k.T - (q @ k.T).max(axis=1, keepdims=True)))
-    want = p / p.sum(axis=1, keepdims=True) @ v
-    return float(np.sqrt(np.sum((x * 2.0 ** exponents[:, None] - want) ** 2) / np.sum(want ** 2)))
+def naive(config: AcceleratorConfig, q, scales, k, k_scales, v, v_scales, above: int = 0) -> np.ndarray:
+    """Softmax in two passes with the formats of ``attend``: the maximum is known, ``above`` more than it, and only probabilities and
+    weights are rounded."""
+    frac = config.logit_frac_bits
+    lanes = []
+    for query, scale in zip(q, scales, strict=True):
+        logit = logits(k @ query, query_scale(scale), k_scales, config)
+        p = pow2_negative(((-(-logit.max() >> frac)) + above << frac) - logit, config)
+        top = v_scales[:, 1].max()
+        w = weights(p, v_scales[:, 0], top - v_scales[:, 1], config)
+        lanes.append(w @ v / p.sum() * 2.0 ** (int(top) + 16))
+    return np.array(lanes)
 
 
 def _random(case: Case, seed: int, lanes: int, head_dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -100,14 +107,80 @@ def _random(case: Case, seed: int, lanes: int, head_dim: int) -> tuple[np.ndarra
     return q, k, v, factor
 
 
+def operation(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes: int = 8, head_dim: int = 64) -> Operation:
+    """Quantized inputs."""
+    q, k, v, factor = _random(case, seed, lanes, head_dim)
+    (qi, qs), (ki, ks), (vi, vs) = (quantized(x, config.kv_bits) for x in (q, k, v))
+    scales = [Scalar.from_float(float(m * 2.0 ** e * factor * np.log2(np.e))) for m, e in qs]
+    return Operation(qi, scales, ki, ks, vi, vs)
+
+
+def outputs(config: AcceleratorConfig, inputs: Operation, mode: str = "running") -> np.ndarray:
+    """What the golden model gives, as real numbers.
+
+    Parameters
+    ----------
+    mode : str
+        ``"running"`` maximum; ``"unified"``, as far above each lane's largest logit as the window reaches, with that row first, so that
+        no lane leaves it; ``"merged"`` from eight parts.
+    """
+    parts = []
+    for lane, scale in enumerate(inputs.scales):
+        query, rows = inputs.q[lane:lane + 1], inputs[2:]
+        if mode == "unified":
+            logit = logits(inputs.k @ query[0], query_scale(scale), inputs.k_scales, config)
+            order = np.arange(len(logit))
+            order[[0, logit.argmax()]] = order[[logit.argmax(), 0]]
+            phi = -(-int(logit.max()) >> config.logit_frac_bits) + config.unified_window
+            parts += _parts(query, scale, [array[order] for array in rows], config, phi)
+        elif mode == "merged":
+            cuts = np.array_split(np.random.default_rng(lane).permutation(len(inputs.k)), 8)
+            parts.append(reduce(merge, (_parts(query, scale, [array[cut] for array in rows], config)[0] for cut in cuts)))
+        else:
+            parts += _parts(query, scale, rows, config)
+    results = [finished(part, config) for part in parts]
+    return np.stack([x * 2.0 ** exponent for x, exponent in results])
+
+
+def _parts(query, scale: Scalar, rows, config: AcceleratorConfig, phi: int | None = None) -> list[Partial]:
+    zero, all_rows = np.zeros(1, np.int64), np.array([len(rows[0])])
+    return attend_parts([Rows(query, [scale], zero, all_rows, *rows)], config, phi)
+
+
+def relative_rmse(config: AcceleratorConfig, case: Case, mode: str = "running", *, seed: int = 0) -> float:
+    """Root mean square error of the golden model's output, relative to that of the exact output."""
+    inputs = operation(config, case, seed=seed)
+    want = exact(*inputs)
+    return float(np.sqrt(np.sum((outputs(config, inputs, mode) - want) ** 2) / np.sum(want ** 2)))
+
+
+def row_sum_error(config: AcceleratorConfig, case: Case, mode: str = "running") -> float:
+    """How far a constant V comes out from what it was: the largest error of a sum of normalized probabilities."""
+    inputs, top = operation(config, case), (1 << config.kv_bits - 1) - 1
+    inputs = inputs._replace(v=np.full_like(inputs.v, top), v_scales=np.tile([0xABCD, -15], (case.rows, 1)))
+    return float(np.abs(outputs(config, inputs, mode) / (top * 0xABCD / 0x8000) - 1).max())
+
+
+def storage_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes: int = 8, head_dim: int = 64) -> float:
+    """Root mean square error of the golden model's output with K/V records as ``config`` stores them, relative to attention in float64
+    on the vectors before quantization."""
+    q, k, v, factor = _random(case, seed, lanes, head_dim)
+    inputs = operation(config, case, seed=seed, lanes=lanes, head_dim=head_dim)
+    x = outputs(config, inputs._replace(k=restored(stored(inputs.k, config), config), v=restored(stored(inputs.v, config), config)))
+    p = np.exp(factor * (q @ k.T - (q @ k.T).max(axis=1, keepdims=True)))
+    want = p / p.sum(axis=1, keepdims=True) @ v
+    return float(np.sqrt(np.sum((x - want) ** 2) / np.sum(want ** 2)))
+
+
 def main() -> None:
-    formats = [(16, 12, 16), (18, 12, 16), (20, 12, 16), (20, 12, 32), (20, 10, 16)]
-    print("rows   std sink sink_value |" + "".join(f"  B={b} F={f} S={s}" for b, f, s in formats))
+    formats = [(16, 12, 16, "running"), (20, 12, 16, "running"), (20, 12, 32, "running"), (20, 10, 16, "running")]
+    formats += [(24, 12, 16, mode) for mode in MODES]
+    print("rows   std sink sink_value |" + "".join(f" B={b} F={f} S={s} {mode[:7]:>7}" for b, f, s, mode in formats))
     for case in cases():
-        errors = [relative_rmse(replace(preset("edge"), max_context=8192, probability_bits=b,
-                                        logit_frac_bits=f, exp_segments=s), case) for b, f, s in formats]
+        errors = [relative_rmse(replace(preset("tiny_modes" if b == 24 else "edge"), max_context=8192, probability_bits=b,
+                                        logit_frac_bits=f, exp_segments=s), case, mode) for b, f, s, mode in formats]
         print(f"{case.rows:5} {case.std:4} {case.sink:4} {case.sink_value:10} |"
-              + "".join(f"{error:15.1e}" for error in errors))
+              + "".join(f"{error:23.1e}" for error in errors))
     config = replace(preset("edge"), probability_bits=20, max_context=8192)
     storages = {"int4": replace(config, kv_storage="int4"), "int8": config, "int16": replace(config, kv_bits=16)}
     print("\nagainst vectors that were never quantized\nrows   std |" + "".join(f"{name:>11}" for name in storages))

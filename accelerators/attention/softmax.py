@@ -39,7 +39,7 @@ class Softmax(wiring.Component):
     on. The paper finds rows outside of the window at the end, and computes them once more. Here rows come one after another, and what
     the running maximum needs is at hand: a lane goes on with it, at once and for good, if its first row is out of the window
     (``missed``) or a later row is above ``phi`` (``passed``); no row is read twice. That later rows lie far below needs nothing: the
-    first row alone keeps the sum at ``2**(B-1-W)`` or more, so the lane is as exact as a running maximum with ``B - W`` = 18
+    first row alone keeps the sum at ``2**(B-1-W)`` or more, so the lane is as exact as a running maximum with ``B - W`` = 20
     probability bits.
 
     Parameters
@@ -58,7 +58,7 @@ class Softmax(wiring.Component):
         see the row.
     o_total : Out(stream of state_layout)
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
-        ``sum`` is at least ``2**(B-1)``, or ``2**17`` below a unified maximum.
+        ``sum`` is at least ``2**(B-1)``, or ``2**19`` below a unified maximum.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left the unified maximum, for either reason.
 

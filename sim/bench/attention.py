@@ -39,7 +39,8 @@ class _PartBench(UnitBench):
         super().__init__(config)
         self.operations = 8 if config.bus_bits < 512 else 3
 
-    def _chosen(self, operations: Operations) -> Items:
+    def chosen(self, operations: Operations) -> Recorded:
+        """The streams of the unit."""
         streams = operations.streams
         stimulus = Recorded({port: self._filled(streams[name]) for port, name in self.inputs.items()})
         outputs = {**self.outputs, **(self.mode_outputs if self.config.attention_modes else {})}
@@ -63,7 +64,7 @@ class _PartBench(UnitBench):
         operations = Operations(self.config, rng.getrandbits(32))
         for _ in range(self.operations):
             operations.add_random()
-        return self._chosen(operations)
+        return self.chosen(operations)
 
     def boundary(self) -> Items:
         """Extreme elements, scales and exponents; all lanes and the largest head, then one of everything."""
@@ -87,7 +88,7 @@ class _PartBench(UnitBench):
             self._windows(operations)
         small = np.ones((1, config.vector_lanes), np.int64)
         operations.add(small, [[0x800000, -23]], [1], small, [[0x8000, -15]], small, [[0x8000, -15]])
-        return self._chosen(operations)
+        return self.chosen(operations)
 
     def _windows(self, operations: Operations) -> None:
         """First rows at both ends of the window of a unified maximum and beside it, then a row at ``phi`` or just above."""
@@ -104,8 +105,8 @@ class _PartBench(UnitBench):
     def full(self, rows: int, words: int, lanes: int | None = None, exponent: int = -31, count: int = 1, mode: Mode = Mode(),
              sink: int = 0) -> Items:
         """Operations of all (or of some) lanes, all rows visible. The standard deviation of the logits is about
-        ``27 * sqrt(head_dim) * 2**(exponent + 22)``: below 1 if not given, so that accumulators move by few bits. ``sink`` is the size
-        of the first key's elements, which have the signs of the queries' sum, so that its logits are among the largest."""
+        ``27 * sqrt(head_dim) * 2**(exponent + 22)``: below 1 if not given, so that accumulators move by few bits. A first key that is
+        ``sink`` times what all queries have in common is an attention sink: its logits are among the largest."""
         config = self.config
         operations = Operations(config, 0)
         shape, lanes = (rows, words * config.vector_lanes), lanes or config.query_lanes
@@ -113,9 +114,10 @@ class _PartBench(UnitBench):
         for _ in range(count):
             q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
             if sink:
-                k[0] = sink * np.sign(q.sum(0))
+                common = 1 - 2 * (np.arange(shape[1]) % 2)
+                q, k[0] = q + 4 * common, sink * common
             operations.add(q, [[0x800000, exponent]] * lanes, [rows] * lanes, k, row_scales, v, row_scales, mode)
-        return self._chosen(operations)
+        return self.chosen(operations)
 
     def latency_stimulus(self) -> Items:
         return self.full(8, self.config.max_head_dim // self.config.vector_lanes)
@@ -218,7 +220,7 @@ class AttentionBench(_PartBench):
     outputs = {"o": "results", "o_exponent": "exponents"}
     mode_outputs = {"o_part": "parts", "o_sums": "partial_sums"}
     fallbacks = True
-    modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate")
+    modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate", "llmrtl.sim.bench.attention_packed")
 
     def measure(self, trace: Trace) -> dict[str, int]:
         """From the last beat to the first result; most cycles per row, but for those that wait for queries."""

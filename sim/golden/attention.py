@@ -23,7 +23,7 @@ and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_
 A lane that saw no V scale gives x = 0 and e = ``NO_VALUE_EXPONENT``.
 
 With ``attention_modes`` a lane's maximum may be *unified* (FlashDecoding++, arXiv:2311.01282, section 3): if the ceil of its first
-row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 18), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
+row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 20), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
 on as ever. So small sums are usual, and the end normalizes the weighted sums too, in one bit more (A + 1 for A in pre and post):
 
     x_i    = round_shift(((acc_i << A - kv_bits - lb) >> pre) * R, post)                 e = t + pre + post - (A - kv_bits)
@@ -34,7 +34,7 @@ Widths (proofs). ``|dot| <= 2**(2 kv_bits - 2) * head_dim <= 2**40`` and ``c < 2
 the result: ``w <= f * p`` with ``f = 1 + 2**-10`` (half a step of ``2**(B - 16)``, B at most 24, on at least
 2**17), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
 sides keeps it, as ``(l + 1) / 2**s <= (l >> s) + 1``. At the end ``l >= 2**(B-1)``: the row that set ``m``
-has ``p >= 2**(B-1)``; below a unified maximum the first row has ``p >= 2**(B-1-W) = 2**17``. ``R`` has exactly
+has ``p >= 2**(B-1)``; below a unified maximum the first row has ``p >= 2**(B-1-W) = 2**19``. ``R`` has exactly
 17 bits, so ``|(acc >> pre) * R| < 2**51`` and ``|x| <= 2**30 * (1 + 2**-9) + 2 < 2**31``; sums that are
 normalized stay below ``2**(A-1) * (1 + 2**-9)``. What a shift of 32 or more loses is below ``rows / 2**32`` of
 what follows.

@@ -137,6 +137,23 @@ def test_storage_is_one_that_there_is():
         replace(TINY, kv_storage="int4", kv_bits=16)
 
 
+def test_attention_modes_need_runs_and_fraction_bits():
+    modes = replace(preset("tiny_modes"))
+    assert modes.attention_runs and (modes.unified_window, modes.accumulator_bits) == (4, 24 + 8 + 10)
+    for options in ({"cache": "contiguous"}, {"probability_bits": 19}):
+        with pytest.raises(ValueError, match="with attention_modes, cache must not be 'contiguous' and probability_bits at least 20"):
+            replace(modes, **options)
+    with pytest.raises(TypeError, match="attention_modes must be True or False, not 1"):
+        replace(modes, attention_modes=1)
+
+
+def test_sums_of_attention_have_at_most_57_bits():
+    widest = replace(TINY, kv_bits=16, probability_bits=24, max_context=(1 << 17) - 1)
+    assert widest.accumulator_bits == 57
+    with pytest.raises(ValueError, match=r"probability_bits \+ kv_bits \+ bit_length\(max_context\) must be at most 57, not 58"):
+        replace(widest, max_context=1 << 17)
+
+
 def test_frozen_and_hashable():
     with pytest.raises(AttributeError):
         TINY.bus_bits = 64
