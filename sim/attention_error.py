@@ -129,8 +129,8 @@ def outputs(config: AcceleratorConfig, inputs: Operation, mode: str = "running")
         query, rows = inputs.q[lane:lane + 1], inputs[2:]
         if mode == "unified":
             logit = logits(inputs.k @ query[0], query_scale(scale), inputs.k_scales, config)
-            order = np.arange(len(logit))
-            order[[0, logit.argmax()]] = order[[logit.argmax(), 0]]
+            largest, order = int(logit.argmax()), np.arange(len(logit))
+            order[0], order[largest] = largest, 0
             phi = -(-int(logit.max()) >> config.logit_frac_bits) + config.unified_window
             parts += _parts(query, scale, [array[order] for array in rows], config, phi)
         elif mode == "merged":

@@ -45,7 +45,7 @@ async def packed_prompts(dut: Any) -> None:
         token = lane // GROUP
         rows = slice(segments.index(segments[token]), token + 1)
         x, exponent = attend(whole.q[lane:lane + 1], [Scalar(*map(int, whole.scales[lane]))], [rows.stop - rows.start],
-                             *(side[rows] for side in (whole.k, whole.k_scales, whole.v, whole.v_scales)), config)
+                             whole.k[rows], whole.k_scales[rows], whole.v[rows], whole.v_scales[rows], config)
         results += operations.words(x[0], "x")
         exponents.append({"exponent": int(exponent[0])})
     stimulus.expected.update(o=results, o_exponent=exponents)

@@ -1,17 +1,21 @@
 """Attention in parts against attention over all rows."""
 
 import random
+from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from llmrtl.accelerators.presets import preset
+from llmrtl.sim.attention_error import cases, operation, outputs
 from llmrtl.sim.golden.attention import Partial, attend, finished
 from llmrtl.sim.golden.lanes import partial
 from llmrtl.sim.golden.merge import merge
 from llmrtl.sim.golden.numerics import Scalar
 
-CONFIG = preset("edge")
+EDGE = preset("edge")
+MODES = replace(preset("tiny_modes"), max_context=1024)
 
 
 def rows(rng, count, head_dim, spread):
@@ -28,21 +32,19 @@ def exact(q, scale, k, k_scales, v, v_scales):
 
 
 @pytest.mark.parametrize("devices", range(1, 9))
-def test_ring_of_devices(devices):
+@pytest.mark.parametrize("config", [EDGE, MODES], ids=["edge", "modes"])
+def test_ring_of_devices(devices, config):
     """Rows on N devices, merged in any order: as exact as attention over all of them at once."""
     rng, order = np.random.default_rng(devices), random.Random(devices)
     q, scale = rng.integers(-127, 128, 32), Scalar(1 << 23, -36)
     k, k_scales, v, v_scales = rows(rng, 400, 32, 1)
     reference = exact(q, scale, k, k_scales, v, v_scales)
     cuts = [0, *sorted(rng.integers(0, 401, devices - 1).tolist()), 400]
-    parts = [partial(q, scale, *(array[a:b] for array in (k, k_scales, v, v_scales)), CONFIG)
+    parts = [partial(q, scale, *(array[a:b] for array in (k, k_scales, v, v_scales)), config)
              for a, b in pairwise(cuts)]
     order.shuffle(parts)
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merge(merged, part)
-    x, exponent = finished(merged, CONFIG)
-    whole, whole_exponent = attend([q], [scale], [400], k, k_scales, v, v_scales, CONFIG)
+    x, exponent = finished(reduce(merge, parts), config)
+    whole, whole_exponent = attend([q], [scale], [400], k, k_scales, v, v_scales, config)
     errors = [np.linalg.norm(got - reference) / np.linalg.norm(reference)
               for got in (x * 2.0 ** exponent, whole[0] * 2.0 ** whole_exponent[0])]
     assert errors[0] < 1.5e-3 and errors[0] < 2 * errors[1], errors
@@ -50,11 +52,32 @@ def test_ring_of_devices(devices):
         assert x.tolist() == whole[0].tolist() and exponent == whole_exponent[0]
 
 
+@pytest.mark.parametrize("case", list(cases((1024,))), ids=str)
+def test_eight_parts_differ_little_from_one(case):
+    """What the merge itself costs (lse in 10 fraction bits would cost 2.5e-4): shifts drop fraction bits, nothing else."""
+    inputs = operation(MODES, case)
+    merged, whole = (outputs(MODES, inputs, mode) for mode in ("merged", "running"))
+    assert np.linalg.norm(merged - whole) <= (2.5e-4 if case.sink_value == 1.0 else 6e-4) * np.linalg.norm(whole)
+
+
+@pytest.mark.parametrize("phis", [(3, 3), (3, None), (9, 0)])
+def test_unified_parts(phis):
+    """Parts with unified maxima, of the same or of different size, merge with others."""
+    rng = np.random.default_rng(0)
+    q, scale = rng.integers(-127, 128, 32), Scalar(1 << 23, -36)
+    sides = rows(rng, 40, 32, 1)
+    a, b = (partial(q, scale, *(array[cut] for array in sides), MODES, phi) for cut, phi in
+            zip((slice(0, 20), slice(20, 40)), phis, strict=True))
+    x, exponent = finished(merge(a, b), MODES)
+    reference = exact(q, scale, *sides)
+    assert np.linalg.norm(x * 2.0 ** exponent - reference) < 1.5e-3 * np.linalg.norm(reference)
+
+
 def test_order_of_two_parts_does_not_matter_and_an_empty_one_changes_nothing():
     rng = np.random.default_rng(0)
     q, scale = rng.integers(-127, 128, 16), Scalar(1 << 23, -36)
-    a, b = (partial(q, scale, *rows(rng, 20, 16, 2), CONFIG) for _ in range(2))
-    nothing = partial(q, scale, *(array[:0] for array in rows(rng, 1, 16, 0)), CONFIG)
+    a, b = (partial(q, scale, *rows(rng, 20, 16, 2), EDGE) for _ in range(2))
+    nothing = partial(q, scale, *(array[:0] for array in rows(rng, 1, 16, 0)), EDGE)
     for one, two in ((merge(a, b), merge(b, a)), (merge(a, nothing), a), (merge(nothing, a), a)):
         assert (one.maximum, one.total, one.exponent, one.defined) == (two.maximum, two.total, two.exponent, two.defined)
         assert one.acc.tolist() == two.acc.tolist()
