@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--preset", help=f"{_PRESET}, with a paged KV cache; default: {DEFAULT_PRESET}")
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
     option("--no-sharing", action="store_true", help="compute and keep every prompt from its beginning, to see what sharing saves")
+    option("--no-groups", action="store_true", help="read a shared prefix for every request apart, to see what groups save")
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
            help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
     option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for DRAM models")

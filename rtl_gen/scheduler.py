@@ -4,15 +4,21 @@ Every running request that waits for its next token is in every step (continuous
 goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with the whole blocks that its
 prompt has in common with one that runs (vLLM, arXiv:2309.06180); it waits while another one is about to write more of them. If no block
 is left for a request, the latest one behind it gives back its own and begins anew later; if there is none, it waits.
+
+Requests of a step that share blocks are put into groups where attention then reads fewer rows (Hydragen, arXiv:2402.05099).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..accelerators.control.entries import Entry, EntryKind
+from ..accelerators.control.entries import SEQUENCE_BITS, Entry, EntryKind
+from ..sim.golden.batch import Row, parts_of_tiles
 from ..sim.golden.paged import PagedTables
 
 __all__ = ["Request", "Scheduler", "Step"]
+
+MAX_MEMBERS = (1 << SEQUENCE_BITS) - 1
+"""Entries of a group."""
 
 
 @dataclass
@@ -51,14 +57,33 @@ class Request:
 
 
 @dataclass
+class Chunk:
+    """Tokens of a request in a step: the entry, their ids (none, if it feeds), position of the first one, and the whole blocks that the
+    sequence had before."""
+
+    request: Request
+    entry: Entry
+    ids: list[int]
+    position: int
+    blocks: list[int]
+
+
+@dataclass
 class Step:
-    """A batch: its words, the requests in it with what they had written before, whose token each of the new ones is, and tokens that
-    go through the model."""
+    """A batch: its words, the requests in it with what they had written before, their chunks in the order of the batch, tokens that go
+    through the model, and rows that attention reads for each K/V head, and would read without groups."""
 
     words: list[int] = field(default_factory=list)
     written: dict[str, int] = field(default_factory=dict)
-    sampled: list[Request] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     tokens: int = 0
+    rows: int = 0
+    rows_apart: int = 0
+
+    @property
+    def sampled(self) -> list[Request]:
+        """Whose token each of the new ones is."""
+        return [chunk.request for chunk in self.chunks if chunk.entry.sample]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -67,6 +92,17 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return k
     return min(len(a), len(b))
+
+
+def _rows_read(chunks: Sequence[Chunk], prefix: int, tile: int) -> int:
+    """Rows that attention reads for each K/V head, for chunks that have the first ``prefix`` positions in common."""
+    batch: list[Row] = []
+    for chunk in chunks:
+        end = len(batch) + chunk.entry.count
+        batch += [Row(0, chunk.entry.sequence, chunk.position + k, end, end, prefix) for k in range(chunk.entry.count)]
+    for row in batch if prefix else ():
+        row.stop = len(batch)
+    return sum(part.count for _, _, parts in parts_of_tiles(batch, tile) for part in parts)
 
 
 class Scheduler:
@@ -84,13 +120,17 @@ class Scheduler:
         Token that ends a request.
     share : bool
         Whether prefixes are shared.
+    tile : int
+        Tokens for which attention reads a row at once: ``query_lanes`` by heads that share a K/V head.
+    group : bool
+        Whether there are groups.
 
     Raises ``ValueError`` for a request that is longer than a sequence can be, or needs more blocks than there are.
     """
 
-    def __init__(self, requests: Sequence[Request], tables: PagedTables, budget: int, eos: int | None = None, share: bool = True
-                 ) -> None:
-        self.tables, self.budget, self.eos, self.share = tables, budget, eos, share
+    def __init__(self, requests: Sequence[Request], tables: PagedTables, budget: int, eos: int | None = None, share: bool = True,
+                 tile: int = 1, group: bool = True) -> None:
+        self.tables, self.budget, self.eos, self.share, self.tile, self.group = tables, budget, eos, share, tile, group
         self.waiting = sorted(requests, key=lambda request: request.arrival)
         self.running: list[Request] = []
         self._to_free: list[int] = []
@@ -122,6 +162,7 @@ class Scheduler:
                     self._advance(step, request)
         while self.waiting and self.waiting[0].arrival <= number and step.tokens < self.budget and self._begin(step, self.waiting[0]):
             pass
+        self._groups(step)
         return step
 
     def finish(self, step: Step, tokens: Sequence[int]) -> None:
@@ -162,14 +203,41 @@ class Scheduler:
         result, copy = self.tables.extend(request.sequence, count)
         assert not result.error and copy is None
         feeds = request.fed and count == 1
-        last = request.written + count == len(request.ids)
-        step.words.append(Entry(EntryKind.TOKENS, request.sequence, count, sample=last, feed=feeds).encode())
-        if not feeds:
-            step.words += request.ids[request.written:request.written + count]
+        entry = Entry(EntryKind.TOKENS, request.sequence, count, sample=request.written + count == len(request.ids), feed=feeds)
+        whole = self.tables.sequences[request.sequence].blocks[:request.written // self.tables.block_size]
+        step.chunks.append(Chunk(request, entry, [] if feeds else request.ids[request.written:request.written + count],
+                                 request.written, whole))
         request.written += count
         step.tokens += count
-        if last:
-            step.sampled.append(request)
+
+    def _groups(self, step: Step) -> None:
+        """The chunks' words, behind all others. In the order in which those that share most lie side by side, the cut into groups with
+        which attention reads the fewest rows."""
+        step.rows = step.rows_apart = sum(_rows_read([chunk], 0, self.tile) for chunk in step.chunks)
+        chunks, size = sorted(step.chunks, key=lambda chunk: chunk.blocks), self.tables.block_size
+        best: list[tuple[int, int, int]] = [(0, 0, 0)]  # of the first chunks: rows, first of the last group, its common positions
+        for end in range(1, len(chunks) + 1):
+            found = []
+            for begin in range(max(0, end - MAX_MEMBERS), end):
+                prefix = _common(chunks[begin].blocks, chunks[end - 1].blocks) * size if end - begin > 1 else 0
+                if prefix or end - begin == 1:
+                    found.append((best[begin][0] + _rows_read(chunks[begin:end], prefix, self.tile), begin, prefix))
+            best.append(min(found, key=lambda each: (each[0], -each[1])))
+        cuts: list[tuple[list[Chunk], int]] = []
+        end = len(chunks)
+        while end:
+            _, begin, prefix = best[end]
+            cuts.insert(0, (chunks[begin:end], prefix))
+            end = begin
+        if not self.group or best[-1][0] == step.rows_apart:
+            cuts = [(step.chunks, 0)]
+        else:
+            step.rows, step.chunks = best[-1][0], chunks
+        for members, prefix in cuts:
+            if prefix:
+                step.words.append(Entry(EntryKind.GROUP, 0, prefix, len(members)).encode())
+            for chunk in members:
+                step.words += [chunk.entry.encode(), *chunk.ids]
 
     def _has_room(self, request: Request, count: int) -> bool:
         assert request.sequence is not None

@@ -26,23 +26,36 @@ from .outputs import check_files
 from .scheduler import Request, Scheduler, Step
 from .tokenizer import encode, load_tokenizer
 
-__all__ = ["Served", "load_requests", "mismatches", "serve", "serve_sim", "summarize_service"]
+__all__ = ["Served", "ServedStep", "load_requests", "mismatches", "serve", "serve_sim", "summarize_service"]
 
 console = Console(highlight=False)
 FIELDS = {"name", "prompt", "prompt_ids", "tokens", "arrival"}
 
 
+@dataclass(frozen=True)
+class ServedStep:
+    """Figures of a step: blocks of the KV cache in use, and without sharing; rows that attention read for each K/V head, and without
+    groups; words that came from memory."""
+
+    cycles: int
+    tokens: int
+    blocks: int
+    blocks_apart: int
+    rows: int
+    rows_apart: int
+    read_beats: int
+
+
 @dataclass
 class Served:
     """How it went. ``values``, ``cycles``: of each request, the logits of its tokens and the cycles at whose end they came, from the
-    start of the first step; ``arrived``: the cycle at which its first step could have begun. ``steps``: (cycles, tokens, blocks in use,
-    blocks without sharing) of each."""
+    start of the first step; ``arrived``: the cycle at which its first step could have begun."""
 
     requests: list[Request]
     values: dict[str, list[int]] = field(default_factory=dict)
     cycles: dict[str, list[int]] = field(default_factory=dict)
     arrived: dict[str, int] = field(default_factory=dict)
-    steps: list[tuple[int, int, int, int]] = field(default_factory=list)
+    steps: list[ServedStep] = field(default_factory=list)
     free_blocks: int | None = None
 
 
@@ -92,10 +105,11 @@ def tables_of(config: AcceleratorConfig, image: Image) -> PagedTables:
                        blocks=config.blocks)
 
 
-def serve(session: Session, image: Image, requests: list[Request], *, eos: int | None = None, share: bool = True,
+def serve(session: Session, image: Image, requests: list[Request], *, eos: int | None = None, share: bool = True, group: bool = True,
           on_step: Any = lambda number, step: None) -> Served:
     """Run all requests to their ends. ``RuntimeError`` if the accelerator stops with an error or refuses an entry."""
-    scheduler = Scheduler(requests, tables_of(image.config, image), image.config.token_lanes, eos, share)
+    scheduler = Scheduler(requests, tables_of(image.config, image), image.config.token_lanes, eos, share,
+                          image.config.query_lanes // image.model.group, group)
     served = Served(requests, {request.name: [] for request in requests}, {request.name: [] for request in requests})
     number = cycle = 0
     while scheduler.active:
@@ -121,7 +135,8 @@ def serve(session: Session, image: Image, requests: list[Request], *, eos: int |
         cycle += run.registers["CYCLES"]
         tables = scheduler.tables
         alone = sum(ceil_div(sequence.length, tables.block_size) for sequence in tables.sequences)
-        served.steps.append((run.registers["CYCLES"], step.tokens, tables.pool.blocks - tables.pool.free, alone))
+        served.steps.append(ServedStep(run.registers["CYCLES"], step.tokens, tables.pool.blocks - tables.pool.free, alone, step.rows,
+                                       step.rows_apart, run.registers["READ_BEATS"]))
         served.free_blocks = run.registers["KV_FREE_BLOCKS"]
         if served.free_blocks != tables.pool.free:
             raise RuntimeError(f"step {number - 1}: the KV cache has {served.free_blocks} free blocks, not {tables.pool.free}")
@@ -163,7 +178,8 @@ def serve_sim(options: Namespace) -> int:
                                                clock_mhz=options.clock_mhz) as session:
         def show(number: int, step: Step) -> None:
             status.update(f"[cyan]step {number}, {step.tokens} tokens")
-        served = serve(session, image, requests, eos=eos, share=not options.no_sharing, on_step=show)
+        served = serve(session, image, requests, eos=eos, share=not options.no_sharing, group=not options.no_groups,
+                       on_step=show)
     with console.status("[cyan]golden model, request by request"):
         differ = mismatches(image, served, eos)
     summary = summarize_service(image, served, differ, options.command_line)
@@ -178,10 +194,11 @@ def serve_sim(options: Namespace) -> int:
 
 
 def summarize_service(image: Image, served: Served, differ: dict[str, str], command: str) -> dict[str, Any]:
-    """What ``--json`` writes: bytes of the KV cache with and without sharing, tokens per step, cycles to the first token and between
-    tokens, per request."""
-    block_bytes = cache_summary(image)["bytes_per_position"] * image.config.block_size
-    tokens = sum(step[1] for step in served.steps)
+    """What ``--json`` writes: bytes of the KV cache with and without sharing, bytes that attention read of it with and without groups,
+    tokens per step, cycles to the first token and between tokens, per request."""
+    row_bytes = cache_summary(image)["bytes_per_position"]
+    block_bytes = row_bytes * image.config.block_size
+    tokens = sum(step.tokens for step in served.steps)
     requests = {}
     for request in served.requests:
         cycles = served.cycles[request.name]
@@ -192,10 +209,12 @@ def summarize_service(image: Image, served: Served, differ: dict[str, str], comm
             "mismatch": differ.get(request.name)}
     return {
         "golden_match": not differ, "preset": image.config.name, "command": command, "steps": len(served.steps),
-        "cycles": sum(step[0] for step in served.steps), "tokens_per_step": round(tokens / max(1, len(served.steps)), 3),
+        "cycles": sum(step.cycles for step in served.steps), "tokens_per_step": round(tokens / max(1, len(served.steps)), 3),
         "tokens_through_the_model": tokens, "block_bytes": block_bytes,
-        "kv_bytes_peak": max(step[2] for step in served.steps) * block_bytes,
-        "kv_bytes_peak_without_sharing": max(step[3] for step in served.steps) * block_bytes,
+        "kv_bytes_peak": max(step.blocks for step in served.steps) * block_bytes,
+        "kv_bytes_peak_without_sharing": max(step.blocks_apart for step in served.steps) * block_bytes,
+        "kv_bytes_read": sum(step.rows for step in served.steps) * row_bytes,
+        "kv_bytes_read_without_groups": sum(step.rows_apart for step in served.steps) * row_bytes,
         "free_blocks_at_the_end": served.free_blocks, "requests": requests}
 
 
@@ -207,8 +226,9 @@ def _report(summary: dict[str, Any]) -> None:
                       f"{each['cycles_to_first_token']:,}", between)
     console.print(table)
     console.print(f"{summary['steps']} steps, {summary['cycles']:,} cycles, {summary['tokens_per_step']} tokens per step; KV cache "
-                  f"{summary['kv_bytes_peak']:,} bytes at most, {summary['kv_bytes_peak_without_sharing']:,} without sharing",
-                  soft_wrap=True)
+                  f"{summary['kv_bytes_peak']:,} bytes at most, {summary['kv_bytes_peak_without_sharing']:,} without sharing; "
+                  f"attention read {summary['kv_bytes_read']:,} bytes of it, {summary['kv_bytes_read_without_groups']:,} "
+                  "without groups", soft_wrap=True)
     if summary["golden_match"]:
         console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's run of the request alone)")
     for name, each in summary["requests"].items():

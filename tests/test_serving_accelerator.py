@@ -17,14 +17,16 @@ from llmrtl.rtl_gen.generate import emitted_accelerator
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.scheduler import Request
 from llmrtl.rtl_gen.serve import load_requests, mismatches, serve, summarize_service
+from llmrtl.sim.golden.batch import BatchFrontEnd
+from llmrtl.sim.golden.frontend import Settings
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.session import Session
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
 
-# Little room, so that requests give way to each other: 12 blocks.
-CONFIG = replace(preset("tiny_paged"), name="small_paged", sequences=3, block_size=4, max_context=32)
+# Little room, so that requests give way to each other: 12 blocks. Lanes for two tokens at least, so that groups form.
+CONFIG = replace(preset("tiny_paged"), name="small_paged", sequences=3, block_size=4, max_context=32, query_lanes=8)
 MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
 
 
@@ -49,6 +51,26 @@ def tokens(sequence, ids, sample=True):
 
 def alone(image, prompt, count):
     return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
+
+
+class Reads:
+    """What the golden front end reads in each step, for ``on_step`` of ``serve``."""
+
+    def __init__(self, image):
+        self.image, self.golden, self.steps, self.batches = image, BatchFrontEnd(image.config), [], []
+
+    def __call__(self, number, step):
+        image, golden = self.image, self.golden
+        before = [len(reads) for reads in (golden.program, golden.data, golden.weights, golden.rows)]
+        golden.step(Settings(program_address=image.program_address, prompt_address=image.prompt_address, prompt_length=len(step.words),
+                             start_position=0, max_new_tokens=0, eos_token=0, ignore_eos=1, kv_capacity=image.kv_capacity,
+                             kv_record_beats=image.kv_record_beats, kv_head_stride=image.kv_head_stride),
+                    image.data[image.program_address:].tobytes(), step.words, iter([(request.ids[-1], 0) for request in step.sampled]))
+        assert not golden.error
+        program, data, weights, rows = (reads[begin:] for reads, begin in
+                                        zip((golden.program, golden.data, golden.weights, golden.rows), before, strict=True))
+        self.steps.append(sum(read.beats for read in (*program, *data)) + sum(beats for _, beats, _ in weights))
+        self.batches.append((golden.batch, rows))
 
 
 def said(run):
@@ -96,6 +118,34 @@ def test_sharing(program, model):
     assert apart["kv_bytes_peak"] == apart["kv_bytes_peak_without_sharing"]
     assert shared["cycles"] < apart["cycles"] and shared["golden_match"]
     assert set(shared["requests"]["second"]) >= {"cycles_to_first_token", "cycles_between_tokens"}
+
+
+def test_rows_of_a_shared_prefix_are_read_once_for_a_group(program, model):
+    """Every word that is read is counted, and is what the golden front end reads; tokens and logits are those of each request alone."""
+    image, file = model
+    layers, heads, tile = image.model.layers, image.model.kv_heads, CONFIG.query_lanes // image.model.group
+    prefix = [(7 * k + 3) % 48 for k in range(17)]
+    beats, saved = [], []
+    for group in (True, False):
+        requests = [Request(str(k), [*prefix, k], 8 + k) for k in range(3)]
+        reads = Reads(image)
+        with Session(program, image, file) as session:
+            served = serve(session, image, requests, group=group, on_step=reads)
+        assert mismatches(image, served, None) == {} and [request.shared for request in requests] == [0, 16, 16]
+        assert [step.read_beats for step in served.steps] == reads.steps
+        together = 0
+        for step, (batch, rows) in zip(served.steps, reads.batches, strict=True):
+            assert sum(run["rows"] for run in rows) == layers * heads * step.rows
+            if [row.prefix for row in batch] == [16] * 3:  # the three decode
+                together += 1
+                begins = sum(run["rows"] for run in rows if run["position"] < 16)
+                assert begins == layers * heads * (16 if tile >= 3 else 16 + 16 + (batch[2].position + 1 - 16))
+        assert (together > 5) == group
+        entries = sum(any(row.prefix for row in batch) for batch, _ in reads.batches)  # a word more for each group
+        beats.append(sum(reads.steps) - entries)
+        saved.append(sum(step.rows_apart - step.rows for step in served.steps))
+    assert saved[0] > 200 and saved[1] == 0
+    assert beats[1] - beats[0] == layers * heads * image.kv_record_beats * saved[0]
 
 
 def test_refused_entries_harm_nobody(program, model):

@@ -27,7 +27,9 @@ class SequenceCommand(IntEnum):
     """It begins with the first ``count`` positions of ``other``, and shares their blocks."""
     FREE = 2
     """It has no positions any more."""
-    SHRINK = 3
+    COMPARE = 3
+    """Whether its first ``count`` positions, whole blocks, lie in the same blocks as those of ``other``."""
+    SHRINK = 4
     """Only its first ``count`` positions are left; blocks behind them are given back. Of a cache with ``lookups``."""
 
 
@@ -39,13 +41,16 @@ class SequenceError(IntEnum):
     NO_BLOCK = 1
     """EXTEND: the pool has no block left."""
     TOO_LONG = 2
-    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has; SHRINK: more than it has."""
+    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has; COMPARE: more than one of the two has; SHRINK:
+    more than it has."""
     NOT_EMPTY = 3
     """FORK: the sequence has positions or blocks."""
     SHARED_TOO_OFTEN = 4
     """FORK: a block would have more than 255 owners."""
     UNKNOWN = 5
     """There is no such sequence, or no such command."""
+    DIFFERENT = 6
+    """COMPARE: a block is not the same."""
 
 
 def _positions(config: AcceleratorConfig):
@@ -54,7 +59,7 @@ def _positions(config: AcceleratorConfig):
 
 def sequence_command(config: AcceleratorConfig, sequences: int) -> data.StructLayout:
     """``{command: SequenceCommand, sequence, other, count}``."""
-    return data.StructLayout({"command": 2, "sequence": range(sequences), "other": range(sequences), "count": _positions(config)})
+    return data.StructLayout({"command": 3, "sequence": range(sequences), "other": range(sequences), "count": _positions(config)})
 
 
 def sequence_result(config: AcceleratorConfig) -> data.StructLayout:
@@ -133,7 +138,8 @@ class PagedCache(wiring.Component):
 
     interval = 3
 
-    CYCLES = {"extend": 3, "extend_block": 4, "own_tail": 4, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5}
+    CYCLES = {"extend": 3, "extend_block": 4, "own_tail": 4, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5,
+              "compare": 3, "compare_block": 2}
     """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing, and what comes for each block; for
     an EXTEND within a block, to see whether others have it too; and for the copy then."""
 
@@ -276,6 +282,12 @@ class PagedCache(wiring.Component):
                             m.next = "SHARE_READ"
                     with m.Case(SequenceCommand.FREE):
                         m.next = "DROP"
+                    with m.Case(SequenceCommand.COMPARE):
+                        m.d.sync += [index.eq(0), needed.eq(blocks_of(command.count)), reads_other.eq(1)]
+                        with m.If((command.count > source_length) | (command.count > state.length)):
+                            m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                        with m.Elif(command.count != 0):
+                            m.next = "COMPARE_READ"
                     if self.lookups:
                         with m.Case(SequenceCommand.SHRINK):
                             m.next = "DROP"
@@ -284,8 +296,9 @@ class PagedCache(wiring.Component):
                                 m.next = "ANSWER"
                     with m.Default():
                         m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
+                pair = (command.command == SequenceCommand.FORK) | (command.command == SequenceCommand.COMPARE)
                 with m.If((sequence >= self.sequences)
-                          | ((command.command == SequenceCommand.FORK) & (command.other >= self.sequences))):
+                          | (pair & (command.other >= self.sequences))):
                     m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
                     m.next = "ANSWER"
 
@@ -338,6 +351,22 @@ class PagedCache(wiring.Component):
             with m.State("SHARED_TOO_OFTEN"):
                 m.d.sync += answer.error.eq(SequenceError.SHARED_TOO_OFTEN)
                 m.next = "DROP"
+
+            # COMPARE: the tables' words come a cycle late, those of both sequences in turn.
+            with m.State("COMPARE_READ"):
+                m.d.sync += reads_other.eq(0)
+                m.next = "COMPARE_OTHER"
+            with m.State("COMPARE_OTHER"):
+                m.d.sync += [block.eq(entry.data), reads_other.eq(1), index.eq(index + 1)]
+                m.next = "COMPARE_MINE"
+            with m.State("COMPARE_MINE"):
+                m.d.sync += reads_other.eq(0)
+                m.next = "COMPARE_OTHER"
+                with m.If(index == needed[:len(index)]):  # it may have gone round
+                    m.next = "ANSWER"
+                with m.If(block != entry.data):
+                    m.d.sync += answer.error.eq(SequenceError.DIFFERENT)
+                    m.next = "ANSWER"
 
             # FREE, and what a FORK had when it failed; SHRINK.
             with m.State("DROP"):

@@ -24,6 +24,9 @@ class Batch:
     -------
     tokens, positions, sequences, ends : Array
         Per token: id, position, sequence, number of the token behind the last one of its entry.
+    prefixes, stops : Array
+        Per token: positions that its group has in common (0: it is in none), number of the token behind the last one that may share a
+        tile with it: of its group, or its entry.
     samples : Signal
         Tokens whose logits give a new one and that are still to come; ``sampled`` is the first of them.
     count : Signal
@@ -38,7 +41,9 @@ class Batch:
         def each(name: str, shape, count: int = lanes) -> Array:
             return Array([Signal(shape, name=f"{name}_{k}") for k in range(count)])
         self.tokens = tokens
-        self.positions, self.ends = each("token_position", range(config.max_context + 1)), each("token_end", range(lanes + 1))
+        positions = range(config.max_context + 1)
+        self.positions, self.prefixes = each("token_position", positions), each("token_prefix", positions)
+        self.ends, self.stops = each("token_end", range(lanes + 1)), each("token_stop", range(lanes + 1))
         self.sequences, self.latest = each("token_sequence", range(config.sequences)), each("latest", 32, config.sequences)
         self.samples, self.sampled, self.count = Signal(lanes), Signal(range(lanes)), Signal(range(lanes + 1))
 
@@ -57,13 +62,17 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
                  fail: Callable[[ErrorCause, ValueLike, ValueLike], None]) -> None:
     """ENTRY ... until the list has ended, then OPERATIONS, or DONE for a list without tokens.
 
-    An entry that the cache refuses is told on ``o_token`` (``REFUSED``), and its tokens are left out; a list that is not one stops the
+    Of a group, the cache compares every sequence with the first one: they must have had what they are said to share. An entry that the
+    cache refuses is told on ``o_token`` (``REFUSED``), and its tokens are left out; a list that is not one stops the
     front end.
     """
     lanes = config.token_lanes
     entry, todo, error = Signal(_FIELDS), Signal(COUNT_BITS), Signal(SequenceError)
     is_tokens, feeds, samples = Signal(), Signal(), Signal()
     row, position, end = Signal(range(lanes + 1)), Signal(range(config.max_context + 1)), Signal(range(lanes + 1))
+    # A group: entries that are still to come, what they share, the first entry that was taken and the number of its first token.
+    members, prefix, first = Signal(SEQUENCE_BITS), Signal.like(position), Signal.like(row)
+    leader, led, grouped = Signal(range(config.sequences)), Signal(), Signal()
     bits = (config.sequences - 1).bit_length()
     sequence, other = entry.sequence[:bits], entry.other[:bits]
     command, done = cache.i_command, cache.o_done
@@ -74,14 +83,15 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
                                  Mux(entry.kind == EntryKind.FORK, SequenceCommand.FORK, SequenceCommand.FREE))),
         command.p.sequence.eq(sequence), command.p.other.eq(other), command.p.count.eq(entry.count),
     ]
-    first: ValueLike = 0
+    sampled: ValueLike = 0
     for k in reversed(range(lanes)):
-        first = Mux(batch.samples[k], k, first)
-    m.d.sync += batch.sampled.eq(first)  # a register late
+        sampled = Mux(batch.samples[k], k, sampled)
+    m.d.sync += batch.sampled.eq(sampled)  # a register late
 
     def next_word() -> None:
         m.next = "ENTRY"
         with m.If(words.left == 0):
+            m.d.sync += members.eq(0)
             m.next = "OPERATIONS"
             with m.If(batch.count == 0):
                 m.next = "DONE"
@@ -93,12 +103,16 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
             m.next = "ENTRY_CHECK"
     with m.State("ENTRY_CHECK"):
         row_end = batch.count + entry.count
-        m.d.sync += [row.eq(batch.count), end.eq(row_end), todo.eq(Mux(feeds | ~is_tokens, 0, entry.count))]
+        m.d.sync += [row.eq(batch.count), end.eq(row_end), todo.eq(Mux(feeds | ~is_tokens, 0, entry.count)), grouped.eq(members != 0)]
         m.next = "ENTRY_COMMAND"
+        with m.If(entry.kind == EntryKind.GROUP):
+            m.d.sync += [members.eq(entry.other), prefix.eq(entry.count), led.eq(0)]
+            next_word()
         tokens_fit = (entry.count != 0) & (row_end <= lanes) & (~feeds | (entry.count == 1))
         whole = (entry.count[:(config.block_size - 1).bit_length()] == 0) & (entry.count <= config.max_context)
         legal = (entry.sequence < config.sequences) & Mux(is_tokens, tokens_fit, Mux(
-            entry.kind == EntryKind.FORK, (entry.other < config.sequences) & whole, entry.kind == EntryKind.FREE))
+            entry.kind == EntryKind.FORK, (entry.other < config.sequences) & whole, Mux(
+                entry.kind == EntryKind.GROUP, (entry.count != 0) & whole & (members == 0), 1)))
         fail(ErrorCause.ILLEGAL_BATCH, ~legal, entry.as_value())
     with m.State("ENTRY_COMMAND"):
         m.d.comb += command.valid.eq(1)
@@ -110,9 +124,24 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
         with m.If(done.valid):
             next_word()
             with m.If(is_tokens):
+                m.d.sync += members.eq(members - grouped)
                 m.next = "ENTRY_ROW"
+                with m.If(grouped & led):
+                    m.next = "ENTRY_COMPARE"
+                with m.Elif(done.p.error == SequenceError.NONE):
+                    m.d.sync += [leader.eq(sequence), led.eq(1), first.eq(row)]
             with m.If(done.p.error != SequenceError.NONE):
                 m.next = "ENTRY_REFUSED"
+    with m.State("ENTRY_COMPARE"):
+        m.d.comb += [command.valid.eq(1), command.p.command.eq(SequenceCommand.COMPARE), command.p.other.eq(leader),
+                     command.p.count.eq(prefix)]
+        with m.If(command.ready):
+            m.next = "ENTRY_COMPARED"
+    with m.State("ENTRY_COMPARED"):
+        m.d.comb += done.ready.eq(1)
+        with m.If(done.valid):
+            m.next = "ENTRY_ROW"
+        fail(ErrorCause.ILLEGAL_BATCH, done.valid & (done.p.error != SequenceError.NONE), entry.as_value())
     with m.State("ENTRY_REFUSED"):
         m.d.comb += [o_token.valid.eq(1), o_token.p.token.eq(REFUSED | error << 16 | entry.sequence), o_token.p.value.eq(0),
                      o_token.p.last.eq(0)]
@@ -123,7 +152,10 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
     with m.State("ENTRY_ROW"):
         # A row per cycle; a token that is fed is there already.
         m.d.sync += [batch.positions[row].eq(position), batch.sequences[row].eq(sequence), batch.ends[row].eq(end),
-                     position.eq(position + 1), row.eq(row + 1)]
+                     batch.prefixes[row].eq(Mux(grouped, prefix, 0)), position.eq(position + 1), row.eq(row + 1)]
+        for k, stop in enumerate(batch.stops):  # also of the entries before it in the group
+            with m.If(first <= k):
+                m.d.sync += stop.eq(end)
         with m.If(feeds):
             m.d.sync += batch.tokens[row].eq(batch.latest[sequence])
         with m.If(row + 1 == end):
@@ -131,6 +163,7 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
             m.next = "ENTRY_TOKEN"
             with m.If(feeds):
                 m.next = "ENTRY_END"
+        fail(ErrorCause.ILLEGAL_BATCH, grouped & (position < prefix), entry.as_value())
     with m.State("ENTRY_TOKEN"):
         fail(ErrorCause.ILLEGAL_BATCH, (words.left == 0) & ~words.valid, entry.as_value())
         m.d.comb += words.take.eq(1)

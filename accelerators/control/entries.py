@@ -22,6 +22,9 @@ REFUSED = 1 << 31
 class EntryKind(IntEnum):
     """What is done with ``sequence``."""
 
+    GROUP = 0
+    """Nothing; the next ``other`` entries with tokens (fewer, if the list ends) are a group: their sequences had at least the first
+    ``count`` positions before, whole blocks, and share them. Attention reads those once for all tokens that fit its lanes."""
     TOKENS = 1
     """``count`` tokens follow at its end; with ``sample`` the last one's logits give a new token, with ``feed`` the (one) token is the
     one that the sequence sampled last."""

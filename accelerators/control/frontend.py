@@ -233,7 +233,7 @@ class FrontEnd(wiring.Component):
         if config.cache == "contiguous":
             m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end)]
 
-        tokens_end = batch.ends[first] if several else count
+        tokens_end = batch.stops[first] if several else count
         m.d.sync += tile_end.eq(Mux(first + op.tiles < tokens_end, first + op.tiles, tokens_end))
         push_append = Signal()
         reads = self._data_reads(m, push_append)
@@ -400,10 +400,9 @@ class FrontEnd(wiring.Component):
                     m.next = "ROW"
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
-            place = batch.positions[first] if several else position
-            row_reads = RowReads(m, self, config, op.count, reads, place, count, head, first, tile_end, self.position, fail)
+            row_reads = RowReads(m, self, config, op.count, reads, position, count, head, first, tile_end, self.position, fail)
             if several:
-                paged_rows(row_reads, cache, batch.sequences[first])
+                paged_rows(row_reads, cache, batch)
                 self._record_states(m, row_reads, batch, row, cache)
             else:
                 (window_rows if window else contiguous_rows)(row_reads, cache)

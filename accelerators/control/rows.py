@@ -12,6 +12,7 @@ from ..cache.paged import PagedCache
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..streams import StreamBuffer
+from .batch import Batch
 from .errors import ErrorCause
 
 __all__ = ["RowReads", "contiguous_rows", "paged_rows", "rows_layout", "window_rows"]
@@ -19,9 +20,12 @@ __all__ = ["RowReads", "contiguous_rows", "paged_rows", "rows_layout", "window_r
 
 def rows_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A run of rows that attention reads for a tile of ``tokens``: ``rows`` of them, of the positions from ``position`` on; ``sinks``
-    if the queries for the sinks belong to it. It ``begins`` and ``ends`` the rows of the tile."""
-    return data.StructLayout({"position": POSITION_BITS, "rows": range(config.max_context + 1), "tokens": range(config.token_lanes + 1),
-                              "sinks": 1, "begins": 1, "ends": 1})
+    if the queries for the sinks belong to it. It ``begins`` and ``ends`` the rows of the tile. Where a tile may have several sequences,
+    the tile's tokens ``first_token`` up to the one before ``tokens_end`` may see it, others see nothing of it."""
+    tokens = range(config.token_lanes + 1)
+    who = {"first_token": tokens, "tokens_end": tokens} if config.cache == "paged" else {}
+    return data.StructLayout({"position": POSITION_BITS, "rows": range(config.max_context + 1), "tokens": tokens,
+                              "sinks": 1, "begins": 1, "ends": 1, **who})
 
 
 @dataclass
@@ -38,7 +42,7 @@ class RowReads:
     reads : stream {address, beats, fenced}
         Where reads go.
     position, count, head, first, tile_end : Signal
-        Position of the chunk (of the tile, where a chunk has several sequences), its tokens; KV head, tile of tokens.
+        Position of the chunk (where it has one), its tokens; KV head, tile of tokens.
     length : Signal
         Position of the next token: what an error speaks of.
     fail : callable (cause, when, info)
@@ -111,27 +115,56 @@ def window_rows(x: RowReads, cache: WindowCache) -> None:
 
     def to_ring() -> None:
         m.d.sync += ring.eq(1)
+        m.next = "ROWS_REQUEST"
     _runs(x, cache, sinks=~ring, complete=ring | (recent == 0), then=to_ring)
 
 
-def paged_rows(x: RowReads, cache: PagedCache, sequence: ValueLike) -> None:
-    """All positions of the tile's ``sequence`` up to its last token. Every run of blocks is a read, and an item of ``o_rows``."""
-    m, count = x.m, Signal.like(cache.i_request.p.count)
-    m.d.sync += count.eq(x.position + x.tile_end - x.first)
+def paged_rows(x: RowReads, cache: PagedCache, batch: Batch) -> None:
+    """Part after part of the tile: what all its sequences have in common, if it has several, then of each the other positions up to its
+    last token. Every run of blocks is a read, and an item of ``o_rows``.
+
+    So a row of a common prefix is read once for a tile (Hydragen, arXiv:2402.05099), before those that one sequence has alone. Lanes
+    keep maximum, sum and weighted sums from run to run: there is nothing to merge, and every lane sees its rows in the order of their
+    positions, as if its sequence were alone."""
+    m = x.m
+    common, part, sequence = Signal(), Signal.like(x.first), Signal(range(x.config.sequences))
+    part_end = Signal.like(x.tile_end)
+    begin, beyond, position, count = (Signal.like(cache.i_request.p.position, name=name)
+                                      for name in ("part_begin", "part_beyond", "part_position", "part_count"))
+    prefix, last = batch.prefixes[x.first], Signal()
+    shared = (prefix != 0) & (x.tile_end > batch.ends[x.first])
+    # Two registers late: two states lie between a change of the part and its use.
+    m.d.sync += [
+        sequence.eq(batch.sequences[part]), part_end.eq(Mux(batch.ends[part] < x.tile_end, batch.ends[part], x.tile_end)),
+        begin.eq(Mux(shared & ~common, prefix, 0)), beyond.eq(Mux(common, prefix, batch.positions[part] - part)),
+        position.eq(begin), count.eq(beyond + Mux(common, 0, part_end) - begin), last.eq(~common & (part_end == x.tile_end)),
+    ]
+
+    def next_part() -> None:
+        m.d.sync += common.eq(0)
+        with m.If(~common):
+            m.d.sync += part.eq(part_end)
+        m.next = "PART"
+
     with m.State("TILE"):
-        m.next = "TILE_ROWS"
-    with m.State("TILE_ROWS"):
         m.next = "ROWS"
     with m.State("ROWS"):
+        m.d.sync += [part.eq(x.first), common.eq(shared)]
+        m.next = "PART"
+    with m.State("PART"):
+        m.next = "PART_ROWS"
+    with m.State("PART_ROWS"):
         m.next = "ROWS_REQUEST"
     # For all states that ask for nothing else.
-    m.d.comb += [cache.i_request.p.sequence.eq(sequence), cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(count)]
-    _runs(x, cache, sinks=0, complete=1, then=lambda: None)
+    m.d.comb += [cache.i_request.p.sequence.eq(sequence), cache.i_request.p.position.eq(position), cache.i_request.p.count.eq(count)]
+    run = _runs(x, cache, sinks=0, complete=last, then=next_part)
+    m.d.comb += [run.first_token.eq(part - x.first), run.tokens_end.eq(Mux(common, x.tile_end, part_end) - x.first)]
 
 
-def _runs(x: RowReads, cache: WindowCache | PagedCache, *, sinks: ValueLike, complete: ValueLike, then: Callable[[], object]) -> None:
+def _runs(x: RowReads, cache: WindowCache | PagedCache, *, sinks: ValueLike, complete: ValueLike, then: Callable[[], object]
+          ) -> data.View:
     """States for a request and its runs. When the last one has gone: on to the next tile if that is ``complete``, else what ``then``
-    does, and another request."""
+    does, which leads to another request. Returns the run at hand."""
     m, read, begun = x.m, cache.o_read, Signal()
     m.submodules.rows = rows = StreamBuffer(rows_layout(x.config))
     wiring.connect(m, rows.o, wiring.flipped(x.frontend.o_rows))
@@ -153,4 +186,4 @@ def _runs(x: RowReads, cache: WindowCache | PagedCache, *, sinks: ValueLike, com
                 x.next_tile()
             with m.Elif(read.p.last):
                 then()
-                m.next = "ROWS_REQUEST"
+    return run

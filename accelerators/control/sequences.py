@@ -167,7 +167,12 @@ def _attend(x: Issue) -> None:
     else:
         # Registers: states lie between a change of the token or of the run and the lane.
         rows, seen, start, limit = x.rows, Signal(signed(POSITION_BITS + 2)), Signal.like(x.rows.rows), Signal.like(x.rows.rows)
-        m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(seen < 0, 0, Mux(seen > rows.rows, rows.rows, seen)))]
+        hidden = seen < 0
+        if x.config.cache == "paged":  # a tile may have several sequences
+            others = Signal(name="others_see_it")
+            m.d.sync += others.eq((token < x.tile + rows.first_token) | (token >= x.tile + rows.tokens_end))
+            hidden |= others
+        m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(hidden, 0, Mux(seen > rows.rows, rows.rows, seen)))]
         if x.config.cache == "window":
             window = x.executor.window
             m.d.sync += start.eq(Mux(x.sinks | (seen < window), 0, seen - window))

@@ -1,7 +1,7 @@
 """Bench of the front end of several sequences: steps whose batches extend, share and free sequences, some of them in vain."""
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +26,14 @@ class BatchFrontEndBench(FrontEndBench):
 
     def batch(self, rng: random.Random, golden: BatchFrontEnd) -> list[int]:
         """Entries for what ``golden`` has, most of which it takes."""
-        config, words, left, written = self.config, [], self.config.token_lanes, set()
+        config, words, left = self.config, [], self.config.token_lanes
+        written: set[int] = set()
+        changed: set[int] = set()  # by FORK or FREE
         for _ in range(rng.randint(1, 6)):
+            if left > 1 and rng.random() < 0.4:
+                group = self.group(rng, golden, left, written, changed)
+                words += group[0]
+                left -= group[1]
             sequence, other = rng.randrange(config.sequences), rng.randrange(config.sequences)
             kind = rng.choice((EntryKind.TOKENS, EntryKind.TOKENS, EntryKind.TOKENS, EntryKind.FORK, EntryKind.FREE))
             if kind is EntryKind.TOKENS and left:
@@ -42,9 +48,35 @@ class BatchFrontEndBench(FrontEndBench):
                 more = min(blocks + 1, config.max_context // config.block_size)
                 count = config.block_size * rng.choice((blocks, rng.randint(0, blocks), more))
                 words.append(Entry(kind, sequence, count, other).encode())
+                changed.add(sequence)
             elif kind is EntryKind.FREE and sequence not in written:
                 words.append(Entry(kind, sequence).encode())
+                changed.add(sequence)
         return words or [Entry(EntryKind.FREE, 0).encode()]
+
+    def group(self, rng: random.Random, golden: BatchFrontEnd, left: int, written: set[int], changed: set[int]
+              ) -> tuple[list[int], int]:
+        """Entries of sequences that share blocks, and how many tokens they have; nothing if there are none."""
+        size, tables = self.config.block_size, golden.tables
+        there = [k for k in range(self.config.sequences) if k not in changed]
+        if not there:
+            return [], 0
+        lead = rng.choice(there)
+        both = {k: min(tables.sequences[k].length, tables.sequences[lead].length) // size for k in there}
+        common = {k: max([n for n in range(most + 1) if not tables.compare(k, lead, n * size).error]) for k, most in both.items()}
+        others = [k for k, blocks in common.items() if blocks]
+        if not others:
+            return [], 0
+        members, used, words = [lead, *rng.choices(others, k=rng.randint(1, left - 1))], 0, []
+        for k in members:
+            count = 1 if rng.random() < 0.7 else rng.randint(1, max(1, left - used - len(members)))
+            if used + count <= left:
+                words += [Entry(EntryKind.TOKENS, k, count, sample=rng.random() < 0.5).encode(),
+                          *(rng.randrange(VOCABULARY) for _ in range(count))]
+                used += count
+        written |= set(members)
+        shared = size * rng.randint(1, min(common[k] for k in members))
+        return [Entry(EntryKind.GROUP, 0, shared, len(members)).encode(), *words], used
 
     def of(self, rng: random.Random, words: list[int], layers: int = 1) -> Generation:
         """A step with this batch."""
@@ -62,11 +94,22 @@ class BatchFrontEndBench(FrontEndBench):
         """Records are written here: of some heads."""
         return [replace(op, count=rng.randint(1, 3)) if op.opcode is Opcode.APPEND else op for op in super().program(rng, layers)]
 
-    def steps(self, rng: random.Random, count: int) -> list[Generation]:
+    def steps(self, rng: random.Random, count: int, begin: Sequence[list[int]] = ()) -> list[Generation]:
+        """``begin``, then ``count`` steps of random batches."""
         golden, found = BatchFrontEnd(self.config), []
-        for _ in range(count):
-            found.append(self.of(rng, self.batch(rng, golden)))
+        for k in range(len(begin) + count):
+            found.append(self.of(rng, begin[k] if k < len(begin) else self.batch(rng, golden)))
             self._step(golden, found[-1])
+            assert not golden.error, f"the batch of step {k} is none: {golden.error!r}"
+        return found
+
+    def filled(self, sequence: int, blocks: int) -> list[list[int]]:
+        """Batches that give an empty sequence so many blocks of positions."""
+        lanes, left, found = self.config.token_lanes, blocks * self.config.block_size, []
+        while left:
+            count = min(lanes, left)
+            found.append([Entry(EntryKind.TOKENS, sequence, count).encode(), *range(count)])
+            left -= count
         return found
 
     @staticmethod
@@ -74,16 +117,29 @@ class BatchFrontEndBench(FrontEndBench):
         golden.step(each.settings, each.program, each.prompt, iter(each.sampled))
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
-        return self.plan(*self.steps(rng, 6))
+        """From nothing; or from a sequence of a block or two, of which others have one or both."""
+        blocks = rng.choice((0, 1, 2, 2))
+        begin = self.filled(0, blocks)
+        if blocks:
+            begin.append([Entry(EntryKind.FORK, k, self.config.block_size * rng.randint(1, blocks)).encode()
+                          for k in range(1, self.config.sequences)])
+        return self.plan(*self.steps(rng, 6, begin))
 
     def boundary(self) -> Items:
-        """A sequence up to its last position, and one more; shared whole; all lanes in one entry, one lane in each; all sampled."""
+        """A sequence up to its last position, and one more; shared whole; all lanes in one entry, one lane in each; all sampled. A
+        group of all positions but the last ones, of a refused entry and an end before all have come."""
         rng, lanes, most = random.Random(0), self.config.token_lanes, self.config.max_context
         ids = [VOCABULARY - 1] * lanes
         found = [[Entry(EntryKind.TOKENS, 0, lanes, sample=k % 2 == 1).encode(), *ids] for k in range(most // lanes)]
         found.append([Entry(EntryKind.TOKENS, 0, 1, sample=True, feed=True).encode(),
                       Entry(EntryKind.FORK, 1, most, 0).encode(), Entry(EntryKind.TOKENS, 2, 1, sample=True).encode(), 0])
         found.append([word for k in range(lanes) for word in (Entry(EntryKind.TOKENS, 2 + k % 2, 1, sample=True).encode(), k)])
+        size = self.config.block_size
+        found.append([*(Entry(EntryKind.FREE, k).encode() for k in (2, 3)),
+                      *(Entry(EntryKind.FORK, k, most - size).encode() for k in (2, 3)),
+                      Entry(EntryKind.GROUP, 0, most - size, 3).encode(),
+                      *(word for k in (0, 2, 3) for word in (Entry(EntryKind.TOKENS, k, 1).encode(), k)),
+                      Entry(EntryKind.GROUP, 0, size, 9).encode(), Entry(EntryKind.TOKENS, 3, 1, sample=True).encode(), 2])
         found.append([Entry(EntryKind.FREE, k).encode() for k in range(self.config.sequences)])
         return self.plan(*(self.of(rng, words) for words in found))
 

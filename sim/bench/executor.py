@@ -185,6 +185,10 @@ class ExecutorBench(UnitBench):
         runs = [{"position": position, "rows": rows, "tokens": end - first, "sinks": is_sinks, "begins": 0, "ends": 0}
                 for position, rows, is_sinks in parts if rows > 0]
         runs[0]["begins"] = runs[-1]["ends"] = 1
+        if self.config.cache == "paged":
+            for run in runs:
+                run["first_token"] = rng.choice((0, rng.randrange(end - first)))
+                run["tokens_end"] = rng.choice((end - first, rng.randint(run["first_token"] + 1, end - first)))
         return runs
 
     def stimulus(self, rng: random.Random, case: str) -> Items:

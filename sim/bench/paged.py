@@ -13,7 +13,7 @@ from .unit import Items, UnitBench
 __all__ = ["BlockPoolBench", "PagedCacheBench"]
 
 ALLOCATE, SHARE, RELEASE, COUNT = range(4)
-EXTEND, FORK, FREE = range(3)
+EXTEND, FORK, FREE, COMPARE = range(4)
 SEQUENCES, BLOCK_SIZE = 4, 16
 
 
@@ -81,7 +81,7 @@ class PagedCacheBench(UnitBench):
         for _ in range(80):
             sequence = rng.randrange(SEQUENCES)
             length = tables.sequences[sequence].length
-            kind = rng.choices(("extend", "fork", "free", "read", "write"), (6, 3, 2, 6, 3))[0]
+            kind = rng.choices(("extend", "fork", "free", "compare", "read", "write"), (6, 3, 2, 4, 6, 3))[0]
             if kind == "extend":
                 count = rng.choice((0, 1, 1, 1, 16, rng.randint(0, 40), rng.randint(0, self.config.max_context)))
                 self._do(tables, EXTEND, sequence, 0, count)
@@ -94,6 +94,11 @@ class PagedCacheBench(UnitBench):
                                                                     self.config.max_context))))
             elif kind == "free":
                 self._do(tables, FREE, sequence, 0, 0)
+            elif kind == "compare":
+                other = rng.randrange(SEQUENCES)
+                both = min(length, tables.sequences[other].length)
+                self._do(tables, COMPARE, sequence, other, rng.choice((0, both, rng.randint(0, both), min(BLOCK_SIZE, both),
+                                                                       min(both + 1, self.config.max_context))))
             else:
                 position = rng.randint(0, length)
                 count = rng.choice((0, min(1, length - position), length - position, rng.randint(0, length - position),
@@ -114,11 +119,15 @@ class PagedCacheBench(UnitBench):
         self._do(tables, FORK, 1, 0, context)
         self._do(tables, FORK, 2, 0, context - 1)
         self._do(tables, FORK, 3, 2, BLOCK_SIZE + 1)
+        for sequence, other, count in ((0, 1, context), (2, 1, context), (2, 1, context - 1), (1, 3, BLOCK_SIZE + 1), (0, 0, context)):
+            self._do(tables, COMPARE, sequence, other, count)
         for sequence in range(SEQUENCES):
             for write in (0, 1):
                 self._ask(write, sequence, (1 << 32) - self.config.bus_bytes, 255, 0, tables.sequences[sequence].length)
         self._do(tables, EXTEND, 3, 0, 1)
         self._do(tables, EXTEND, 2, 0, 1)
+        for count in (BLOCK_SIZE, BLOCK_SIZE + 1):
+            self._do(tables, COMPARE, 3, 2, count)
         self._ask(1, 3, 0, 0, BLOCK_SIZE + 1, 1)
         self._ask(1, 2, 0, 0, context - 1, 1)
         for sequence in (0, 1, 2, 3, 3):
@@ -138,7 +147,9 @@ class PagedCacheBench(UnitBench):
         kind, sequence = command["command"], command["sequence"]
         if kind == EXTEND:
             return tables.extend(sequence, command["count"])
-        return (tables.fork(sequence, command["other"], command["count"]) if kind == FORK else tables.free(sequence)), None
+        if kind == FREE:
+            return tables.free(sequence), None
+        return (tables.fork if kind == FORK else tables.compare)(sequence, command["other"], command["count"]), None
 
     def _outcome(self) -> Iterator[tuple[str, Any]]:
         """Every output item with its stream; ``error`` for the sticky level."""
@@ -189,7 +200,8 @@ class PagedCacheBench(UnitBench):
         self.script = []
         tables = self._tables()
         for command in ((EXTEND, 0, 0, 0), (EXTEND, 0, 0, BLOCK_SIZE), (EXTEND, 0, 0, 3 * BLOCK_SIZE - 2), (EXTEND, 0, 0, 1),
-                        (FORK, 1, 0, 0), (FORK, 1, 0, 1), (FREE, 1, 0, 0), (FORK, 1, 0, 4 * BLOCK_SIZE - 1), (EXTEND, 1, 0, 1),
+                        (FORK, 1, 0, 0), (FORK, 1, 0, 1), (FREE, 1, 0, 0), (FORK, 1, 0, 4 * BLOCK_SIZE - 1),
+                        (COMPARE, 1, 0, 0), (COMPARE, 1, 0, BLOCK_SIZE), (COMPARE, 1, 0, 3 * BLOCK_SIZE), (EXTEND, 1, 0, 1),
                         (FREE, 2, 0, 0), (FREE, 1, 0, 0)):
             self._do(tables, *command)
         for write in (0, 1):
@@ -200,15 +212,17 @@ class PagedCacheBench(UnitBench):
         return {}
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        none, one, three, tail, fork, forked, _, fork_four, copy, free, free_four = (
-            end - start for start, end in zip(trace.accepted["i_command"][:11], trace.delivered["o_done"][:11], strict=True))
+        none, one, three, tail, fork, forked, _, fork_four, nothing, first, third, copy, free, free_four = (
+            end - start for start, end in zip(trace.accepted["i_command"][:14], trace.delivered["o_done"][:14], strict=True))
+        assert nothing == fork
         asked, written = trace.accepted["i_request"], trace.delivered["o_write"]
         read, write, again = trace.delivered["o_read"][0] - asked[0], written[0] - asked[1], written[2] - asked[3]
         interval = asked[4] - asked[3]
         assert three - none == 3 * (one - none) and fork_four - fork == 4 * (forked - fork)
         return {"read": read, "write": write, "again": again, "interval": interval,
                 "extend": none, "extend_block": one - none, "own_tail": tail - none,
-                "copy": copy - tail, "fork": fork, "fork_block": forked - fork, "free": free, "free_block": (free_four - free) // 4}
+                "copy": copy - tail, "fork": fork, "fork_block": forked - fork, "free": free, "free_block": (free_four - free) // 4,
+                "compare": first - (third - first) // 2, "compare_block": (third - first) // 2}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         return {**attributes["latency"], "interval": attributes["interval"]}

@@ -9,9 +9,9 @@ from ...accelerators.control.entries import FEED, KIND, OTHER, REFUSED, SAMPLE, 
 from ...accelerators.control.errors import ErrorCause
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
 from .frontend import FrontEnd, Operation, Read, Settings, Stopped
-from .paged import PagedTables
+from .paged import PagedTables, SequenceResult
 
-__all__ = ["BatchFrontEnd", "BatchOperation"]
+__all__ = ["BatchFrontEnd", "BatchOperation", "Part", "Row", "parts_of_tiles"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,45 @@ class BatchOperation(Operation):
 
 
 @dataclass
-class _Row:
+class Row:
+    """A token of a batch: its entry ends in front of token ``end``; the tile may end in front of ``stop``, and all sequences up to
+    there have the first ``prefix`` positions in common."""
+
     token: int
     sequence: int
     position: int
     end: int
+    stop: int
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Positions of a sequence that attention reads, and the tokens ``begin`` to ``end - 1`` of the batch that see them."""
+
+    sequence: int
+    position: int
+    count: int
+    begin: int
+    end: int
+
+
+def parts_of_tiles(batch: Sequence[Row], tile_tokens: int) -> Iterator[tuple[int, int, list[Part]]]:
+    """First token, end and parts of each tile: positions that all its sequences have in common, if it has several entries, then what
+    each of them has alone."""
+    first = 0
+    while first < len(batch):
+        lead = batch[first]
+        end = min(first + tile_tokens, lead.stop)
+        prefix = lead.prefix if end > lead.end else 0
+        parts = [Part(lead.sequence, 0, prefix, first, end)] if prefix else []
+        begin = first
+        while begin < end:
+            row, last = batch[begin], min(batch[begin].end, end)
+            parts.append(Part(row.sequence, prefix, batch[last - 1].position + 1 - prefix, begin, last))
+            begin = last
+        yield first, end, parts
+        first = end
 
 
 class BatchFrontEnd(FrontEnd):
@@ -41,6 +75,8 @@ class BatchFrontEnd(FrontEnd):
         self.latest = [0] * config.sequences
         self.positions = [0] * config.token_lanes
         self.sampled = 0
+        self.leader: int | None = None  # first sequence of the group at hand, and number of its first token
+        self.leader_row = 0
 
     def step(self, settings: Settings, program: bytes, words: Sequence[int], sampled: Iterator[tuple[int, int]]) -> None:
         """One step; ``sampled`` gives (token, value)."""
@@ -49,42 +85,61 @@ class BatchFrontEnd(FrontEnd):
             if not settings.prompt_length:
                 self._fail(ErrorCause.EMPTY_PROMPT, 0)
             self.program.append(Read(settings.prompt_address, settings.prompt_length))
-            self.batch: list[_Row] = []
+            self.batch: list[Row] = []
             self.samples: list[int] = []
             self._entries(list(words))
             if self.batch:
                 self._program(sampled)
 
     def _entries(self, words: list[int]) -> None:
-        lanes, size = self.config.token_lanes, self.config.block_size
+        lanes, size, members, prefix = self.config.token_lanes, self.config.block_size, 0, 0
         while words:
             entry = words.pop(0)
-            kind, sequence, count = entry >> KIND, entry >> SEQUENCE & 63, entry & (1 << OTHER) - 1
-            tokens, other, feed = kind == EntryKind.TOKENS, entry >> OTHER & 63, entry >> FEED & 1
-            end = len(self.batch) + count
-            legal = sequence < self.config.sequences and (
-                count > 0 and end <= lanes and (not feed or count == 1) if tokens else
-                other < self.config.sequences and count % size == 0 and count <= self.config.max_context
-                if kind == EntryKind.FORK else kind == EntryKind.FREE)
+            kind, sequence, count = EntryKind(entry >> KIND), entry >> SEQUENCE & 63, entry & (1 << OTHER) - 1
+            other, feed = entry >> OTHER & 63, entry >> FEED & 1
+            whole = count % size == 0 and count <= self.config.max_context
+            legal = sequence < self.config.sequences and {
+                EntryKind.TOKENS: 0 < count <= lanes - len(self.batch) and (not feed or count == 1),
+                EntryKind.FORK: other < self.config.sequences and whole, EntryKind.FREE: True,
+                EntryKind.GROUP: count > 0 and whole and not members}[kind]
             if not legal:
                 self._fail(ErrorCause.ILLEGAL_BATCH, entry)
-            if tokens:
-                result, copy = self.tables.extend(sequence, count)
-                assert copy is None
+            if kind is EntryKind.TOKENS:
+                self._tokens(entry, sequence, count, words, prefix if members else 0)
+                members -= members > 0
+            elif kind is EntryKind.GROUP:
+                members, prefix, self.leader = other, count, None
             else:
-                result = self.tables.fork(sequence, other, count) if kind == EntryKind.FORK else self.tables.free(sequence)
-            if result.error:
-                self.tokens.append((REFUSED | result.error << 16 | sequence, 0, 0))
-            ids = [self.latest[sequence]]
-            if tokens and not feed:
-                ids, words = words[:count], words[count:]
-            if tokens and not result.error:
-                for k, token in enumerate(ids):
-                    self.batch.append(_Row(token, sequence, result.length - count + k, end))
-                    self.positions[len(self.batch) - 1] = self.batch[-1].position
-            if tokens and len(ids) < count:
+                self._told(self.tables.fork(sequence, other, count) if kind is EntryKind.FORK else self.tables.free(sequence), sequence)
+
+    def _told(self, result: SequenceResult, sequence: int) -> None:
+        if result.error:
+            self.tokens.append((REFUSED | result.error << 16 | sequence, 0, 0))
+
+    def _tokens(self, entry: int, sequence: int, count: int, words: list[int], prefix: int) -> None:
+        """An entry with tokens, which takes them off ``words``; ``prefix``: what its group has in common, 0 without one."""
+        begin, end, feed = len(self.batch), len(self.batch) + count, entry >> FEED & 1
+        result, copy = self.tables.extend(sequence, count)
+        assert copy is None
+        self._told(result, sequence)
+        if not result.error and prefix:
+            if self.leader is None:
+                self.leader, self.leader_row = sequence, begin
+            if self.tables.compare(sequence, self.leader, prefix).error or result.length - count < prefix:
                 self._fail(ErrorCause.ILLEGAL_BATCH, entry)
-            if tokens and not result.error and entry >> SAMPLE & 1:
+        ids = [self.latest[sequence]] if feed else words[:count]
+        if not feed:
+            del words[:count]
+        if not result.error:
+            for k, token in enumerate(ids):
+                self.batch.append(Row(token, sequence, result.length - count + k, end, end, prefix))
+                self.positions[len(self.batch) - 1] = self.batch[-1].position
+        if len(ids) < count:
+            self._fail(ErrorCause.ILLEGAL_BATCH, entry)
+        if not result.error:
+            for row in self.batch[self.leader_row:begin] if prefix else ():
+                row.stop = end
+            if entry >> SAMPLE & 1:
                 self.samples.append(end - 1)
 
     def _program(self, sampled: Iterator[tuple[int, int]]) -> None:
@@ -132,18 +187,17 @@ class BatchFrontEnd(FrontEnd):
                     self.records.append(Read(found[0].address, found[0].beats))
         elif op.opcode is Opcode.ATTEND:
             for head in range(op.count):
-                first = 0
-                while first < len(self.batch):
-                    end = min(first + op.tiles, self.batch[first].end)
-                    begins, length = 1, self.batch[end - 1].position + 1
-                    for found in self.tables.commands(self.batch[first].sequence, op.address, head, 0, length, write=False, **place):
-                        assert found is not None
-                        burst, where = found
-                        self.data.append(Read(burst.address, burst.beats, self.appends))
-                        self.rows.append({"position": where["position"], "rows": where["count"], "tokens": end - first, "sinks": 0,
-                                          "begins": begins, "ends": where["last"]})
-                        begins = 0
-                    first = end
+                for first, tile_end, parts in parts_of_tiles(self.batch, op.tiles):
+                    for part in parts:
+                        for found in self.tables.commands(part.sequence, op.address, head, part.position, part.count, write=False,
+                                                          **place):
+                            assert found is not None
+                            burst, where = found
+                            self.data.append(Read(burst.address, burst.beats, self.appends))
+                            self.rows.append({
+                                "position": where["position"], "rows": where["count"], "tokens": tile_end - first, "sinks": 0,
+                                "begins": int(where["position"] == 0), "ends": int(where["last"] and part is parts[-1]),
+                                "first_token": part.begin - first, "tokens_end": part.end - first})
         else:
             if op.opcode is Opcode.EMBED and any(each.token >= op.rows for each in self.batch):
                 self._fetch(following)

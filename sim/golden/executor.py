@@ -143,6 +143,8 @@ class Executor:
                                           **{name: run[name] for name in ("rows", "begins", "ends")}}, ("packet_taken",))
             for token in tile:
                 seen = inputs.at(token) + 1 - run["position"]
+                if self.config.cache == "paged" and not run["first_token"] <= token - tile.start < run["tokens_end"]:
+                    seen = 0
                 start = 0 if run["sinks"] or self.config.cache != "window" else max(0, seen - self.window)
                 for head in range(kv_head * op.group, (kv_head + 1) * op.group):
                     yield Command("o_lane", {"start": start, "limit": min(max(0, seen), run["rows"]), "token": token, "head": head,

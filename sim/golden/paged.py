@@ -61,7 +61,8 @@ class BlockPool:
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """``error``: 0 none, 1 no block, 2 too long, 3 not empty, 4 shared too often, 5 unknown (``SequenceError`` of the hardware)."""
+    """``error``: 0 none, 1 no block, 2 too long, 3 not empty, 4 shared too often, 5 unknown, 6 different (``SequenceError`` of the
+    hardware)."""
 
     error: int
     length: int
@@ -147,6 +148,15 @@ class PagedTables:
 
     def _length(self, sequence: int) -> int:
         return self.sequences[sequence].length if sequence < len(self.sequences) else 0
+
+    def compare(self, sequence: int, other: int, count: int) -> SequenceResult:
+        """Whether the first ``count`` positions of both lie in the same blocks."""
+        if max(sequence, other) >= len(self.sequences):
+            return SequenceResult(5, self._length(sequence))
+        mine, theirs, blocks = self.sequences[sequence], self.sequences[other], -(-count // self.block_size)
+        if count > min(mine.length, theirs.length):
+            return SequenceResult(2, mine.length)
+        return SequenceResult(0 if mine.blocks[:blocks] == theirs.blocks[:blocks] else 6, mine.length)
 
     def runs(self, sequence: int, position: int, count: int, *, write: bool) -> Iterator[tuple[int, int, int] | None]:
         """``(first row, rows, first position)`` for each run of blocks that lie one behind the other; ``None`` for an error, which

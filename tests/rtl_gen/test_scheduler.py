@@ -1,11 +1,12 @@
 """Batches of the serving host, against a cache of its own: nothing is read that was not written, blocks are not lost, all is served."""
 
+import itertools
 import random
 import re
 
 import pytest
 from llmrtl.accelerators.control.entries import REFUSED, Entry, EntryKind, refusal
-from llmrtl.rtl_gen.scheduler import Request, Scheduler
+from llmrtl.rtl_gen.scheduler import Chunk, Request, Scheduler, Step
 from llmrtl.sim.golden.paged import PagedTables
 
 LANES = 4
@@ -33,7 +34,7 @@ class Accelerator:
     """Blocks with the tokens that their rows were written for."""
 
     def __init__(self, tables):
-        self.tables, self.rows, self.latest = tables, {}, {}
+        self.tables, self.rows, self.latest, self.grouped = tables, {}, {}, 0
         self.content = [[] for _ in tables.sequences]
 
     def row(self, sequence, position):
@@ -43,8 +44,12 @@ class Accelerator:
     def run(self, words):
         """New tokens, in the order of the batch. Rows are written before any is read, as in every layer."""
         todo, sampled, written = 0, [], []
+        members, prefix, lead = 0, 0, None
         for kind, sequence, count, more, tokens in parsed(words):
-            if kind is EntryKind.FREE:
+            if kind is EntryKind.GROUP:
+                assert not members and more > 1
+                members, prefix, lead = more, count, None
+            elif kind is EntryKind.FREE:
                 assert sequence not in [each for each, _ in sampled]
                 self.tables.free(sequence)
                 self.content[sequence] = []
@@ -53,6 +58,11 @@ class Accelerator:
                 self.content[sequence] = self.content[more][:count]
             else:
                 tokens = [self.latest[sequence]] if tokens is None else tokens
+                if members:
+                    lead = sequence if lead is None else lead
+                    assert not self.tables.compare(sequence, lead, prefix).error and prefix <= len(self.content[sequence])
+                    members -= 1
+                    self.grouped += 1
                 result, copy = self.tables.extend(sequence, count)
                 assert not result.error and copy is None and len(tokens) == count
                 for token in tokens:
@@ -62,7 +72,7 @@ class Accelerator:
                 todo += count
                 if more:
                     sampled.append((sequence, len(self.content[sequence])))
-        assert todo <= LANES
+        assert todo <= LANES and not members
         assert all(self.tables.pool.counts[row // self.tables.block_size] == 1 for row in written), "a shared block is written"
         for sequence, content in enumerate(self.content):
             assert [self.rows[self.row(sequence, position)] for position in range(len(content))] == content
@@ -76,14 +86,17 @@ def tables(**changes):
     return PagedTables(**{"sequences": 3, "max_context": 32, "block_size": 4, "blocks": 10} | changes)
 
 
-def serve(requests, share=True, eos=None, **changes):
-    scheduler, accelerator = Scheduler(requests, tables(**changes), LANES, eos, share), Accelerator(tables(**changes))
-    number = 0
+def serve(requests, share=True, eos=None, tile=1, **changes):
+    """Entries that were in groups, and rows that attention read with and without them."""
+    scheduler, accelerator = Scheduler(requests, tables(**changes), LANES, eos, share, tile), Accelerator(tables(**changes))
+    number = rows = rows_apart = 0
     while scheduler.active:
         step = scheduler.step(number)
         number += 1
         if step.words:
             scheduler.finish(step, accelerator.run(step.words))
+            rows, rows_apart = rows + step.rows, rows_apart + step.rows_apart
+            assert step.rows <= step.rows_apart
         assert number < 2000, "it does not end"
     assert accelerator.tables.pool.free == accelerator.tables.pool.blocks
     for request in requests:
@@ -91,7 +104,7 @@ def serve(requests, share=True, eos=None, **changes):
         while len(ids) < len(request.prompt) + request.count and (len(ids) == len(request.prompt) or ids[-1] != eos):
             ids.append(next_token(ids))
         assert request.ids == ids
-    return number
+    return accelerator.grouped, rows, rows_apart
 
 
 def traffic(rng):
@@ -106,7 +119,8 @@ def traffic(rng):
 @pytest.mark.parametrize("seed", range(60))
 def test_random_traffic(seed):
     rng = random.Random(seed)
-    serve(traffic(rng), share=rng.random() < 0.8, eos=rng.choice((None, 7)), blocks=rng.choice((8, 10, 24)))
+    serve(traffic(rng), share=rng.random() < 0.8, eos=rng.choice((None, 7)), tile=rng.choice((1, 2, 4)),
+          blocks=rng.choice((8, 10, 24)))
 
 
 def test_prefixes_are_shared_and_requests_give_way():
@@ -118,6 +132,50 @@ def test_prefixes_are_shared_and_requests_give_way():
         shared += sum(request.shared for request in requests)
         preempted += sum(request.preempted for request in requests)
     assert shared > 300 and preempted > 20
+
+
+def test_groups_save_reads():
+    """Over all traffic; none where attention has one token at a time."""
+    for tile, saved in ((1, False), (2, True), (4, True)):
+        grouped, rows, rows_apart = (sum(each) for each in zip(*(
+            serve(traffic(random.Random(seed)), tile=tile, blocks=24) for seed in range(60)), strict=True))
+        assert (grouped > 300 and rows < 0.95 * rows_apart) if saved else (grouped == 0 and rows == rows_apart)
+
+
+def test_the_cut_into_groups_reads_the_fewest_rows():
+    """Against all cuts of all orders of a step's entries into groups."""
+    for seed in range(25):
+        rng = random.Random(seed)
+        size = 4
+        chunks = []
+        for k in range(rng.randint(2, 4)):
+            blocks = list(rng.choice(((1, 2, 3), (1, 2, 4), (1, 5), (6,), ())))
+            count = rng.choice((1, 1, 1, 2, 3))
+            position = len(blocks) * size + rng.randrange(size)
+            chunks.append(Chunk(Request(str(k), [1], 1), Entry(EntryKind.TOKENS, k, count), [1] * count, position, blocks))
+        tile = rng.choice((2, 3, 4))
+        step = Step(chunks=chunks)
+        Scheduler([], tables(), 99, tile=tile)._groups(step)
+        best = min(sum(fewest(order[a:b], tile, size) for a, b in itertools.pairwise((0, *cuts, len(order))))
+                   for order in itertools.permutations(chunks) for n in range(len(chunks))
+                   for cuts in itertools.combinations(range(1, len(chunks)), n))
+        assert best <= step.rows <= 1.2 * best and step.rows <= step.rows_apart
+
+
+def fewest(members, tile, size):
+    """Rows read for a group, counted token by token."""
+    blocks = 0
+    while len(members) > 1 and all(len(each.blocks) > blocks and each.blocks[blocks] == members[0].blocks[blocks] for each in members):
+        blocks += 1
+    tokens = [(each, each.position + k) for each in members for k in range(each.entry.count)]
+    if len(members) > 1 and not blocks:
+        return 1 << 30
+    total = 0
+    while tokens:
+        here, tokens = tokens[:tile], tokens[tile:]
+        total += len({(position if position < blocks * size else (id(each), position))
+                      for each, last in here for position in range(last + 1)})
+    return total
 
 
 def test_decodes_go_on_while_a_prompt_comes():
@@ -144,6 +202,7 @@ def test_entries():
     assert Entry(EntryKind.TOKENS, 5, 3, sample=True).encode() == 1 << 30 | 5 << 24 | 1 << 23 | 3
     assert Entry(EntryKind.TOKENS, 5, 1, feed=True).encode() == 1 << 30 | 5 << 24 | 1 << 22 | 1
     assert Entry(EntryKind.FORK, 1, 32, 63).encode() == 2 << 30 | 1 << 24 | 63 << 18 | 32
+    assert Entry(EntryKind.GROUP, 0, 32, 5).encode() == 5 << 18 | 32
     assert Entry(EntryKind.FREE, 63).encode() == 3 << 30 | 63 << 24
     for name, value, bits in (("sequence", 64, 6), ("other", -1, 6), ("count", 1 << 18, 18)):
         with pytest.raises(ValueError, match=re.escape(f"FORK: {name} must be in 0..{(1 << bits) - 1}, not {value}")):

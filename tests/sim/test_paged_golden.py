@@ -102,6 +102,17 @@ def test_rows_of_a_shared_block_are_not_written():
     assert list(paged.runs(0, 0, 9, write=True)) == [None]
 
 
+def test_which_blocks_are_the_same():
+    paged = tables()
+    paged.extend(0, 9)
+    paged.fork(1, 0, 9)
+    assert [paged.compare(1, 0, count).error for count in (0, 8, 9, 10)] == [0, 0, 0, 2]
+    paged.extend(1, 1)  # copies the last block
+    assert [paged.compare(1, 0, count).error for count in (8, 9)] == [0, 5]
+    paged.extend(2, 10)  # the same positions, nothing shared
+    assert [paged.compare(2, 0, count).error for count in (0, 1, 4)] == [0, 5, 5]
+
+
 def test_what_fails_changes_nothing():
     paged = tables(blocks=3)
     paged.extend(0, 8)
