@@ -8,6 +8,7 @@ from .attention.engine import Attention
 from .attention.exponents import HeadExponents
 from .cache.append import RecordPacker
 from .cache.contiguous import ContiguousCache
+from .cache.mover import RowMover
 from .cache.window import WindowCache
 from .config import AcceleratorConfig, ceil_div
 from .control.batch_frontend import BatchFrontEnd
@@ -70,6 +71,8 @@ class Core(wiring.Component):
     o_record : Out(stream of {address, beats}); o_record_data : Out(stream of bus word); i_record_done : In(stream of {error})
         Writes of K/V records.
     o_token : Out(stream of token_layout)
+    kv_address : In(32); kv_heads : In(16); kv_free_blocks : Out(20)
+        With a paged cache: byte address of its first record, K/V heads of all layers; blocks that nobody has.
     busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
     saturations : Out(range(vector_lanes + 1))
         Elements clamped in this cycle.
@@ -88,7 +91,7 @@ class Core(wiring.Component):
     interval = None
 
     PARTS = (("frontend",), ("executor",), ("memory",), ("engine",), ("norm_quantize", "align", "head_exponents", "gains"),
-             ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention",), ("packer", "cache"), ("head",),
+             ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention",), ("packer", "cache", "mover"), ("head",),
              ("sampler",))
     """Submodules by the register that resets them."""
 
@@ -111,7 +114,7 @@ class Core(wiring.Component):
             "o_token": Out(stream.Signature(token_layout())),
             "busy": Out(1), "done": Out(1), "error": Out(8), "error_info": Out(32),
             "position": Out(20), "generated": Out(20), "tag": Out(16),
-            **({"kv_free_blocks": Out(20)} if config.cache == "paged" else {}),
+            **({"kv_free_blocks": Out(20), "kv_address": In(32), "kv_heads": In(16)} if config.cache == "paged" else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
@@ -135,8 +138,9 @@ class Core(wiring.Component):
         align, exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
         window, paged = config.cache == "window", config.cache == "paged"
         packer, sampler = RecordPacker(config), Sampler(config)
-        # Addresses of records; those of several sequences come from the front end.
+        # Addresses of records; those of several sequences come from the front end, and it may have rows copied.
         cache = None if paged else WindowCache(config) if window else ContiguousCache(config)
+        mover = RowMover(config, config.blocks * config.block_size) if paged else None
         vector_words = ceil_div(config.max_vector, lanes)
         gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
@@ -145,7 +149,7 @@ class Core(wiring.Component):
         parts = {"frontend": frontend, "executor": executor, "memory": vectors, "engine": engine, "norm_quantize": norm,
                  "align": align, "head_exponents": exponents, "gains": gains, "rope": rope, "rotary_table": table,
                  "residual": residual, "glu": glu, "embedding": embedding, "attention": attention, "packer": packer,
-                 **({} if paged else {"cache": cache}), "head": head, "sampler": sampler}
+                 **({"mover": mover} if paged else {"cache": cache}), "head": head, "sampler": sampler}
         for names in self.PARTS:
             resets.add(**{name: parts.pop(name) for name in names if name in parts})
         assert not parts
@@ -174,7 +178,7 @@ class Core(wiring.Component):
 
         # Control.
         m.d.comb += [frontend.start.eq(self.start), *(getattr(frontend, name).eq(getattr(self, name)) for name in settings(config))]
-        for name in ("o_program", "o_data", "o_token"):
+        for name in ("o_program", "o_token") if paged else ("o_program", "o_data", "o_token"):
             wiring.connect(m, getattr(frontend, name), wiring.flipped(getattr(self, name)))
         wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
         wiring.connect(m, frontend.o_operation, operations.i)
@@ -211,19 +215,27 @@ class Core(wiring.Component):
         steer(m, self.i_weights, [(buffer_before(m, lane_words.i, "lane_beats"), to_engine)])
         steer_data(m, self.i_weights, buffer_before(m, head.i_weights, "head_beats"), to_rows)
 
+        # Before a sequence writes to a block that others have too, its rows are copied, while nothing else is read or written.
+        i_data, copying = self.i_data, None
+        if paged:
+            i_data, copying = stream.Signature(i_data.p.shape()).create(path=("fetched_data",)), Signal()
+            self._copy_on_write(m, frontend.o_copy, mover, copying)
+            merge(m, [(frontend.o_data, ~copying), (mover.o_read, copying)], self.o_data)
+            steer(m, self.i_data, [(i_data, ~copying), (mover.i_data, copying)])
+
         # Other memory data: open to the operation that runs, for as many packets as it announced.
         # All conditions are registers, so the gate is closed for two cycles at the end of a packet, until they know.
         announced_to, packet_ended, closed = Signal(3), Signal(), Signal()
         m.d.sync += [
             announced_to.eq(Mux(executor.data_packets.any(),
                                 Cat(op[Opcode.EMBED] | op[Opcode.NORM], op[Opcode.ROPE], op[Opcode.ATTEND]), 0)),
-            packet_ended.eq(self.i_data.valid & self.i_data.ready & self.i_data.p.last),
+            packet_ended.eq(i_data.valid & i_data.ready & i_data.p.last),
             closed.eq(packet_ended),
         ]
         to_short, to_table, to_attention = (announced_to[k] & ~packet_ended & ~closed for k in range(3))
-        steer(m, self.i_data, [(buffer_before(m, short_words.i, "short_beats"), to_short),
+        steer(m, i_data, [(buffer_before(m, short_words.i, "short_beats"), to_short),
                                (buffer_before(m, table_words.i, "table_beats"), to_table)])
-        steer_data(m, self.i_data, buffer_before(m, attention.i_rows, "rows_ahead"), to_attention)
+        steer_data(m, i_data, buffer_before(m, attention.i_rows, "rows_ahead"), to_attention)
         m.d.comb += executor.packet_taken.eq(packet_ended)
         # A gearbox passes the ``ready`` of its sink on to the memory's queues within the cycle: so that comes from a register.
         short_ahead, table_ahead, lanes_ahead = (
@@ -357,13 +369,17 @@ class Core(wiring.Component):
         if paged:
             m.submodules.record_commands = records = Queue(self.o_record.p.shape(), max(8, config.token_lanes * config.max_heads))
             wiring.connect(m, frontend.o_record, records.i)
-            wiring.connect(m, records.o, wiring.flipped(self.o_record))
+            merge(m, [(records.o, ~copying), (mover.o_write, copying)], self.o_record)
             m.d.comb += [self.kv_free_blocks.eq(frontend.kv_free_blocks),
                          frontend.program_done.eq(executor.operation_start & (executor.next_opcode == Opcode.END))]
         else:
             pass_fields(m, cache.o_write, self.o_record)
             m.d.comb += cache.o_read.ready.eq(1)
-        wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
+        record_data = buffered(m, packer.o, "record_data").o
+        if paged:
+            merge(m, [(record_data, ~copying), (mover.o_data, copying)], self.o_record_data)
+        else:
+            wiring.connect(m, record_data, wiring.flipped(self.o_record_data))
         if window:
             # The front end lets no sinks and window come here that the slots do not hold; no position is written late.
             slots, length = Signal.like(cache.recent), Signal.like(cache.length)
@@ -377,7 +393,8 @@ class Core(wiring.Component):
             m.d.comb += cache.capacity.eq(config.max_context)
         m.d.comb += [
             *([] if paged else [cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride)]),
-            self.i_record_done.ready.eq(1), executor.record_written.eq(self.i_record_done.valid),
+            self.i_record_done.ready.eq(1),
+            executor.record_written.eq(self.i_record_done.valid & ~copying if paged else self.i_record_done.valid),
         ]
 
         # Logits to tokens.
@@ -431,3 +448,20 @@ class Core(wiring.Component):
         moved = Signal(len(moving) + 1)
         m.d.sync += [moved.eq(Cat(self.start, *(port.valid & port.ready for port in moving))), self.progress.eq(moved.any())]
         return m
+
+    def _copy_on_write(self, m: Module, copy: stream.Interface, mover: RowMover, copying: Signal) -> None:
+        """A copy that the front end asks for: taken from it when the rows are in memory."""
+        block = self.config.block_size.bit_length() - 1
+        command, done = mover.i_command, mover.o_done
+        with m.If(command.valid & command.ready):
+            m.d.sync += copying.eq(1)
+        with m.If(done.valid):
+            m.d.sync += copying.eq(0)
+        m.d.comb += [
+            command.valid.eq(copy.valid & ~copying), command.p.source.eq(copy.p.source << block),
+            command.p.target.eq(copy.p.target << block), command.p.rows.eq(copy.p.rows),
+            done.ready.eq(1), copy.ready.eq(done.valid),
+            mover.i_written.valid.eq(self.i_record_done.valid & copying), mover.i_written.p.error.eq(self.i_record_done.p.error),
+            mover.base[0].eq(self.kv_address), mover.head_stride[0].eq(self.kv_head_stride), mover.heads.eq(self.kv_heads),
+            mover.record_beats.eq(self.kv_record_beats),
+        ]

@@ -87,6 +87,11 @@ class MemoryMap:
             return min(self.model.max_context, self.config.max_context)
         return self.kv_capacity if self.window is None else self.window.positions
 
+    @property
+    def kv_address(self) -> int:
+        """Byte address of the KV cache, which is the last in memory."""
+        return self.memory_bytes - self.model.layers * self.model.kv_heads * self.kv_head_stride
+
 
 @dataclass(frozen=True, kw_only=True)
 class Image(MemoryMap):

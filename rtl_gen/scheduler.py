@@ -1,8 +1,9 @@
 """What a serving host decides: which tokens of which requests go through the accelerator in the next step.
 
 Every running request that waits for its next token is in every step (continuous batching, as in Orca); what is left of the token budget
-goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with the whole blocks that its
-prompt has in common with one that runs (vLLM, arXiv:2309.06180); it waits while another one is about to write more of them. If no block
+goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with what its prompt
+has in common with one that runs and is in the cache (vLLM, arXiv:2309.06180); it waits while another one is about to write more blocks
+of it. If no block
 is left for a request, the latest one behind it gives back its own and begins anew later; if there is none, it waits.
 
 Requests of a step that share blocks are put into groups where attention then reads fewer rows (Hydragen, arXiv:2402.05099).
@@ -200,8 +201,7 @@ class Scheduler:
             return
         assert request.sequence is not None
         step.written[request.name] = request.written
-        result, copy = self.tables.extend(request.sequence, count)
-        assert not result.error and copy is None
+        assert not self.tables.extend(request.sequence, count)[0].error
         feeds = request.fed and count == 1
         entry = Entry(EntryKind.TOKENS, request.sequence, count, sample=request.written + count == len(request.ids), feed=feeds)
         whole = self.tables.sequences[request.sequence].blocks[:request.written // self.tables.block_size]
@@ -240,6 +240,7 @@ class Scheduler:
                 step.words += [chunk.entry.encode(), *chunk.ids]
 
     def _has_room(self, request: Request, count: int) -> bool:
+        """Whether there are blocks for so many tokens more. No block is shared that is not whole, but in the step of a fork."""
         assert request.sequence is not None
         size, sequence = self.tables.block_size, self.tables.sequences[request.sequence]
         return -(-(sequence.length + count) // size) - len(sequence.blocks) <= self.tables.pool.free
@@ -261,23 +262,19 @@ class Scheduler:
             return False
         size, source, shared = self.tables.block_size, None, 0
         for other in self.running if self.share else ():
-            common = min(_common(request.ids, other.ids), len(request.ids) - 1) // size * size
-            # A block that is written in this step has one owner until then.
-            there = min(common, step.written.get(other.name, other.written) // size * size)
-            if common > there:
+            common = min(_common(request.ids, other.ids), len(request.ids) - 1)
+            there = min(common, step.written.get(other.name, other.written))  # in memory before this step
+            if common // size > there // size:
                 return False
             if there > shared:
                 source, shared = other, there
-        request.sequence = free[0]
+        count = min(self.budget - step.tokens, len(request.ids) - shared)
+        if -(-(shared + count) // size) - shared // size > self.tables.pool.free:  # a block that is not whole will be copied
+            return False
+        request.sequence, request.written, request.shared = free[0], shared, shared
         if source is not None:
             assert source.sequence is not None
             self._command(step, Entry(EntryKind.FORK, request.sequence, shared, source.sequence))
-        request.written = request.shared = shared
-        if not self._has_room(request, min(self.budget - step.tokens, len(request.ids) - shared)):
-            if source is not None:
-                self._command(step, Entry(EntryKind.FREE, request.sequence))
-            request.sequence, request.written = None, 0
-            return False
         self.waiting.pop(0)
         self.running.append(request)
         self._advance(step, request)

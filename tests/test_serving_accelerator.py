@@ -61,16 +61,19 @@ class Reads:
 
     def __call__(self, number, step):
         image, golden = self.image, self.golden
-        before = [len(reads) for reads in (golden.program, golden.data, golden.weights, golden.rows)]
+        before = [len(reads) for reads in (golden.program, golden.data, golden.weights, golden.rows, golden.copies)]
         golden.step(Settings(program_address=image.program_address, prompt_address=image.prompt_address, prompt_length=len(step.words),
                              start_position=0, max_new_tokens=0, eos_token=0, ignore_eos=1, kv_capacity=image.kv_capacity,
                              kv_record_beats=image.kv_record_beats, kv_head_stride=image.kv_head_stride),
                     image.data[image.program_address:].tobytes(), step.words, iter([(request.ids[-1], 0) for request in step.sampled]))
         assert not golden.error
-        program, data, weights, rows = (reads[begin:] for reads, begin in
-                                        zip((golden.program, golden.data, golden.weights, golden.rows), before, strict=True))
-        self.steps.append(sum(read.beats for read in (*program, *data)) + sum(beats for _, beats, _ in weights))
+        program, data, weights, rows, copies = (
+            reads[begin:] for reads, begin in
+            zip((golden.program, golden.data, golden.weights, golden.rows, golden.copies), before, strict=True))
+        copied = sum(copy.rows for copy in copies) * image.model.layers * image.model.kv_heads * image.kv_record_beats
+        self.steps.append(sum(read.beats for read in (*program, *data)) + sum(beats for _, beats, _ in weights) + copied)
         self.batches.append((golden.batch, rows))
+        self.copies = len(golden.copies)
 
 
 def said(run):
@@ -95,13 +98,14 @@ def test_random_traffic(program, model, round):
         count = rng.randint(1, 33 - len(prompt) if k < 2 else 6)
         requests.append(Request(str(k), prompt, count, rng.choice((0, 0, rng.randint(0, 12)))))
     with Session(program, image, file, latency=rng.randrange(1, 60), stall=rng.choice((0, 30)), seed=seed % 1000 + 1) as session:
-        served = serve(session, image, requests)
-    assert mismatches(image, served, None) == {}
+        reads = Reads(image)
+        served = serve(session, image, requests, on_step=reads)
+    assert mismatches(image, served, None) == {} and [step.read_beats for step in served.steps] == reads.steps
     assert served.free_blocks == 12 and all(len(request.generated) == request.count for request in requests)
 
 
 def test_sharing(program, model):
-    """A prompt of which others have whole blocks in common is written once, and its tokens go through the model once."""
+    """What other prompts have in common with one is written once, and its tokens go through the model once."""
     image, file = model
     prefix = [(5 * k + 2) % 48 for k in range(13)]
     summaries = []
@@ -111,9 +115,9 @@ def test_sharing(program, model):
             served = serve(session, image, requests, share=share)
         differ = mismatches(image, served, None)
         summaries.append(summarize_service(image, served, differ, ""))
-        assert differ == {} and [request.shared for request in requests] == ([0, 12, 8] if share else [0, 0, 0])
+        assert differ == {} and [request.shared for request in requests] == ([0, 12, 9] if share else [0, 0, 0])
     shared, apart = summaries
-    assert apart["tokens_through_the_model"] - shared["tokens_through_the_model"] == 20
+    assert apart["tokens_through_the_model"] - shared["tokens_through_the_model"] == 21
     assert shared["kv_bytes_peak"] < shared["kv_bytes_peak_without_sharing"]
     assert apart["kv_bytes_peak"] == apart["kv_bytes_peak_without_sharing"]
     assert shared["cycles"] < apart["cycles"] and shared["golden_match"]
@@ -148,15 +152,39 @@ def test_rows_of_a_shared_prefix_are_read_once_for_a_group(program, model):
     assert beats[1] - beats[0] == layers * heads * image.kv_record_beats * saved[0]
 
 
+def test_blocks_that_are_not_whole_are_copied(program, model):
+    """Forks of every length, of a sequence that goes on as well; each equals the run of its text alone. Nothing but the copies is
+    written twice."""
+    image, file = model
+    prompt = [(3 * k + 1) % 48 for k in range(11)]
+    row = image.model.layers * image.model.kv_heads * image.kv_record_beats
+    for count in range(1, 11):
+        texts = [[*prompt, 7], [*prompt[:count], 9], [*prompt[:count], 11]]
+        with Session(program, image, file, latency=1 + 9 * (count % 3), stall=20 * (count % 2)) as session:
+            for begin in range(0, 11, 4):
+                session.step(tokens(0, prompt[begin:begin + 4], False))
+            run = session.step([*(Entry(EntryKind.FORK, k, count, 0).encode() for k in (1, 2)),
+                                *(word for k, text in enumerate(texts) for word in tokens(k, text[-1:]))])
+            copies = [11 % 4] if count > 8 else []  # sequence 0 goes on in its third block
+            copies += [count % 4] * (1 if count > 8 else 2) if count % 4 else []
+            assert run.registers["WRITE_BEATS"] == row * (3 + sum(copies))
+            found = [[each] for each in said(run)]
+            for _ in range(3):
+                run = session.step([Entry(EntryKind.TOKENS, k, 1, sample=True, feed=True).encode() for k in range(3)])
+                for each, token in zip(found, said(run), strict=True):
+                    each.append(token)
+        assert found == [alone(image, text, 4) for text in texts]
+
+
 def test_refused_entries_harm_nobody(program, model):
     """A fork of what is not there, of a sequence that is not empty, more positions than a sequence has, more blocks than there are."""
     image, file = model
     expected = alone(image, [1, 2, 3], 3)
     full = [*range(4)]
     with Session(program, image, file) as session:
-        run = session.step([*tokens(0, [1, 2]), Entry(EntryKind.FORK, 1, 4, 2).encode(), *tokens(1, [9], False)])
+        run = session.step([Entry(EntryKind.FORK, 1, 4, 2).encode(), *tokens(0, [1, 2]), *tokens(1, [9], False)])
         assert [refusal(token.token) for token in run.tokens] == [(1, 2), None]
-        run = session.step([*tokens(0, [3]), Entry(EntryKind.FORK, 0, 0, 1).encode(), Entry(EntryKind.FORK, 1, 0, 0).encode()])
+        run = session.step([Entry(EntryKind.FORK, 0, 0, 1).encode(), Entry(EntryKind.FORK, 1, 0, 0).encode(), *tokens(0, [3])])
         assert [refusal(token.token) for token in run.tokens] == [(0, 3), (1, 3), None]
         assert said(run)[-1] == expected[0]
         for _ in range(7):
@@ -175,7 +203,8 @@ def test_refused_entries_harm_nobody(program, model):
 @pytest.mark.parametrize("words", [
     [0], [Entry(EntryKind.TOKENS, 3, 1).encode(), 5], [Entry(EntryKind.TOKENS, 0, 0).encode()], tokens(0, [1] * 5),
     [*tokens(0, [1, 2]), *tokens(1, [1, 2, 3])], [Entry(EntryKind.TOKENS, 0, 2, feed=True).encode()],
-    [Entry(EntryKind.FORK, 0, 3, 1).encode()], [Entry(EntryKind.FORK, 0, 4, 3).encode()], tokens(0, [1, 2, 3])[:3]], ids=str)
+    [*tokens(0, [1]), Entry(EntryKind.FORK, 1, 1, 0).encode()], [Entry(EntryKind.FORK, 0, 4, 3).encode()], tokens(0, [1, 2, 3])[:3],
+    [Entry(EntryKind.GROUP, 0, 3, 2).encode()], [Entry(EntryKind.GROUP, 0, 4, 1).encode(), *tokens(0, [1])]], ids=str)
 def test_batches_that_are_none(program, model, words):
     image, file = model
     with Session(program, image, file, watchdog=4000) as session:

@@ -109,10 +109,11 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
             m.d.sync += [members.eq(entry.other), prefix.eq(entry.count), led.eq(0)]
             next_word()
         tokens_fit = (entry.count != 0) & (row_end <= lanes) & (~feeds | (entry.count == 1))
-        whole = (entry.count[:(config.block_size - 1).bit_length()] == 0) & (entry.count <= config.max_context)
+        whole = entry.count[:(config.block_size - 1).bit_length()] == 0
+        possible = entry.count <= config.max_context
         legal = (entry.sequence < config.sequences) & Mux(is_tokens, tokens_fit, Mux(
-            entry.kind == EntryKind.FORK, (entry.other < config.sequences) & whole, Mux(
-                entry.kind == EntryKind.GROUP, (entry.count != 0) & whole & (members == 0), 1)))
+            entry.kind == EntryKind.FORK, (entry.other < config.sequences) & possible & (batch.count == 0), Mux(
+                entry.kind == EntryKind.GROUP, (entry.count != 0) & possible & whole & (members == 0), 1)))
         fail(ErrorCause.ILLEGAL_BATCH, ~legal, entry.as_value())
     with m.State("ENTRY_COMMAND"):
         m.d.comb += command.valid.eq(1)

@@ -3,8 +3,8 @@ Plain Python.
 
 A batch is a list of 32-bit words, each in the low bits of a bus word: entries, and behind an entry that does not ``feed`` the ids of
 its tokens. Tokens of all entries go through the model together, at most ``token_lanes`` of them, when the whole list has been read:
-so a list that frees a sequence, or lets another one share a block, for which it has tokens contradicts itself. What is no batch
-(``ILLEGAL_BATCH``) or contradicts itself (``CACHE_FULL``) stops the accelerator, and all sequences are gone."""
+so a list that frees a sequence for which it has tokens contradicts itself. What is no batch (``ILLEGAL_BATCH``) or contradicts itself
+(``CACHE_FULL``) stops the accelerator, and all sequences are gone."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,7 +29,8 @@ class EntryKind(IntEnum):
     """``count`` tokens follow at its end; with ``sample`` the last one's logits give a new token, with ``feed`` the (one) token is the
     one that the sequence sampled last."""
     FORK = 2
-    """It begins with the first ``count`` positions of ``other``, whole blocks."""
+    """It begins with the first ``count`` positions of ``other``, in whose blocks they stay: one that is not whole is copied when one of
+    the two goes on. Before all entries with tokens, which are not in the cache yet."""
     FREE = 3
     """It has no positions any more."""
 

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
-from ..cache.paged import PagedCache
+from ..cache.paged import PagedCache, copy_layout
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
@@ -80,9 +80,10 @@ class FrontEnd(wiring.Component):
         ``kv_capacity`` slots hold them and ``token_lanes - 1`` positions more; ``kv_positions`` is the longest text.
     o_rows : Out(stream of rows_layout)
         But with ``cache = "contiguous"``: the runs of rows that ``o_data`` reads.
-    o_record : Out(stream of {address, beats}), program_done : In(1), kv_free_blocks : Out
+    o_record : Out(stream of {address, beats}), program_done : In(1), kv_free_blocks : Out, o_copy : Out(stream of copy_layout)
         With ``cache = "paged"``: writes of K/V records, in the executor's order; pulse when the executor has come to the end of the
-        program; blocks of the pool that nobody has.
+        program; blocks of the pool that nobody has; rows to be copied, before anything of a step is read or written, to be taken when
+        they are in memory.
     o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
         Reads of descriptors and prompt.
     o_weights : Out(stream of {address, beats, head})
@@ -115,7 +116,8 @@ class FrontEnd(wiring.Component):
         runs: dict = {"o_rows": Out(stream.Signature(rows_layout(config)))} if config.attention_runs else {}
         if config.cache == "paged":
             runs |= {"o_record": Out(stream.Signature(BURST)), "program_done": In(1),
-                     "kv_free_blocks": Out(range(config.blocks + 1))}
+                     "kv_free_blocks": Out(range(config.blocks + 1)),
+                     "o_copy": Out(stream.Signature(copy_layout(config.blocks, config.block_size)))}
         super().__init__({
             "start": In(1), **{name: In(width) for name, width in settings(config).items()}, **runs,
             "o_program": Out(stream.Signature(BURST)),
@@ -268,6 +270,8 @@ class FrontEnd(wiring.Component):
 
         if several:
             m.d.comb += [*(self.o_operation.p.positions[k].eq(batch.positions[k]) for k in range(lanes)),
+                         self.o_copy.valid.eq(cache.o_copy.valid), cache.o_copy.ready.eq(self.o_copy.ready),
+                         self.o_copy.payload.eq(cache.o_copy.payload),
                          self.o_operation.p.sampled.eq(batch.sampled), self.kv_free_blocks.eq(cache.free),
                          ended.eq((batch.samples & (batch.samples - 1)) == 0)]
 

@@ -3,7 +3,8 @@
 A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
 one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
 has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window,
-KV_FREE_BLOCKS where it is paged: there a prompt is a batch (``entries``). CONFIG_CACHE tells which, and is not there for a cache
+KV_FREE_BLOCKS, KV_ADDRESS and KV_HEADS where it is paged: there a prompt is a batch (``entries``). CONFIG_CACHE tells which, and is
+not there for a cache
 of all positions of one sequence.
 """
 
@@ -254,6 +255,8 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
     if config.cache == "paged":
         b.offset = 0x190
         b.single("KV_FREE_BLOCKS", "ro", "Blocks of the KV cache that no sequence has.", width=POSITION_BITS)
+        b.single("KV_ADDRESS", "rw", "Byte address of the KV cache, where rows are copied. Set before a start.")
+        b.single("KV_HEADS", "rw", "KV heads of all layers. Set before a start.", width=16)
 
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")

@@ -30,12 +30,13 @@ class BatchFrontEndBench(FrontEndBench):
         written: set[int] = set()
         changed: set[int] = set()  # by FORK or FREE
         for _ in range(rng.randint(1, 6)):
-            if left > 1 and rng.random() < 0.4:
+            begins = left == config.token_lanes
+            if left > 1 and rng.random() < (0.2 if begins else 0.4):
                 group = self.group(rng, golden, left, written, changed)
                 words += group[0]
                 left -= group[1]
             sequence, other = rng.randrange(config.sequences), rng.randrange(config.sequences)
-            kind = rng.choice((EntryKind.TOKENS, EntryKind.TOKENS, EntryKind.TOKENS, EntryKind.FORK, EntryKind.FREE))
+            kind = rng.choice((*[EntryKind.TOKENS] * (1 if begins else 3), EntryKind.FORK, EntryKind.FREE))
             if kind is EntryKind.TOKENS and left:
                 count, feed = rng.choice((1, left, rng.randint(1, left))), rng.random() < 0.3
                 count = 1 if feed else count
@@ -43,10 +44,10 @@ class BatchFrontEndBench(FrontEndBench):
                 words += [rng.randrange(VOCABULARY) for _ in range(0 if feed else count)]
                 left -= count
                 written.add(sequence)
-            elif kind is EntryKind.FORK and other not in written:
-                blocks = golden.tables.sequences[other].length // config.block_size
-                more = min(blocks + 1, config.max_context // config.block_size)
-                count = config.block_size * rng.choice((blocks, rng.randint(0, blocks), more))
+            elif kind is EntryKind.FORK and left == config.token_lanes:
+                length = golden.tables.sequences[other].length
+                count = rng.choice((length, rng.randint(0, length), length // config.block_size * config.block_size,
+                                    min(length + 1, config.max_context)))
                 words.append(Entry(kind, sequence, count, other).encode())
                 changed.add(sequence)
             elif kind is EntryKind.FREE and sequence not in written:
@@ -121,13 +122,16 @@ class BatchFrontEndBench(FrontEndBench):
         blocks = rng.choice((0, 1, 2, 2))
         begin = self.filled(0, blocks)
         if blocks:
-            begin.append([Entry(EntryKind.FORK, k, self.config.block_size * rng.randint(1, blocks)).encode()
+            size = self.config.block_size
+            begin.append([Entry(EntryKind.FORK, k, rng.choice((size, rng.randint(size, blocks * size)))).encode()
                           for k in range(1, self.config.sequences)])
+            begin[-1] += [word for k in rng.sample(range(self.config.sequences), 3)
+                          for word in (Entry(EntryKind.TOKENS, k, 1).encode(), k)]
         return self.plan(*self.steps(rng, 6, begin))
 
     def boundary(self) -> Items:
         """A sequence up to its last position, and one more; shared whole; all lanes in one entry, one lane in each; all sampled. A
-        group of all positions but the last ones, of a refused entry and an end before all have come."""
+        group of all positions but the last ones, of a refused entry and an end before all have come. A copy of all rows but one."""
         rng, lanes, most = random.Random(0), self.config.token_lanes, self.config.max_context
         ids = [VOCABULARY - 1] * lanes
         found = [[Entry(EntryKind.TOKENS, 0, lanes, sample=k % 2 == 1).encode(), *ids] for k in range(most // lanes)]
@@ -140,6 +144,8 @@ class BatchFrontEndBench(FrontEndBench):
                       Entry(EntryKind.GROUP, 0, most - size, 3).encode(),
                       *(word for k in (0, 2, 3) for word in (Entry(EntryKind.TOKENS, k, 1).encode(), k)),
                       Entry(EntryKind.GROUP, 0, size, 9).encode(), Entry(EntryKind.TOKENS, 3, 1, sample=True).encode(), 2])
+        found.append([Entry(EntryKind.FREE, 2).encode(), Entry(EntryKind.FORK, 2, most - 1, 0).encode(),
+                      Entry(EntryKind.TOKENS, 2, 1, sample=True).encode(), 3])
         found.append([Entry(EntryKind.FREE, k).encode() for k in range(self.config.sequences)])
         return self.plan(*(self.of(rng, words) for words in found))
 
@@ -174,7 +180,7 @@ class BatchFrontEndBench(FrontEndBench):
             operations.append({"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens, "chunk": 0,
                                "positions": list(queued.positions), "sampled": queued.sampled})
         return super().expected(stimulus) | {
-            "o_operation": operations,
+            "o_operation": operations, "o_copy": [vars(copy) for copy in golden.copies],
             "o_record": [{"address": read.address, "beats": read.beats} for read in golden.records]}
 
     def levels(self, stimulus: Items) -> dict[str, int]:

@@ -9,7 +9,7 @@ from ...accelerators.control.entries import FEED, KIND, OTHER, REFUSED, SAMPLE, 
 from ...accelerators.control.errors import ErrorCause
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
 from .frontend import FrontEnd, Operation, Read, Settings, Stopped
-from .paged import PagedTables, SequenceResult
+from .paged import Copy, PagedTables, SequenceResult
 
 __all__ = ["BatchFrontEnd", "BatchOperation", "Part", "Row", "parts_of_tiles"]
 
@@ -65,11 +65,12 @@ def parts_of_tiles(batch: Sequence[Row], tile_tokens: int) -> Iterator[tuple[int
 
 
 class BatchFrontEnd(FrontEnd):
-    """All that leaves it since reset. ``records`` are the writes of APPEND."""
+    """All that leaves it since reset. ``records`` are the writes of APPEND, ``copies`` what is copied before a sequence goes on."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         super().__init__(config)
         self.records: list[Read] = []
+        self.copies: list[Copy] = []
         self.tables = PagedTables(sequences=config.sequences, max_context=config.max_context, block_size=config.block_size,
                                   blocks=config.blocks)
         self.latest = [0] * config.sequences
@@ -97,11 +98,11 @@ class BatchFrontEnd(FrontEnd):
             entry = words.pop(0)
             kind, sequence, count = EntryKind(entry >> KIND), entry >> SEQUENCE & 63, entry & (1 << OTHER) - 1
             other, feed = entry >> OTHER & 63, entry >> FEED & 1
-            whole = count % size == 0 and count <= self.config.max_context
+            possible = count <= self.config.max_context
             legal = sequence < self.config.sequences and {
                 EntryKind.TOKENS: 0 < count <= lanes - len(self.batch) and (not feed or count == 1),
-                EntryKind.FORK: other < self.config.sequences and whole, EntryKind.FREE: True,
-                EntryKind.GROUP: count > 0 and whole and not members}[kind]
+                EntryKind.FORK: other < self.config.sequences and possible and not self.batch, EntryKind.FREE: True,
+                EntryKind.GROUP: count > 0 and count % size == 0 and possible and not members}[kind]
             if not legal:
                 self._fail(ErrorCause.ILLEGAL_BATCH, entry)
             if kind is EntryKind.TOKENS:
@@ -120,7 +121,8 @@ class BatchFrontEnd(FrontEnd):
         """An entry with tokens, which takes them off ``words``; ``prefix``: what its group has in common, 0 without one."""
         begin, end, feed = len(self.batch), len(self.batch) + count, entry >> FEED & 1
         result, copy = self.tables.extend(sequence, count)
-        assert copy is None
+        if copy is not None:
+            self.copies.append(copy)
         self._told(result, sequence)
         if not result.error and prefix:
             if self.leader is None:

@@ -221,6 +221,8 @@ def setup_registers(image: Image, sampling: Sampling, memory_model: str, watchdo
     }
     if image.window is not None:
         values |= {"KV_SINKS": image.window.sinks, "KV_WINDOW": image.window.recent, "KV_POSITIONS": image.window.positions}
+    if image.config.cache == "paged":
+        values |= {"KV_ADDRESS": image.kv_address, "KV_HEADS": image.model.layers * image.model.kv_heads}
     if image.config.memory_ports > 1:
         bases = port_bases(image.config, image.memory_bytes, memory_model)
         values |= {f"MEMORY_BASE_{port}": base for port, base in enumerate(bases)}

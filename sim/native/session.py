@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ...accelerators.control.isa import Opcode, decode_program
 from ...accelerators.control.regmap import register_map
 from ...rtl_gen.image import Image
 from .run import Run, Sampling, check_memory, driver_arguments, driver_command, read_results, setup_registers
@@ -32,9 +31,7 @@ class Session:
                  clock_mhz: float = 250.0, watchdog: int = 1 << 20, **memory: int) -> None:
         check_memory(memory_model, clock_mhz, memory)
         self._image = image
-        program_of = decode_program(image.data[image.program_address:].tobytes())
-        cache = min(op.address for op in program_of if op.opcode is Opcode.APPEND)
-        self._longest = (cache - image.prompt_address) // image.config.bus_bytes
+        self._longest = (image.kv_address - image.prompt_address) // image.config.bus_bytes
         offsets = register_map(image.config).offsets
         self._length, self._control = offsets["PROMPT_LENGTH"], offsets["CONTROL"]
         bits = {each.name: 1 << each.low for each in register_map(image.config)["CONTROL"].fields}

@@ -34,7 +34,7 @@ class Accelerator:
     """Blocks with the tokens that their rows were written for."""
 
     def __init__(self, tables):
-        self.tables, self.rows, self.latest, self.grouped = tables, {}, {}, 0
+        self.tables, self.rows, self.latest, self.grouped, self.copies = tables, {}, {}, 0, 0
         self.content = [[] for _ in tables.sequences]
 
     def row(self, sequence, position):
@@ -42,8 +42,9 @@ class Accelerator:
         return block * self.tables.block_size + position % self.tables.block_size
 
     def run(self, words):
-        """New tokens, in the order of the batch. Rows are written before any is read, as in every layer."""
-        todo, sampled, written = 0, [], []
+        """New tokens, in the order of the batch. Rows are copied before any is written, and written before any is read, as in every
+        layer."""
+        todo, sampled, written = 0, [], {}
         members, prefix, lead = 0, 0, None
         for kind, sequence, count, more, tokens in parsed(words):
             if kind is EntryKind.GROUP:
@@ -54,7 +55,7 @@ class Accelerator:
                 self.tables.free(sequence)
                 self.content[sequence] = []
             elif kind is EntryKind.FORK:
-                assert count % self.tables.block_size == 0 and not self.tables.fork(sequence, more, count).error
+                assert not todo and not self.tables.fork(sequence, more, count).error
                 self.content[sequence] = self.content[more][:count]
             else:
                 tokens = [self.latest[sequence]] if tokens is None else tokens
@@ -64,15 +65,18 @@ class Accelerator:
                     members -= 1
                     self.grouped += 1
                 result, copy = self.tables.extend(sequence, count)
-                assert not result.error and copy is None and len(tokens) == count
+                assert not result.error and len(tokens) == count
+                for row in range(copy.rows if copy else 0):
+                    self.rows[copy.target * self.tables.block_size + row] = self.rows[copy.source * self.tables.block_size + row]
+                self.copies += copy is not None
                 for token in tokens:
-                    written.append(self.row(sequence, len(self.content[sequence])))
-                    self.rows[written[-1]] = token
+                    written[self.row(sequence, len(self.content[sequence]))] = token
                     self.content[sequence].append(token)
                 todo += count
                 if more:
                     sampled.append((sequence, len(self.content[sequence])))
         assert todo <= LANES and not members
+        self.rows |= written
         assert all(self.tables.pool.counts[row // self.tables.block_size] == 1 for row in written), "a shared block is written"
         for sequence, content in enumerate(self.content):
             assert [self.rows[self.row(sequence, position)] for position in range(len(content))] == content
@@ -87,14 +91,16 @@ def tables(**changes):
 
 
 def serve(requests, share=True, eos=None, tile=1, **changes):
-    """Entries that were in groups, and rows that attention read with and without them."""
+    """Entries that were in groups, rows that attention read with and without them, blocks that were copied."""
     scheduler, accelerator = Scheduler(requests, tables(**changes), LANES, eos, share, tile), Accelerator(tables(**changes))
     number = rows = rows_apart = 0
     while scheduler.active:
         step = scheduler.step(number)
         number += 1
         if step.words:
-            scheduler.finish(step, accelerator.run(step.words))
+            tokens = accelerator.run(step.words)
+            assert scheduler.tables.pool.free == accelerator.tables.pool.free
+            scheduler.finish(step, tokens)
             rows, rows_apart = rows + step.rows, rows_apart + step.rows_apart
             assert step.rows <= step.rows_apart
         assert number < 2000, "it does not end"
@@ -104,7 +110,7 @@ def serve(requests, share=True, eos=None, tile=1, **changes):
         while len(ids) < len(request.prompt) + request.count and (len(ids) == len(request.prompt) or ids[-1] != eos):
             ids.append(next_token(ids))
         assert request.ids == ids
-    return accelerator.grouped, rows, rows_apart
+    return accelerator.grouped, rows, rows_apart, accelerator.copies
 
 
 def traffic(rng):
@@ -125,19 +131,19 @@ def test_random_traffic(seed):
 
 def test_prefixes_are_shared_and_requests_give_way():
     """Over all traffic both happen."""
-    shared = preempted = 0
+    shared = preempted = copies = 0
     for seed in range(60):
         requests = traffic(random.Random(seed))
-        serve(requests, blocks=8)
+        copies += serve(requests, blocks=8)[-1]
         shared += sum(request.shared for request in requests)
         preempted += sum(request.preempted for request in requests)
-    assert shared > 300 and preempted > 20
+    assert shared > 400 and preempted > 20 and copies > 40
 
 
 def test_groups_save_reads():
     """Over all traffic; none where attention has one token at a time."""
     for tile, saved in ((1, False), (2, True), (4, True)):
-        grouped, rows, rows_apart = (sum(each) for each in zip(*(
+        grouped, rows, rows_apart, _ = (sum(each) for each in zip(*(
             serve(traffic(random.Random(seed)), tile=tile, blocks=24) for seed in range(60)), strict=True))
         assert (grouped > 300 and rows < 0.95 * rows_apart) if saved else (grouped == 0 and rows == rows_apart)
 
