@@ -5,6 +5,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from llmrtl.accelerators.control.entries import Entry, EntryKind, refusal
@@ -174,6 +175,33 @@ def test_blocks_that_are_not_whole_are_copied(program, model):
                 for each, token in zip(found, said(run), strict=True):
                     each.append(token)
         assert found == [alone(image, text, 4) for text in texts]
+
+
+@pytest.mark.parametrize("cuts", [((2, 1, 1),), ((1, 2, 1), (1, 2, 1), (1, 1, 2)), ((4, 0, 0), (0, 3, 1), (1, 0, 3))], ids=str)
+def test_packed_prompts(program, model, cuts):
+    """Prompts side by side in a chunk, each from its position 0 on: tokens and logits of each alone. Attention executes no pair of a
+    tile of tokens and a row that no token of the tile sees."""
+    image, file = model
+    lengths = [sum(cut[k] for cut in cuts) for k in range(3)]
+    prompts = [[(11 * k + 5 * n + 2) % 48 for n in range(length)] for k, length in enumerate(lengths)]
+    tile, heads = CONFIG.query_lanes // image.model.group, image.model.layers * image.model.kv_heads
+    reads, done, seen, found = Reads(image), [0, 0, 0], 0, {}
+    with Session(program, image, file) as session:
+        for cut in cuts:
+            words, ended = [], []
+            for k, count in enumerate(cut):
+                if count:
+                    ended += [k] if done[k] + count == lengths[k] else []
+                    words += tokens(k, prompts[k][done[k]:done[k] + count], done[k] + count == lengths[k])
+                    seen += heads * sum(done[k] + min(first + tile, count) for first in range(0, count, tile))
+                    done[k] += count
+            run = session.step(words)
+            found |= dict(zip(ended, said(run), strict=True))
+            reads(0, SimpleNamespace(words=words, sampled=[SimpleNamespace(ids=[token]) for token, _ in said(run)]))
+            assert run.registers["READ_BEATS"] == reads.steps[-1]
+    assert [found[k] for k in range(3)] == [alone(image, prompt, 1)[0] for prompt in prompts]
+    executed = sum(run["rows"] for _, rows in reads.batches for run in rows)
+    assert seen <= executed <= 1.05 * seen
 
 
 def test_refused_entries_harm_nobody(program, model):
