@@ -28,6 +28,13 @@ def _formats(option: Callable[..., None]) -> None:
            help="wider K/V, LM head, embedding, probabilities: tells what a format costs from what a bug costs")
 
 
+def _sampling(option: Callable[..., None]) -> None:
+    option("--temperature", type=number(0.001, 1000), metavar="T",
+           help="sample at this temperature, 0.001 to 1000; default: the best token")
+    option("--top-k", type=_tokens, metavar="K",
+           help="with --temperature: sample among the best K tokens; default: the preset's limit")
+
+
 def _window(option: Callable[..., None]) -> None:
     option("--window", type=_tokens, metavar="W",
            help="a token sees the latest W positions, itself included, and the sinks: the KV cache keeps no others, and text may be "
@@ -73,10 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--prompt-length", type=_tokens, metavar="N", help="a prompt of N random tokens (see --seed), to measure prefill")
     option("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate")
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
-    option("--temperature", type=number(0.001, 1000), metavar="T",
-           help="sample at this temperature, 0.001 to 1000; default: the best token")
-    option("--top-k", type=_tokens, metavar="K",
-           help="with --temperature: sample among the best K tokens; default: the preset's limit")
+    _sampling(option)
     option("--seed", type=_seed, metavar="S",
            help="seed of --temperature and of --prompt-length, 0 to 2**32 - 1; default: 1")
     option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow. With --window: "
@@ -115,6 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--preset", help=f"{_PRESET}, with a paged KV cache; default: {DEFAULT_PRESET}")
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    _sampling(option)
+    option("--seed", type=_seed, metavar="S", help="seed of --temperature, 0 to 2**32 - 1; default: 1")
     option("--no-sharing", action="store_true", help="compute and keep every prompt from its beginning, to see what sharing saves")
     option("--no-groups", action="store_true", help="read a shared prefix for every request apart, to see what groups save")
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",

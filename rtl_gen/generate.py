@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,8 +27,10 @@ from .formats import cache_bytes, storage_name
 from .image import Image, ImageError, image_files
 from .yowasp import build_root
 
-__all__ = ["Outcome", "cache_summary", "compiled_image", "emitted_accelerator", "generate", "locate_mismatch", "summarize",
-           "write_summary"]
+__all__ = ["DEFAULT_SEED", "Outcome", "cache_summary", "chosen_sampling", "compiled_image", "emitted_accelerator", "generate",
+           "locate_mismatch", "summarize", "write_summary"]
+
+DEFAULT_SEED = 1
 
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
@@ -228,6 +231,18 @@ def summarize(outcome: Outcome, image: Image, emitted: Emitted, prompt: Sequence
                         for unit in UNIT_NAMES}
     summary["registers"] = {name: registers[name] for name in sorted(registers)}
     return summary
+
+
+def chosen_sampling(options: Namespace, config: AcceleratorConfig) -> Sampling:
+    """What ``--temperature``, ``--top-k`` and ``--seed`` ask for."""
+    if options.temperature is None:
+        if options.top_k is not None:
+            raise ValueError("--top-k has no effect without --temperature: the best token is taken")
+        return Sampling()
+    top_k = options.top_k or config.top_k
+    if top_k > config.top_k:
+        raise ValueError(f"--top-k must be at most {config.top_k} on preset {config.name!r}, not {top_k}")
+    return Sampling(False, top_k, options.temperature, DEFAULT_SEED if options.seed is None else options.seed)
 
 
 def cache_summary(image: Image) -> dict[str, Any]:

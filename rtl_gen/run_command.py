@@ -25,7 +25,16 @@ from .arguments import configuration, window
 from .checkpoint import Checkpoint
 from .compile import plan
 from .files import write_atomically
-from .generate import compiled_image, emitted_accelerator, generate, locate_mismatch, summarize, write_summary
+from .generate import (
+    DEFAULT_SEED,
+    chosen_sampling,
+    compiled_image,
+    emitted_accelerator,
+    generate,
+    locate_mismatch,
+    summarize,
+    write_summary,
+)
 from .image import Image
 from .outputs import check_files
 from .tokenizer import encode, load_tokenizer
@@ -34,7 +43,6 @@ from .yowasp import build_root
 __all__ = ["console_file", "error_text", "run", "run_folder"]
 
 DEFAULT_PROMPT = "Once upon a time"
-DEFAULT_SEED = 1
 console = Console(highlight=False)
 _TEXT_WIDTH = 120  # no line of a table that `llmrtl run` prints is longer
 
@@ -74,7 +82,9 @@ class _Request:
         config = configuration(options)
         if config.cache == "paged":
             raise ValueError(f"preset {config.name!r} serves several sequences at a time: use `llmrtl serve-sim`")
-        sampling = _sampling(options, config)
+        if options.seed is not None and options.temperature is None and options.prompt_length is None:
+            raise ValueError("--seed has no effect without --temperature or --prompt-length: the best token is taken")
+        sampling = chosen_sampling(options, config)
         checkpoint = Checkpoint.open(options.checkpoint)
         tokenizer, seen = load_tokenizer(checkpoint), window(options)
         prompt = _prompt(options, checkpoint, tokenizer)
@@ -90,19 +100,6 @@ class _Request:
             raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {capacity}")
         return cls(config, checkpoint, tokenizer, prompt, sampling, context, seen)
-
-
-def _sampling(options: Namespace, config: AcceleratorConfig) -> Sampling:
-    if options.seed is not None and options.temperature is None and options.prompt_length is None:
-        raise ValueError("--seed has no effect without --temperature or --prompt-length: the best token is taken")
-    if options.temperature is None:
-        if options.top_k is not None:
-            raise ValueError("--top-k has no effect without --temperature: the best token is taken")
-        return Sampling()
-    top_k = options.top_k or config.top_k
-    if top_k > config.top_k:
-        raise ValueError(f"--top-k must be at most {config.top_k} on preset {config.name!r}, not {top_k}")
-    return Sampling(False, top_k, options.temperature, DEFAULT_SEED if options.seed is None else options.seed)
 
 
 def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:

@@ -1,5 +1,6 @@
 """``llmrtl serve-sim``: several requests at a time on the simulated accelerator with a paged KV cache."""
 
+import itertools
 import json
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from ..accelerators.control.entries import refusal
 from ..accelerators.presets import preset, with_cache
 from ..sim.golden.machine import Machine
 from ..sim.golden.paged import PagedTables
+from ..sim.golden.sampler import Sampler
 from ..sim.native.build import build_driver
+from ..sim.native.run import Sampling
 from ..sim.native.session import Session
 from .arguments import DEFAULT_PRESET
 from .checkpoint import Checkpoint
-from .generate import cache_summary, compiled_image, emitted_accelerator, write_summary
+from .generate import cache_summary, chosen_sampling, compiled_image, emitted_accelerator, write_summary
 from .image import Image
 from .outputs import check_files
 from .scheduler import Request, Scheduler, Step
@@ -48,10 +51,12 @@ class ServedStep:
 
 @dataclass
 class Served:
-    """How it went. ``values``, ``cycles``: of each request, the logits of its tokens and the cycles at whose end they came, from the
-    start of the first step; ``arrived``: the cycle at which its first step could have begun."""
+    """How it went. ``order``: whose tokens came, one after another. ``values``, ``cycles``: of each request, the logits of its tokens
+    and the cycles at whose end they came, from the start of the first step; ``arrived``: the cycle at which its first step could have
+    begun."""
 
     requests: list[Request]
+    order: list[str] = field(default_factory=list)
     values: dict[str, list[int]] = field(default_factory=dict)
     cycles: dict[str, list[int]] = field(default_factory=dict)
     arrived: dict[str, int] = field(default_factory=dict)
@@ -110,7 +115,7 @@ def serve(session: Session, image: Image, requests: list[Request], *, eos: int |
     """Run all requests to their ends. ``RuntimeError`` if the accelerator stops with an error or refuses an entry."""
     scheduler = Scheduler(requests, tables_of(image.config, image), image.config.token_lanes, eos, share,
                           image.config.query_lanes // image.model.group, group)
-    served = Served(requests, {request.name: [] for request in requests}, {request.name: [] for request in requests})
+    served = Served(requests, [], {request.name: [] for request in requests}, {request.name: [] for request in requests})
     number = cycle = 0
     while scheduler.active:
         for request in requests:
@@ -130,6 +135,7 @@ def serve(session: Session, image: Image, requests: list[Request], *, eos: int |
         if len(run.tokens) != len(step.sampled):
             raise RuntimeError(f"step {number - 1}: {len(run.tokens)} tokens came, {len(step.sampled)} were due")
         for request, token in zip(step.sampled, run.tokens, strict=True):
+            served.order.append(request.name)
             served.values[request.name].append(token.value)
             served.cycles[request.name].append(cycle + token.cycle)
         cycle += run.registers["CYCLES"]
@@ -145,15 +151,25 @@ def serve(session: Session, image: Image, requests: list[Request], *, eos: int |
     return served
 
 
-def mismatches(image: Image, served: Served, eos: int | None) -> dict[str, str]:
-    """Requests whose tokens or logits are not those of the golden model's run of that request alone: name -> what differs."""
+def mismatches(image: Image, served: Served, eos: int | None, sampling: Sampling = Sampling()) -> dict[str, str]:
+    """Requests whose tokens or logits are not those of the golden model's run of that request alone: name -> what differs. Only the
+    sampler is one for all runs, which go on in the order of the tokens that came."""
+    sampler, runs = Sampler(image.config, sampling.seed), {}
+    alone: dict[str, list[tuple[int, int]]] = {}
+    for request in served.requests:
+        machine = Machine(image, greedy=sampling.greedy, top_k=sampling.top_k, inverse_temperature=1 / sampling.temperature)
+        machine.sampler = sampler
+        runs[request.name], alone[request.name] = machine.generate(request.prompt, request.count, eos=eos), []
+    for name in served.order:
+        alone[name] += [(step.token, step.value) for step in itertools.islice(runs[name], 1)]
+    for name, run in runs.items():  # what did not come
+        alone[name] += [(step.token, step.value) for step in run]
     found = {}
     for request in served.requests:
-        alone = [(step.token, step.value) for step in Machine(image).generate(request.prompt, request.count, eos=eos)]
-        got = list(zip(request.generated, served.values[request.name], strict=True))
-        if got != alone:
-            at = next((k for k, (a, b) in enumerate(zip(got, alone, strict=False)) if a != b), min(len(got), len(alone)))
-            found[request.name] = f"token {at}: {got[at:at + 1] or 'nothing'}, alone {alone[at:at + 1] or 'nothing'}"
+        got, want = list(zip(request.generated, served.values[request.name], strict=True)), alone[request.name]
+        if got != want:
+            at = next((k for k, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
+            found[request.name] = f"token {at}: {got[at:at + 1] or 'nothing'}, alone {want[at:at + 1] or 'nothing'}"
     return found
 
 
@@ -166,6 +182,9 @@ def serve_sim(options: Namespace) -> int:
     tokenizer = load_tokenizer(checkpoint)
     requests = load_requests(options.requests, tokenizer, checkpoint.model.vocab_size)
     eos = None if options.ignore_eos else checkpoint.model.eos
+    if options.seed is not None and options.temperature is None:
+        raise ValueError("--seed has no effect without --temperature: the best token is taken")
+    sampling = chosen_sampling(options, config)
     if options.json is not None:
         check_files([("--json", options.json)])
     with console.status("[cyan]compile, emit and build"):
@@ -174,14 +193,14 @@ def serve_sim(options: Namespace) -> int:
         program = build_driver(emitted_accelerator(config))
     console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: preset {config.name}, {len(requests)} requests, {config.sequences} "
                   f"sequences, {config.token_lanes} tokens per step", soft_wrap=True)
-    with console.status("") as status, Session(program, image, file, memory_model=options.memory_model,
+    with console.status("") as status, Session(program, image, file, sampling=sampling, memory_model=options.memory_model,
                                                clock_mhz=options.clock_mhz) as session:
         def show(number: int, step: Step) -> None:
             status.update(f"[cyan]step {number}, {step.tokens} tokens")
         served = serve(session, image, requests, eos=eos, share=not options.no_sharing, group=not options.no_groups,
                        on_step=show)
     with console.status("[cyan]golden model, request by request"):
-        differ = mismatches(image, served, eos)
+        differ = mismatches(image, served, eos, sampling)
     summary = summarize_service(image, served, differ, options.command_line)
     if options.json is not None:
         write_summary(options.json, summary)

@@ -22,6 +22,7 @@ from llmrtl.sim.golden.batch import BatchFrontEnd
 from llmrtl.sim.golden.frontend import Settings
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
+from llmrtl.sim.native.run import Sampling
 from llmrtl.sim.native.session import Session
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
@@ -154,12 +155,12 @@ def test_rows_of_a_shared_prefix_are_read_once_for_a_group(program, model):
 
 
 def test_blocks_that_are_not_whole_are_copied(program, model):
-    """Forks of every length, of a sequence that goes on as well; each equals the run of its text alone. Nothing but the copies is
+    """Forks of a sequence that goes on as well; each equals the run of its text alone. Nothing but the copies is
     written twice."""
     image, file = model
     prompt = [(3 * k + 1) % 48 for k in range(11)]
     row = image.model.layers * image.model.kv_heads * image.kv_record_beats
-    for count in range(1, 11):
+    for count in (1, 4, 6, 9):
         texts = [[*prompt, 7], [*prompt[:count], 9], [*prompt[:count], 11]]
         with Session(program, image, file, latency=1 + 9 * (count % 3), stall=20 * (count % 2)) as session:
             for begin in range(0, 11, 4):
@@ -239,6 +240,19 @@ def test_batches_that_are_none(program, model, words):
         run = session.step(words)
     assert run.cause is ErrorCause.ILLEGAL_BATCH
     assert run.registers["ERROR_INFO"] in words
+
+
+def test_sampling(program, model):
+    """Random numbers go from token to token, whosever it is."""
+    image, file = model
+    sampling = Sampling(False, 8, 40.0, 9)
+    requests = [Request(str(k), [1, 2, 3, k], 5, k) for k in range(3)]
+    with Session(program, image, file, sampling=sampling) as session:
+        served = serve(session, image, requests)
+    assert mismatches(image, served, None, sampling) == {}
+    assert set(mismatches(image, served, None, Sampling(False, 8, 40.0, 10))) and set(mismatches(image, served, None))
+    served.order[0], served.order[-1] = served.order[-1], served.order[0]
+    assert mismatches(image, served, None, sampling)
 
 
 def test_a_difference_is_told(program, model):

@@ -21,24 +21,26 @@ class Session:
         Of ``build_driver``.
     image, image_file : Image, Path
         The compiled model and its ``.bin`` file.
+    sampling : Sampling
+        Of all tokens: its random numbers go from one to the next, in the order in which tokens come.
     cycle_limit : int
         Of a step (0: none).
     memory_model, clock_mhz, memory :
         See ``simulate``.
     """
 
-    def __init__(self, program: Path, image: Image, image_file: Path, *, cycle_limit: int = 0, memory_model: str = "ideal",
-                 clock_mhz: float = 250.0, watchdog: int = 1 << 20, **memory: int) -> None:
+    def __init__(self, program: Path, image: Image, image_file: Path, *, sampling: Sampling = Sampling(), cycle_limit: int = 0,
+                 memory_model: str = "ideal", clock_mhz: float = 250.0, watchdog: int = 1 << 20, **memory: int) -> None:
         check_memory(memory_model, clock_mhz, memory)
         self._image = image
         self._longest = (image.kv_address - image.prompt_address) // image.config.bus_bytes
         offsets = register_map(image.config).offsets
         self._length, self._control = offsets["PROMPT_LENGTH"], offsets["CONTROL"]
         bits = {each.name: 1 << each.low for each in register_map(image.config)["CONTROL"].fields}
-        self._start = bits["greedy"] | bits["start"]
+        self._start = bits["greedy"] * sampling.greedy | bits["start"]
         arguments = driver_arguments(image, image_file, cycle_limit, memory_model, clock_mhz, {**memory, "steps": 1})
         command = driver_command(program, image, arguments, memory_model)
-        for name, value in setup_registers(image, Sampling(), memory_model, watchdog).items():
+        for name, value in setup_registers(image, sampling, memory_model, watchdog).items():
             command += ["write", f"{offsets[name]}={value & 0xFFFFFFFF}"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
