@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ..accelerators.config import AcceleratorConfig, ModelShape, fp16_record_beats, record_beats
+from .tensors import in_words
 
 __all__ = ["cache_bytes", "high_precision", "storage_name"]
 
@@ -17,9 +18,9 @@ def cache_bytes(model: ModelShape, config: AcceleratorConfig) -> dict[str, int]:
 
     fp16 is for designs with an attention of their own (``accelerators/cache/fp16.py``).
     """
-    bus = config.bus_bits
-    beats = {f"int{bits}": record_beats(model.head_dim, kv_bits=bits, bus_bits=bus) for bits in (4, 8, 16)}
-    beats["fp16"] = fp16_record_beats(model.head_dim, bus)
+    bus, head_dim = config.bus_bits, in_words(model, config).head_dim
+    beats = {f"int{bits}": record_beats(head_dim, kv_bits=bits, bus_bits=bus) for bits in (4, 8, 16)}
+    beats["fp16"] = fp16_record_beats(head_dim, bus)
     return {name: model.kv_heads * words * config.bus_bytes for name, words in beats.items()}
 
 

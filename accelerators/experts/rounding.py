@@ -1,6 +1,6 @@
 """Exact sums become floating-point numbers, with one rounding."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,7 +80,7 @@ class SumRounder(wiring.Component):
         special, negative = register(self.i.p.special, self._stages - 1), register(self.i.p.sum[-1], self._stages - 1)
 
         magnitude = register(Mux(self.i.p.sum[-1], -self.i.p.sum, self.i.p.sum)[:self.config.sum_bits])
-        unit: Value = Const(2 * self.config.format.low, signed(8))
+        unit = Const(2 * self.config.format.low, signed(8))
         if self.integers:
             # Two 17-bit halves times 16 bits, then their sum.
             mantissa = self.scale.mantissa
