@@ -160,7 +160,7 @@ class EvictCache(wiring.Component):
         state_read, state_write = states.read_port(), states.write_port()
 
         request, state = Signal.like(self.i_request.p), Signal(head_state)
-        phase, first, count = Signal(Phase), Signal(slots), Signal.like(self.i_request.p.count)
+        phase, first, count = Signal(Phase), Signal.like(self.i_request.p.count), Signal.like(self.i_request.p.count)
         slot, target, tokens, outcome = Signal(slots), Signal(slots), Signal(POSITION_BITS), Signal(Outcome)
         m.d.comb += [
             scores.sinks.eq(self.sinks), similar.threshold.eq(self.threshold),

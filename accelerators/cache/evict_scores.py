@@ -45,7 +45,7 @@ def attention_weight_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 def evict_slots(config: AcceleratorConfig) -> int:
     """Rows of a head that the units have room for by default: a quarter of the context, a power of two, 4 at least."""
-    return max(4, 1 << (config.max_context // 4).bit_length() - 1)
+    return max(4, 1 << max(config.max_context // 4, 1).bit_length() - 1)
 
 
 def score_command(heads: int, slots: int) -> data.StructLayout:

@@ -1,0 +1,86 @@
+"""Evict + merge cache: what its units refuse, other configurations, a long trace on the emitted Verilog."""
+
+import dataclasses
+import random
+
+import pytest
+from llmrtl.accelerators.attention.weights import AttentionWeights
+from llmrtl.accelerators.cache.evict_cache import EvictCache
+from llmrtl.accelerators.cache.evict_scores import EvictScores, evict_slots
+from llmrtl.accelerators.cache.record_merge import RecordMerge
+from llmrtl.accelerators.cache.similar import SimilarKey
+from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.emit import emit
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.sim.bench.evict_cache import EvictCacheBench
+from llmrtl.sim.bench.runner import run_bench
+
+EDGE = preset("edge")
+KV16 = dataclasses.replace(EDGE, kv_bits=16)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: EvictScores(1, 8, 17), r"heads must be in 2\.\.256, not 1"),
+    (lambda: EvictScores(2, 12, 17), "slots must be a power of two, not 12"),
+    (lambda: EvictScores(2, 8, 15), r"weight_bits must be in 16\.\.24, not 15"),
+    (lambda: EvictScores(2, 8, 17, decay=0), r"decay must be in 1\.\.8, not 0"),
+    (lambda: EvictScores(2, 8, 17, emphasis=9), r"emphasis must be in 0\.\.8, not 9"),
+    (lambda: EvictCache(EDGE, slots=1024), r"slots must be in 4\.\.511, not 1024"),
+    (lambda: EvictCache(EDGE, heads=257), r"heads must be in 2\.\.256, not 257"),
+    (lambda: SimilarKey(EDGE, 512), r"slots must be in 2\.\.511, not 512"),
+    (lambda: SimilarKey(KV16), "kv_bits must be 8, not 16"),
+    (lambda: RecordMerge(KV16), "kv_bits must be 8, not 16"),
+    (lambda: AttentionWeights(EDGE, 1024), r"rows must be in 4\.\.512, not 1024"),
+])
+def test_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(("context", "slots"), [(2, 4), (128, 32), (511, 64), (2048, 512)])
+def test_slots_are_a_quarter_of_the_context(context, slots):
+    assert evict_slots(dataclasses.replace(EDGE, max_context=context)) == slots
+
+
+def test_digits_of_a_comparison_are_as_wide_as_the_rows_are_short():
+    """Of 21 or 22 bits of a norm: a comparison takes no longer than the longest record comes, or digits are a multiplier's."""
+    for name, digit_bits in (("tiny", 1), ("edge", 2), ("kv260", 18)):
+        unit, config = SimilarKey(preset(name)), preset(name)
+        assert unit.digit_bits == digit_bits and (digit_bits == 18 or unit.compare <= config.max_record_beats)
+
+
+OTHERS = {
+    "wide": dataclasses.replace(EDGE, bus_bits=256, vector_lanes=8, tables=64, max_head_dim=128),  # header in the tail of short keys
+    "one_lane": dataclasses.replace(preset("tiny"), query_lanes=1, max_head_dim=16),
+    "runs": dataclasses.replace(preset("tiny"), cache="window"),
+}
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(("component", "bench"), [
+    (EvictScores, "evict_scores:EvictScoresBench"), (AttentionWeights, "evict_scores:AttentionWeightsBench"),
+    (SimilarKey, "evict:SimilarKeyBench"), (RecordMerge, "evict:RecordMergeBench"), (EvictCache, "evict_cache:EvictCacheBench")])
+def test_other_configurations(component, bench, name, tmp_path):
+    emitted = emit(component.for_config(OTHERS[name]), "unit", OTHERS[name])
+    assert lint(emitted) == []
+    report = run_bench(emitted, f"llmrtl.sim.bench.{bench}", "verilator", seed=5, folder=tmp_path)
+    assert report.ok, str(report)
+
+
+class LongTrace(EvictCacheBench):
+    """A thousand tokens, most of them beyond the budget."""
+
+    def stimulus(self, rng, case):
+        self.failing = {rng.randrange(3000) for _ in range(5)}
+        heads = rng.sample(range(self.config.max_heads), 4)
+        return self._trace(rng, 1000, {heads[0]: 4, heads[1]: 5, heads[2]: 7, heads[3]: 12})
+
+
+@pytest.mark.bench
+def test_long_trace(tmp_path):
+    config, seed = preset("tiny"), random.randrange(1 << 30)
+    print(f"seed {seed}")
+    report = run_bench(emit(EvictCache.for_config(config), "evict_cache", config), f"{__name__}:LongTrace", "verilator", seed=seed,
+                       folder=tmp_path, cases=["back_to_back"])
+    assert report.ok, str(report)
