@@ -10,8 +10,8 @@ from llmrtl.sim.bench.simulators import icarus_missing
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 
 
-LARGE = {"attention", "batch_front_end", "executor", "front_end"}
-SLOW_IN_ICARUS = {(unit.name, name) for unit, name in EACH if unit.name in LARGE or name == "tiny_window"}
+LARGE = {"attention", "attention_split", "batch_front_end", "executor", "front_end"}
+SLOW_IN_ICARUS = {(unit.name, name) for unit, name in EACH if unit.name in LARGE or name in ("tiny_window", "tiny_modes")}
 
 
 def each(cases, slow=frozenset()):
