@@ -62,6 +62,8 @@ class SwapControllerBench(UnitBench):
                     sequence, moving = moving, None  # waits
             elif moving is not None and kind == "write" and leaves:
                 kind = "read"
+            if moving is not None and kind in ("read", "write") and rng.random() < 0.5:
+                sequence = moving
             length = self.tables.lengths[sequence] or self.tables.cache.sequences[sequence].length
             if kind == "extend":
                 self.command(EXTEND, sequence, other, rng.choice((0, 1, 1, self.block_size, rng.randint(0, 5 * self.block_size),

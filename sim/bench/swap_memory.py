@@ -6,7 +6,7 @@ from typing import Any
 
 from ..golden.mover import move_bursts
 from .agents import BenchFailure
-from .swap import EXTEND, FORK, FREE, SwapControllerBench
+from .swap import EXTEND, FORK, FREE, SWAP_IN, SwapControllerBench
 from .unit import Items
 
 __all__ = ["LongSwapMemoryBench", "SwapMemoryBench"]
@@ -39,20 +39,23 @@ class SwapMemoryBench(SwapControllerBench):
         self.asked: list[int] = []  # places of requests in the script, and bursts after each
         self.due: list[int] = []
         self.failing_writes: set[int] = set()
+        self.targets_of: dict[int, list[tuple[int, int]]] = {}  # place of a SWAP_IN -> first words and beats of what comes
         self.items |= {name: [] for name in ("o_move_read", "o_move_write", "o_move_data")}
 
     def command(self, command: int, sequence: int, other: int = 0, count: int = 0) -> None:
         super().command(command, sequence, other, count)
         if not self.items["o_done"][-1]["error"]:
             if command == EXTEND:
+                length = len(self.content[sequence])
                 self.content[sequence] += [[None] * self.HEADS for _ in range(count)]
+                self.request(1, sequence, 0, 0, length, count)
             elif command == FORK and count:
                 self.content[sequence] = [list(each) for each in self.content[other][:count]]
             elif command == FREE:
                 self.content[sequence] = []
 
     def swap(self, command: int, sequence: int, fails: bool = False) -> int | None:
-        first = len(self.items["o_move"])
+        first, targets = len(self.items["o_move"]), self.targets_of.setdefault(len(self.script), [])
         result = super().swap(command, sequence, fails)
         for number, move in enumerate(self.items["o_move"][first:], first):
             if number in self.failing:
@@ -61,7 +64,11 @@ class SwapMemoryBench(SwapControllerBench):
                                                      record_beats=self.beats, bus_bytes=self.config.bus_bytes):
                 self.items["o_move_read"].append({"address": source, "beats": beats})
                 self.items["o_move_write"].append({"address": target, "beats": beats})
+                if command == SWAP_IN:
+                    targets.append((target // self.config.bus_bytes, beats))
                 self.items["o_move_data"] += [{"data": None, "last": int(k == beats - 1)} for k in range(beats)]
+        if command == SWAP_IN and result is not None and len(self.items["o_swapped"]) % 2:
+            self.request(0, sequence, 0, 0, 0, len(self.content[sequence]))
         return result
 
     def request(self, write: int, sequence: int, base: int, head: int, position: int, count: int) -> None:
@@ -91,6 +98,14 @@ class SwapMemoryBench(SwapControllerBench):
     def _holds(self) -> bool:
         place = bisect(self.asked, self.place)
         return place > 0 and sum(self.bursts.values()) < self.due[place - 1]
+
+    def accepted(self, stream: str, payload: Any) -> Items:
+        """What comes back is not there yet, though the blocks may have held it before."""
+        if stream == "i_command":
+            for first, beats in self.targets_of.get(self.place, ()):
+                for k in range(beats):
+                    self.memory.pop(first + k, None)
+        return super().accepted(stream, payload)
 
     def _words(self, address: int, rows: list[int | None]) -> list[tuple[int, int | None]]:
         """Numbers and values of the bus words of rows; ``None``: never written."""
