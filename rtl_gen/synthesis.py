@@ -55,7 +55,7 @@ def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
 
 def _config_for(name: str, config: Any) -> Any:
     """``config``, or the measured one of a unit that takes others."""
-    return config if name == ACCELERATOR or config.name in UNITS[name].configs else UNITS[name].config()
+    return config if name == ACCELERATOR or UNITS[name].measured == DEFAULT_PRESET else UNITS[name].config()
 
 
 def _emitted(name: str, config: AcceleratorConfig, target: str) -> Emitted:
