@@ -24,8 +24,8 @@ class BatchFrontEnd(FrontEnd):
     An entry that the cache refuses is told on ``o_token`` (``entries.REFUSED``), its tokens are left out, and all others go on.
 
     Members that ``FrontEnd`` has for other caches alone (``start_position``, ``max_new_tokens``, ``eos_token``, ``ignore_eos``,
-    ``stop``, ``kv_capacity``, ``position``) mean nothing. Attention's tiles end with an entry, or with a group of entries whose sequences
-    share a prefix: then the prefix's rows are read once for the tile (``paged_rows``).
+    ``stop``, ``kv_capacity``, ``position``) mean nothing. Attention's tiles end with an entry, or with a group of entries whose
+    sequences share a prefix: then the prefix's rows are read once for the tile (``paged_rows``).
 
     Latency: 2 cycles from ``start`` to the command for the batch. Interval: as ``FrontEnd``; an entry takes what ``PagedCache`` takes
     for its command (in a group, for a COMPARE as well), the copy that it may cause, and 4 cycles and 2 per token more; a record of

@@ -27,7 +27,7 @@ def bases(config):
 def test_offsets_do_not_depend_on_the_configuration():
     window = {"KV_SINKS": 0x180, "KV_WINDOW": 0x184, "KV_POSITIONS": 0x188}.items()
     assert all((window <= register_map(config).offsets.items()) == (config.cache == "window") for config in PRESETS.values())
-    paged = {"KV_FREE_BLOCKS": 0x190}.items()
+    paged = {"KV_FREE_BLOCKS": 0x190, "KV_ADDRESS": 0x194, "KV_HEADS": 0x198}.items()
     assert all((paged <= register_map(config).offsets.items()) == (config.cache == "paged") for config in PRESETS.values())
     kind = {"CONFIG_CACHE": 0x17C}.items()
     assert all((kind <= register_map(config).offsets.items()) == (config.cache != "contiguous") for config in PRESETS.values())
