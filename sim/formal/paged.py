@@ -136,12 +136,15 @@ class PagedContract(StreamContract):
 
     def _begin(self, m: Module) -> None:
         """Assumes the first commands, each offered at once, none stalled, and nothing else until they are done."""
-        cache = self.component
-        number = Signal(range(len(self.begins) + 1))
+        cache, number, done = self.component, *(Signal(range(len(self.begins) + 1), name=name) for name in ("begun", "ended"))
         for k, values in enumerate(self.begins):
             offered = zip((cache.i_command.p[name] for name in ("command", "sequence", "other", "count")), values, strict=True)
             with m.If(number == k):
-                m.d.comb += [Assume(cache.i_command.valid), *(Assume(field == value) for field, value in offered),
-                             Assume(~cache.i_request.valid), Assume(cache.o_done.ready), Assume(cache.o_copy.ready)]
-        with m.If((number != len(self.begins)) & cache.i_command.valid & cache.i_command.ready):
-            m.d.sync += number.eq(number + 1)
+                m.d.comb += [Assume(cache.i_command.valid), *(Assume(field == value) for field, value in offered)]
+        with m.If(done != len(self.begins)):
+            m.d.comb += [Assume(~cache.i_request.valid), Assume(cache.o_done.ready), Assume(cache.o_copy.ready)]
+            with m.If(number != len(self.begins)):
+                m.d.sync += number.eq(number + (cache.i_command.valid & cache.i_command.ready))
+            with m.Else():
+                m.d.comb += Assume(~cache.i_command.valid)
+            m.d.sync += done.eq(done + cache.o_done.valid)

@@ -72,9 +72,10 @@ def test_a_broken_promise_is_found(name, contract):
 
 FAULTS = {  # of the paged cache, behind which commands they can be seen, in how many cycles
     "a copy keeps its source": ('with m.If(self.o_copy.ready):\n                    m.next = "LEAVE"',
-                                'with m.If(self.o_copy.ready):\n                    m.next = "GROW"', [(0, 0, 0, 3), (1, 1, 0, 3)], 33),
+                                'with m.If(self.o_copy.ready):\n                    m.next = "GROW"',
+                                [(0, 0, 0, 3), (1, 1, 0, 3), (0, 1, 0, 1)], 40),
     "a shared block is written": ("with m.If(self._pool.o.p.count > 1):", "with m.If(self._pool.o.p.count > 2):",
-                                  [(0, 0, 0, 3), (1, 1, 0, 3)], 30),
+                                  [(0, 0, 0, 3), (1, 1, 0, 3)], 34),
 }
 
 
