@@ -65,7 +65,7 @@ def run(contract, checks, cycles: int, payloads) -> None:
 
 def paged_payload(rng: random.Random, name: str) -> int:
     if name == "i_command":  # command, sequence, other, count
-        return rng.choice((0, 0, 1, 2, 2, 3)) | rng.getrandbits(2) << 2 | rng.choice((0, 1, 1, 2, 3, 4)) << 4
+        return rng.choice((0, 0, 1, 2, 2, 3, 4)) | rng.getrandbits(2) << 3 | rng.choice((0, 1, 1, 2, 3, 4)) << 5
     position = rng.randint(0, 4)  # write, base, head, position, count, sequence
     count = rng.randint(0, 4 - position)
     return rng.getrandbits(1) | rng.getrandbits(40) << 1 | position << 41 | count << 44 | rng.getrandbits(1) << 47
