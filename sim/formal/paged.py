@@ -68,6 +68,8 @@ class PagedContract(StreamContract):
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
             m.d.sync += [command.eq(cache.i_command.p), busy.eq(1), age.eq(0)]
+        with m.If(cache.i_command.ready):  # the request before this one, if there is one, is done
+            m.d.sync += serving.eq(0)
         with m.If(cache.i_request.valid & cache.i_request.ready):
             m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), age.eq(0)]
         with m.If(pool.i.valid & pool.i.ready):
@@ -124,9 +126,6 @@ class PagedContract(StreamContract):
             & (rows.i.p.write == request.write) & (start[0] == run.position[0])
             & (start >> 1 == theirs[(run.position >> 1)[:1]]) & (last_row >> 1 == theirs[(last >> 1)[:1]])
             & (~request.write | ((owners[start >> 1] == 1) & (owners[last_row >> 1] == 1)))))
-        with m.If(serving & cache.i_command.ready):
-            m.d.sync += serving.eq(0)
-
         stalled = (cache.o_done.valid & ~cache.o_done.ready) | (cache.o_copy.valid & ~cache.o_copy.ready) | (
             rows.i.valid & ~rows.i.ready)
         with m.If(~takes & ~(cache.i_request.valid & cache.i_request.ready)):
