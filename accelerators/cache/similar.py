@@ -70,6 +70,8 @@ class SimilarKey(wiring.Component):
         check_int("slots", slots, 2, min(4096, config.max_context - 1))
         if config.kv_bits != 8:
             raise ValueError(f"kv_bits must be 8, not {config.kv_bits}")
+        if config.stored_kv_bits != 8:
+            raise ValueError(f"kv_storage must be 'int', not {config.kv_storage!r}")
         self.config, self.slots = config, slots
         self.norm_bits = (config.max_head_dim << 14).bit_length()
         self.digit_bits = min(18, ceil_div(self.norm_bits, max(1, config.max_record_beats - BEHIND - TAKE)))

@@ -29,6 +29,7 @@ KV16 = dataclasses.replace(EDGE, kv_bits=16)
     (lambda: EvictCache(EDGE, heads=257), r"heads must be in 2\.\.256, not 257"),
     (lambda: SimilarKey(EDGE, 512), r"slots must be in 2\.\.511, not 512"),
     (lambda: SimilarKey(KV16), "kv_bits must be 8, not 16"),
+    (lambda: SimilarKey(preset("tiny_int4")), "kv_storage must be 'int', not 'int4'"),
     (lambda: RecordMerge(KV16), "kv_bits must be 8, not 16"),
     (lambda: AttentionWeights(EDGE, 1024), r"rows must be in 4\.\.512, not 1024"),
 ])
