@@ -142,7 +142,7 @@ def test_rows_of_a_shared_prefix_are_read_once_for_a_group(program, model):
         together = 0
         for step, (batch, rows) in zip(served.steps, reads.batches, strict=True):
             assert sum(run["rows"] for run in rows) == layers * heads * step.rows
-            if [row.prefix for row in batch] == [16] * 3:  # the three decode
+            if len(batch) == 3 and [row.prefix for row in batch].count(16) == min(3, tile):  # the three decode
                 together += 1
                 begins = sum(min(run["rows"], 16 - run["position"]) for run in rows if run["position"] < 16)
                 assert begins == layers * heads * 16 * -(-3 // tile)
@@ -150,7 +150,7 @@ def test_rows_of_a_shared_prefix_are_read_once_for_a_group(program, model):
         entries = sum(any(row.prefix for row in batch) for batch, _ in reads.batches)  # a word more for each group
         beats.append(sum(reads.steps) - entries)
         saved.append(sum(step.rows_apart - step.rows for step in served.steps))
-    assert saved[0] > 200 and saved[1] == 0
+    assert saved[0] >= 16 * 6 * (3 - -(-3 // tile)) and saved[1] == 0
     assert beats[1] - beats[0] == layers * heads * image.kv_record_beats * saved[0]
 
 
