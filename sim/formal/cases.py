@@ -58,7 +58,7 @@ def _positions(count: int):
     return replace(_TINY, max_context=count)
 
 
-_EXTEND, _FORK, _FREE = SequenceCommand
+_EXTEND, _FORK, _FREE = SequenceCommand.EXTEND, SequenceCommand.FORK, SequenceCommand.FREE
 
 CASES = {
     "stream_buffer": Case(lambda: StreamContract(StreamBuffer(4)), "induction", 4),
