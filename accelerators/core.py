@@ -73,6 +73,8 @@ class Core(wiring.Component):
     o_token : Out(stream of token_layout)
     kv_address : In(32); kv_heads : In(16); kv_free_blocks : Out(20)
         With a paged cache: byte address of its first record, K/V heads of all layers; blocks that nobody has.
+    attention_missed, attention_passed : Out(32)
+        With attention modes: see ``Attention``.
     busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
     saturations : Out(range(vector_lanes + 1))
         Elements clamped in this cycle.
@@ -115,6 +117,7 @@ class Core(wiring.Component):
             "busy": Out(1), "done": Out(1), "error": Out(8), "error_info": Out(32),
             "position": Out(20), "generated": Out(20), "tag": Out(16),
             **({"kv_free_blocks": Out(20), "kv_address": In(32), "kv_heads": In(16)} if config.cache == "paged" else {}),
+            **({"attention_missed": Out(32), "attention_passed": Out(32)} if config.attention_modes else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
@@ -364,6 +367,9 @@ class Core(wiring.Component):
             owners.o.ready.eq(exponents.i.ready & attention.o_exponent.valid),
             executor.exponent_stored.eq(exponents.i.valid & exponents.i.ready),
         ]
+
+        if config.attention_modes:
+            m.d.comb += [self.attention_missed.eq(attention.missed), self.attention_passed.eq(attention.passed)]
 
         # K/V records to memory.
         if paged:

@@ -239,6 +239,8 @@ class Accelerator(wiring.Component):
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
             *([registers.kv_free_blocks.eq(core.kv_free_blocks), core.kv_address.eq(registers.kv_address),
                core.kv_heads.eq(registers.kv_heads)] if config.cache == "paged" else []),
+            *([registers.attention_missed.eq(core.attention_missed), registers.attention_passed.eq(core.attention_passed)]
+              if config.attention_modes else []),
             registers.progress.eq(core.progress),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),

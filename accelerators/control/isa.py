@@ -46,7 +46,8 @@ class Opcode(IntEnum):
     ATTEND = 7
     """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
     group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
-    scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks)."""
+    scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks). With attention modes, and rows
+    not 0: a unified maximum, shift (base-2 logit)."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9

@@ -258,6 +258,11 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
         b.single("KV_ADDRESS", "rw", "Byte address of the KV cache, where rows are copied. Set before a start.")
         b.single("KV_HEADS", "rw", "KV heads of all layers. Set before a start.", width=16)
 
+    if config.attention_modes:
+        b.offset = 0x1A0
+        b.single("ATTENTION_MISSED", "ro", "Lanes since reset whose first row was not within the unified maximum's window.")
+        b.single("ATTENTION_PASSED", "ro", "Lanes since reset with a row above the unified maximum.")
+
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")
     number = FIRST_UNIT_COUNTER

@@ -178,6 +178,8 @@ def _attend(x: Issue) -> None:
             m.d.sync += start.eq(Mux(x.sinks | (seen < window), 0, seen - window))
         run = {"rows": rows.rows, "begins": rows.begins, "ends": rows.ends}
         bounds = {"start": start, "limit": limit, "ends": rows.ends}
+        if x.config.attention_modes:
+            run |= {"unified": op.rows != 0, "phi": op.shift}
     begin = "ATTEND" if x.rows is None else "ATTEND_RUN"
     if x.rows is not None:
         with steps.state("ATTEND"):

@@ -138,9 +138,10 @@ class Executor:
 
     def _attend_runs(self, op: Instruction, inputs: Inputs, kv_head: int, tile: range, runs: Sequence[dict[str, int]]
                      ) -> Iterator[Command]:
+        modes = {"unified": int(op.rows != 0), "phi": op.shift, "partial": 0} if self.config.attention_modes else {}
         for run in runs:
             yield Command("o_attention", {"lanes": len(tile) * op.group, "beats": op.beats, "words": op.words,
-                                          **{name: run[name] for name in ("rows", "begins", "ends")}}, ("packet_taken",))
+                                          **{name: run[name] for name in ("rows", "begins", "ends")}, **modes}, ("packet_taken",))
             for token in tile:
                 seen = inputs.at(token) + 1 - run["position"]
                 if self.config.cache == "paged" and not run["first_token"] <= token - tile.start < run["tokens_end"]:

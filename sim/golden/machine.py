@@ -282,18 +282,22 @@ class Machine:
         exponents = np.zeros((tokens, heads), np.int64)
         q, scales = self._quantized_heads(op.source, heads, op.words, Scalar(*op.scalar_a))
         limits = np.repeat(np.arange(self.position, self.position + tokens) + 1, op.group)
+        phi = op.shift if self.config.attention_modes and op.rows else None
         if self.image.window is not None:
             sink_q, sink_scales = self._quantized_heads(op.other, heads, op.words, Scalar(*op.scalar_a))
         for kv_head in range(op.count):
             group = slice(kv_head * op.group, (kv_head + 1) * op.group)
             lane_scales = [scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
             queries = q[:, group].reshape(len(limits), -1)
-            if self.image.window is None:
-                x, e = attend(queries, lane_scales, limits, *cache.rows(kv_head, self.position + tokens), self.config)
+            rows = cache.rows(kv_head, self.position + tokens)
+            if self.image.window is None and phi is None:
+                x, e = attend(queries, lane_scales, limits, *rows, self.config)
+            elif self.image.window is None:
+                x, e = attend_runs([Rows(queries, lane_scales, np.zeros_like(limits), limits, *rows)], self.config, phi)
             else:
                 sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
                 x, e = attend_runs(self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
-                                                (queries, lane_scales)), self.config)
+                                                (queries, lane_scales)), self.config, phi)
             outputs[:, group] = x.reshape(tokens, op.group, -1)
             exponents[:, group] = e.reshape(tokens, op.group)
         self.exponents = exponents

@@ -31,7 +31,9 @@ def test_offsets_do_not_depend_on_the_configuration():
     assert all((paged <= register_map(config).offsets.items()) == (config.cache == "paged") for config in PRESETS.values())
     kind = {"CONFIG_CACHE": 0x17C}.items()
     assert all((kind <= register_map(config).offsets.items()) == (config.cache != "contiguous") for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window - paged - kind for config in PRESETS.values()]
+    modes = {"ATTENTION_MISSED": 0x1A0, "ATTENTION_PASSED": 0x1A4}.items()
+    assert all((modes <= register_map(config).offsets.items()) == config.attention_modes for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - paged - kind - modes for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
 
