@@ -9,7 +9,7 @@ from ...accelerators.cache.select import TopSelect
 from ...accelerators.cache.window import WindowCache
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.presets import preset
-from ...accelerators.streams import CreditQueue
+from ...accelerators.streams import ROUND_TRIP, CreditQueue
 from .contract import StreamContract
 
 __all__ = ["AddressContract", "CreditContract", "MoverContract", "PoolContract", "SelectContract", "WindowContract"]
@@ -95,7 +95,8 @@ class AddressContract(StreamContract):
 
     def __init__(self, config: AcceleratorConfig, *, pipelined: bool):
         cache = ContiguousCache(config, pipelined=pipelined)
-        super().__init__(cache, answered=cache.interval + 1, narrow={"record_beats": 2, "head_stride": 4})
+        # Behind a stall, places in the pipelined one's queue are free a round trip later.
+        super().__init__(cache, answered=cache.interval + 1 + pipelined * ROUND_TRIP, narrow={"record_beats": 2, "head_stride": 4})
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
