@@ -159,6 +159,7 @@ UNITS: dict[str, Unit] = {
              _B + "ternary_parts:AccumulatorsBench"),
         Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
         _expert("expert_gemm", "gemm:Gemm", "expert_gemm:GemmBench", _ELEMENTS),
+        _expert("expert_coprocess", "coprocess:CoprocessScheduler", "expert_coprocess:CoprocessSchedulerBench", measured="duplex"),
         _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
