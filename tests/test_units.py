@@ -1,5 +1,5 @@
-"""Every registered unit, in every preset it names: emitted, linted, put through the menu. Those of tiny run with `make test`;
-those of larger presets, and large units in Icarus, take long and run with `make bench`."""
+"""Every registered unit, in every preset it names: emitted, linted, put through the menu. With `make test` in its first preset of those
+called tiny (of the expert unit in all of them); in others, and large units in Icarus, with `make bench`."""
 
 import pytest
 from llmrtl.rtl_gen.lint import lint
@@ -10,14 +10,16 @@ from llmrtl.sim.bench.simulators import icarus_missing
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 
 
-LARGE = {"attention", "attention_split", "batch_front_end", "executor", "front_end"}
-SLOW_IN_ICARUS = {(unit.name, name) for unit, name in EACH if unit.name in LARGE or name in ("tiny_window", "tiny_modes")}
+FIRST = {(unit.name, next((name for name in unit.presets if name.startswith("tiny")), None)) for unit in UNITS.values()}
+FAST = FIRST | {(unit.name, name) for unit, name in EACH if name.startswith("tiny_duplex")}
+LARGE = {"attention", "attention_split", "batch_front_end", "block_retrieval", "evict_cache", "executor", "expert_gemm", "front_end",
+         "recompute_list", "record_merge", "swap_controller"}
+FAST_IN_ICARUS = {case for case in FIRST if case[0] not in LARGE and case[1] != "tiny_modes"}
 
 
-def each(cases, slow=frozenset()):
+def each(cases, fast=FAST):
     return pytest.mark.parametrize(("unit", "name"), [
-        pytest.param(unit, name, id=f"{unit.name}-{name}",
-                     marks=() if name.startswith("tiny") and (unit.name, name) not in slow else pytest.mark.bench)
+        pytest.param(unit, name, id=f"{unit.name}-{name}", marks=() if (unit.name, name) in fast else pytest.mark.bench)
         for unit, name in cases])
 
 
@@ -36,7 +38,7 @@ def test_verilator(unit, name):
 IN_ICARUS = [case for case in EACH if case[0].icarus and getattr(case[0].config(case[1]), "bus_bits", 0) < 512]
 
 
-@each(IN_ICARUS, SLOW_IN_ICARUS)
+@each(IN_ICARUS, FAST_IN_ICARUS)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
     report = run_unit(unit, unit.config(name), "icarus")
