@@ -299,5 +299,5 @@ def test_serve_sim(tmp_path, capsys):
     path.write_text(json.dumps([{"prompt_ids": [*range(20)], "tokens": 3}, {"prompt_ids": [*range(18), 7], "tokens": 2}]))
     assert main(["serve-sim", str(path), "--checkpoint", str(tmp_path / "model"), "--preset", "tiny", "--json", str(summary)]) == 0
     found = json.loads(summary.read_text())
-    assert found["golden_match"] and found["requests"]["1"]["shared_positions"] == 16
+    assert found["golden_match"] and found["requests"]["1"]["shared_positions"] == 18
     assert "golden_match: true" in capsys.readouterr().out

@@ -103,8 +103,11 @@ MUTANTS = {
     "no copy of a tail that two have": (paged, "with m.If(pool.o.p.count > 1):", "with m.If(pool.o.p.count > 2):"),
     "the source of a copy keeps its owner": (paged, 'with m.If(self.o_copy.ready):\n                    m.next = "LEAVE"',
                                              'with m.If(self.o_copy.ready):\n                    m.next = "GROW"'),
-    "a fork shares a block too few": (paged, "needed.eq(blocks_of(command.count))", "needed.eq(command.count >> offset_bits)"),
-    "free forgets a block": (paged, "index.eq(state.held - 1), state.length.eq(0)", "index.eq(0), state.length.eq(0)"),
+    "a fork shares a block too few": (
+        paged, "reads_other.eq(1)]\n                        with m.If(command.count > source_length)",
+        "reads_other.eq(1),\n                needed.eq(command.count >> offset_bits)]\n"
+        "                        with m.If(command.count > source_length)"),
+    "free forgets a block": (paged, "index.eq(state.held - 1), state.length.eq(stays)", "index.eq(0), state.length.eq(stays)"),
     "rows of another sequence": (paged, "again.eq(0)\n                    m.next = \"DECIDE\"",
                                     "again.eq(again)\n                    m.next = \"DECIDE\""),
     "an unknown sequence grows": (paged, "with m.If((sequence >= self.sequences)", "with m.If((sequence > self.sequences)"),
