@@ -27,6 +27,7 @@ KV_STORAGES = ("int", "int4")
 INT4_STEP = 18
 """Steps of the 8-bit quantization between two 4-bit elements: -7 .. 7 times 18 reach to 126, and no element of -127 .. 127 is more
 than half of it away."""
+
 ACCUMULATOR_BITS = 57
 """Widest sums of attention: what models in 64 bits hold with their shifts."""
 
@@ -93,14 +94,12 @@ def block_count(config: "AcceleratorConfig", block_size: int, sequences: int) ->
     """Blocks of the pool that a configuration gets: half of what ``sequences`` contexts would take without sharing, and one
     context at least."""
     check_int("block_size", block_size, 1, 1024, power_of_two=True)
-    each = -(-config.max_context // block_size)
+    each = ceil_div(config.max_context, block_size)
     return max(each, sequences * each // 2)
 
 
 class Configuration:
     """Base of the frozen dataclasses that describe something: JSON round trip."""
-
-    name: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload]

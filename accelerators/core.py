@@ -378,14 +378,11 @@ class Core(wiring.Component):
             merge(m, [(records.o, ~copying), (mover.o_write, copying)], self.o_record)
             m.d.comb += [self.kv_free_blocks.eq(frontend.kv_free_blocks),
                          frontend.program_done.eq(executor.operation_start & (executor.next_opcode == Opcode.END))]
+            merge(m, [(buffered(m, packer.o, "record_data").o, ~copying), (mover.o_data, copying)], self.o_record_data)
         else:
             pass_fields(m, cache.o_write, self.o_record)
             m.d.comb += cache.o_read.ready.eq(1)
-        record_data = buffered(m, packer.o, "record_data").o
-        if paged:
-            merge(m, [(record_data, ~copying), (mover.o_data, copying)], self.o_record_data)
-        else:
-            wiring.connect(m, record_data, wiring.flipped(self.o_record_data))
+            wiring.connect(m, buffered(m, packer.o, "record_data").o, wiring.flipped(self.o_record_data))
         if window:
             # The front end lets no sinks and window come here that the slots do not hold; no position is written late.
             slots, length = Signal.like(cache.recent), Signal.like(cache.length)

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, block_count, check_int
+from ..config import AcceleratorConfig, block_count, ceil_div, check_int
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 from .addresses import RowAddresses
 from .blocks import BlockPool, PoolCommand
@@ -80,7 +80,7 @@ def paged_request(config: AcceleratorConfig, sequences: int) -> data.StructLayou
 
 def lookup_layout(config: AcceleratorConfig, sequences: int, block_size: int) -> data.StructLayout:
     """``{sequence, index}``: block ``index`` of a sequence, one that it has."""
-    return data.StructLayout({"sequence": range(sequences), "index": range(-(-config.max_context // block_size))})
+    return data.StructLayout({"sequence": range(sequences), "index": range(ceil_div(config.max_context, block_size))})
 
 
 def block_layout(blocks: int) -> data.StructLayout:
@@ -188,8 +188,8 @@ class PagedCache(wiring.Component):
             m.d.sync += self.error.eq(0)
 
         # Length and blocks of each sequence; after reset all are empty. Its blocks, in order.
-        index_bits = (-(-config.max_context // self.block_size) - 1).bit_length()
-        kept = data.StructLayout({"length": _positions(config), "held": range(-(-config.max_context // self.block_size) + 1)})
+        index_bits = (ceil_div(config.max_context, self.block_size) - 1).bit_length()
+        kept = data.StructLayout({"length": _positions(config), "held": range(ceil_div(config.max_context, self.block_size) + 1)})
         m.submodules.sequences = sequences = memory.Memory(shape=kept, depth=self.sequences, init=[])
         m.submodules.tables = tables = memory.Memory(shape=range(self.blocks), depth=self.sequences << index_bits, init=[])
         mine, theirs, keep = sequences.read_port(domain="comb"), sequences.read_port(domain="comb"), sequences.write_port()

@@ -7,12 +7,10 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
-from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from ..config import AcceleratorConfig, ceil_div, check_int
 from ..streams import connect
-from .contiguous import read_layout
 from .mover import move_layout
-from .paged import PagedCache, SequenceCommand, copy_layout, paged_request
+from .paged import PagedCache, SequenceCommand
 from .swap_formats import SwapCommand, SwapError, swap_command, swap_result, swapped_layout
 
 __all__ = ["SwapController"]
@@ -74,6 +72,9 @@ class SwapController(wiring.Component):
     of ``PagedCache`` and 3 cycles.
     """
 
+    SAME = ("o_copy", "i_request", "o_read", "o_write", "record_beats", "head_stride", "error", "clear", "free")
+    """Members that are those of ``PagedCache``."""
+
     CYCLES = {"swap_out": 27, "out_block": 16, "swap_in": 26, "in_block": 12}
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
@@ -91,15 +92,7 @@ class SwapController(wiring.Component):
             "o_swapped": Out(stream.Signature(swapped_layout(self.sequences))),
             "o_move": Out(stream.Signature(move_layout(self.rows))),
             "i_moved": In(stream.Signature(data.StructLayout({"error": 1}))),
-            "o_copy": Out(stream.Signature(copy_layout(self.blocks, self.block_size))),
-            "i_request": In(stream.Signature(paged_request(config, self.sequences))),
-            "o_read": Out(stream.Signature(read_layout(config))),
-            "o_write": Out(stream.Signature(BURST_COMMAND)),
-            "record_beats": In(range(config.max_record_beats + 1)),
-            "head_stride": In(ADDRESS_BITS),
-            "error": Out(1),
-            "clear": In(1),
-            "free": Out(range(self.blocks + 1)),
+            **{name: cache.signature.members[name] for name in self.SAME},
             "room": Out(range(slots + 1), init=slots),
             **{name: Out(COUNTER_BITS) for name in ("rows_out", "rows_in", "moves", "clean_blocks")},
         })
@@ -121,7 +114,7 @@ class SwapController(wiring.Component):
             m.d.sync += refused.eq(0)
 
         offset_bits = self.block_size.bit_length() - 1
-        each = -(-self.config.max_context // self.block_size)  # blocks of a sequence
+        each = ceil_div(self.config.max_context, self.block_size)  # blocks of a sequence
         positions, counts = range(self.config.max_context + 1), range(each + 1)
 
         def blocks_of(count):

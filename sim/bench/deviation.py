@@ -10,6 +10,7 @@ import numpy as np
 from ...accelerators.config import ceil_div, record_beats
 from ..golden.cache import pack_records
 from ..golden.select import SCORE_BITS, share_count, top_indices, value_deviation
+from .select import score_items, score_lists
 from .trace import Trace
 from .unit import Items, UnitBench
 
@@ -162,7 +163,7 @@ class TopShareBench(UnitBench):
     patience = 8000
 
     def _lists(self, lists: Sequence[tuple[list[int], int]]) -> Items:
-        return {"i": [{"score": score, "last": int(k == len(scores) - 1)} for scores, _ in lists for k, score in enumerate(scores)],
+        return {"i": score_items([scores for scores, _ in lists]),
                 "i_share": [{"share": share} for _, share in lists]}
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
@@ -178,13 +179,8 @@ class TopShareBench(UnitBench):
                             ([7, 7, 8, 7, 9], 511), (list(range(depth)), 128), ([1] * (depth + 3), 256), ([1] * depth, 255)])
 
     def expected(self, stimulus: Items) -> Items:
-        lists: list[list[int]] = [[]]
-        for item in stimulus["i"]:
-            lists[-1].append(item["score"])
-            if item["last"]:
-                lists.append([])
         out = []
-        for scores, share in zip(lists, stimulus["i_share"], strict=False):
+        for scores, share in zip(score_lists(stimulus["i"]), stimulus["i_share"], strict=False):
             scores = scores[:self.config.max_context]
             chosen = top_indices(scores, share_count(len(scores), share["share"]))
             out += [{"index": index, "last": int(k == len(chosen) - 1)} for k, index in enumerate(chosen)]

@@ -1,16 +1,31 @@
 """Bench of the selection of the largest scores."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..golden.select import top_indices
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["TopSelectBench"]
+__all__ = ["TopSelectBench", "score_items", "score_lists"]
 
 BITS = 32
+
+
+def score_items(lists: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+    """Lists of scores as a stream."""
+    return [{"score": score, "last": int(k == len(scores) - 1)} for scores in lists for k, score in enumerate(scores)]
+
+
+def score_lists(items: Sequence[Mapping[str, int]]) -> list[list[int]]:
+    """The complete lists of such a stream."""
+    lists: list[list[int]] = [[]]
+    for item in items:
+        lists[-1].append(item["score"])
+        if item["last"]:
+            lists.append([])
+    return lists[:-1]
 
 
 class TopSelectBench(UnitBench):
@@ -19,7 +34,7 @@ class TopSelectBench(UnitBench):
     patience = 6000
 
     def _lists(self, lists: list[tuple[list[int], int]]) -> Items:
-        return {"i": [{"score": score, "last": int(k == len(scores) - 1)} for scores, _ in lists for k, score in enumerate(scores)],
+        return {"i": score_items([scores for scores, _ in lists]),
                 "i_command": [{"count": count} for _, count in lists]}
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
@@ -36,13 +51,8 @@ class TopSelectBench(UnitBench):
                             (list(range(depth)), depth // 2), ([1] * (depth + 3), depth)])
 
     def expected(self, stimulus: Items) -> Items:
-        lists: list[list[int]] = [[]]
-        for item in stimulus["i"]:
-            lists[-1].append(item["score"])
-            if item["last"]:
-                lists.append([])
         chosen = [top_indices(scores[:self.config.max_context], command["count"])
-                  for scores, command in zip(lists, stimulus["i_command"], strict=False)]
+                  for scores, command in zip(score_lists(stimulus["i"]), stimulus["i_command"], strict=False)]
         return {"o": [{"index": index, "last": int(k == len(each) - 1)} for each in chosen for k, index in enumerate(each)]}
 
     def latency_stimulus(self) -> Items:
