@@ -31,7 +31,7 @@ than half of it away."""
 ACCUMULATOR_BITS = 57
 """Widest sums of attention: what models in 64 bits hold with their shifts."""
 
-UNIFIED_BITS = 20
+UNIFIED_BITS = 21
 """Probability bits that a unified maximum leaves: it is as exact as a running maximum with so many."""
 
 POSITION_BITS = 20
@@ -254,7 +254,7 @@ class AcceleratorConfig(Configuration):
         With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two.
     attention_modes : bool
         Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
-        runs, and ``probability_bits`` of at least 20.
+        runs, and ``probability_bits`` of at least 21.
     """
 
     name: str

@@ -1,5 +1,8 @@
-"""Every registered unit, in every preset it names: emitted, linted, put through the menu. With `make test` in its first preset of those
-called tiny; in others, and large units in Icarus, with `make bench`."""
+"""Every registered unit, in every preset it names: emitted, linted, put through the menu.
+
+`make test` does so in the first preset called tiny: large units in Verilator, the others in Icarus (where it is installed), which needs
+no compiler and knows X. `make bench` does so in every preset and in both.
+"""
 
 import pytest
 from llmrtl.rtl_gen.lint import lint
@@ -8,37 +11,34 @@ from llmrtl.sim.bench.runner import run_unit
 from llmrtl.sim.bench.simulators import icarus_missing
 
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
-
-
 FIRST = {(unit.name, next((name for name in unit.presets if name.startswith("tiny")), None)) for unit in UNITS.values()}
+
+# What takes Icarus, which interprets, longer than Verilator and the compiler.
 LARGE = {"attention", "attention_split", "attention_weights", "batch_front_end", "block_means", "block_retrieval", "block_scores",
          "evict_cache", "executor", "expert_gemm", "front_end", "recompute_list", "record_merge", "similar_key", "swap_controller",
          "value_deviation"}
-FAST_IN_ICARUS = {case for case in FIRST if case[0] not in LARGE and case[1] != "tiny_modes"}
+IN_ICARUS = [case for case in EACH if case[0].icarus and getattr(case[0].config(case[1]), "bus_bits", 0) < 512]
+QUICK = {(unit.name, name) for unit, name in IN_ICARUS if unit.name not in LARGE and name != "tiny_modes"} & FIRST
 
 
-def each(cases, fast=FIRST):
+def each(cases, fast):
     return pytest.mark.parametrize(("unit", "name"), [
         pytest.param(unit, name, id=f"{unit.name}-{name}", marks=() if (unit.name, name) in fast else pytest.mark.bench)
         for unit, name in cases])
 
 
-@each(EACH)
+@each(EACH, FIRST)
 def test_lint(unit, name):
     assert lint(emit_unit(unit, unit.config(name))) == []
 
 
-@each(EACH)
+@each(EACH, FIRST if icarus_missing() else FIRST - QUICK)
 def test_verilator(unit, name):
     report = run_unit(unit, unit.config(name), "verilator")
     assert report.ok, str(report)
 
 
-# Icarus interprets: units as wide as a 512-bit word take too long.
-IN_ICARUS = [case for case in EACH if case[0].icarus and getattr(case[0].config(case[1]), "bus_bits", 0) < 512]
-
-
-@each(IN_ICARUS, FAST_IN_ICARUS)
+@each(IN_ICARUS, QUICK)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
     report = run_unit(unit, unit.config(name), "icarus")

@@ -23,7 +23,7 @@ and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_
 A lane that saw no V scale gives x = 0 and e = ``NO_VALUE_EXPONENT``.
 
 With ``attention_modes`` a lane's maximum may be *unified* (FlashDecoding++, arXiv:2311.01282, section 3): if the ceil of its first
-row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 20), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
+row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 21), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
 on as ever. So small sums are usual, and the end normalizes the weighted sums too, in one bit more (A + 1 for A in pre and post):
 
     x_i    = round_shift(((acc_i << A - kv_bits - lb) >> pre) * R, post)                 e = t + pre + post - (A - kv_bits)

@@ -92,10 +92,8 @@ def test_error_at_20_probability_bits(case):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_error_of_modes(case, mode):
-    """At 24 probability bits: all within 1.5e-3, but for a unified maximum as far above as the window reaches, next to sinks that take
-    all and give nothing, over many rows."""
-    faint = mode == "unified" and case == Case(8192, 1.0, 10.0, 0.05)
-    assert relative_rmse(MODAL, case, mode) <= (3e-3 if faint else 1.5e-3)
+    """At 24 probability bits: all within 1.5e-3, with a unified maximum as far above as the window reaches too."""
+    assert relative_rmse(MODAL, case, mode) <= 1.5e-3
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -109,13 +107,13 @@ def test_row_sums_and_twice_the_naive_error(case, mode):
     assert np.abs(outputs(MODAL, inputs, mode) - want).max() <= 2 * np.abs(plain - want).max()
 
 
-@pytest.mark.parametrize("bits", [21, 22, 24])
-def test_unified_is_as_exact_as_20_bits(bits):
-    """As far above as the window reaches, a unified maximum has the error of a running one with 20 probability bits, but for what
+@pytest.mark.parametrize("bits", [22, 23, 24])
+def test_unified_is_as_exact_as_21_bits(bits):
+    """As far above as the window reaches, a unified maximum has the error of a running one with 21 probability bits, but for what
     coarse weights add."""
     for case in cases((1024,)):
         error, bound = (relative_rmse(replace(MODAL, probability_bits=each), case, mode)
-                        for each, mode in ((bits, "unified"), (20, "running")))
+                        for each, mode in ((bits, "unified"), (21, "running")))
         assert error <= 1.5 * bound + 2e-4
 
 
