@@ -106,14 +106,16 @@ class _PartBench(UnitBench):
              sink: int = 0) -> Items:
         """Operations of all (or of some) lanes, all rows visible. The standard deviation of the logits is about
         ``27 * sqrt(head_dim) * 2**(exponent + 22)``: below 1 if not given, so that accumulators move by few bits. A first key that is
-        ``sink`` times what all queries have in common is an attention sink: its logits are among the largest."""
+        ``sink`` times what all queries have in common is an attention sink: its
+        logits are among the largest; then all operations are alike."""
         config = self.config
         operations = Operations(config, 0)
         shape, lanes = (rows, words * config.vector_lanes), lanes or config.query_lanes
         row_scales = [[0x8000, -16]] * rows
-        for _ in range(count):
-            q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
-            if sink:
+        for number in range(count):
+            if number == 0 or not sink:
+                q, k, v = (operations.rng.integers(-9, 9, size) for size in ((lanes, shape[1]), shape, shape))
+            if sink and number == 0:
                 common = 1 - 2 * (np.arange(shape[1]) % 2)
                 q, k[0] = q + 4 * common, sink * common
             operations.add(q, [[0x800000, exponent]] * lanes, [rows] * lanes, k, row_scales, v, row_scales, mode)

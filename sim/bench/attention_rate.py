@@ -86,7 +86,7 @@ async def rate_of_modes(dut: Any) -> None:
     for unified in (False, True):
         for partial in (True, False):
             mode = Mode(phi if unified else None, partial)
-            stimulus = env.bench.full(WIDE_ROWS, words, lanes, EXPONENT - 2, 2, mode, config.max_head_dim // 64)
+            stimulus = env.bench.full(WIDE_ROWS, words, lanes, EXPONENT - 1, 2, mode, 3)
             assert isinstance(stimulus, Recorded)
             passes[mode] = _pass_cycles(stimulus.weights, lanes, mix_lanes(config), ceil_div(config.max_head_dim, config.kv_lanes))
             if any(stimulus.fallbacks.values()):
