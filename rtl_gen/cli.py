@@ -191,10 +191,11 @@ def build_parser() -> argparse.ArgumentParser:
     option = command(commands.synth, "synth", "synthesize a unit or the accelerator with Yosys",
                      "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': "
                      "every unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.",
-                     "ternary_engine --pnr", "accelerator --preset kv260 --target xcup")
+                     "ternary_engine --pnr", "accelerator --preset kv260 --target xcup", "expert_gemm --target cells")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
     option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for parts of the expert unit tiny_duplex")
-    option("--target", choices=("ecp5", "xcup", "ice40"), default="ecp5", help="device family")
+    option("--target", choices=("ecp5", "xcup", "ice40", "cells"), default="ecp5", help="device family, or standard cells")
+    option("--liberty", metavar="FILE", help="liberty file of the standard cells; default: osu018 of Debian's qflow-tech-osu018")
     option("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
 
     option = command(commands.bench, "bench", "measure everything and write docs/RESULTS.md",

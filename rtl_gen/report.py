@@ -21,8 +21,9 @@ __all__ = ["BENCH_PARTS", "DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measure
 
 KINDS = ("measured", "derived", "projected")
 RESULTS = Path("docs/RESULTS.md")
-BENCH_PARTS = ("units", "accelerator", "engine", "area", "runs", "timing")
-"""Of ``llmrtl bench``: units and accelerator on edge, area on kv260, checkpoints in simulation, cycle model against RTL."""
+BENCH_PARTS = ("units", "accelerator", "engine", "area", "cells", "runs", "timing")
+"""Of ``llmrtl bench``: units and accelerator on edge, area on kv260, units in standard cells, checkpoints in
+simulation, cycle model against RTL."""
 
 DATA_DEPENDENT = "depends on the data"
 """Note of a latency or interval that a unit does not promise."""
@@ -141,6 +142,14 @@ class Book:
         """The different parts of names at a level, in order: units, targets, ..."""
         return list(dict.fromkeys(parts[level] for name in self.topics.get(topic, {})
                                   if len(parts := name.split("/")) > level))
+
+    def below(self, topic: str, subject: str) -> list[str]:
+        """The parts of names behind ``subject/``, in order."""
+        return list(dict.fromkeys(parts[1] for name in self.topics.get(topic, {}) if (parts := name.split("/"))[0] == subject))
+
+    def has(self, topic: str, name: str) -> bool:
+        """Whether there is such a figure."""
+        return name in self.topics.get(topic, {})
 
     def first(self, topic: str, subject: str) -> str:
         """Name, without the subject, of the subject's first figure."""

@@ -18,6 +18,8 @@ from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
 from .arguments import DEFAULT_PRESET
+from .cell_figures import TOPIC as CELLS
+from .cell_figures import measure_cells, show_cells
 from .emit import Emitted, write_if_changed
 from .estimate import prompt_figures
 from .generate import emitted_accelerator
@@ -263,10 +265,16 @@ def synth(options: Namespace) -> int:
     whole = options.unit in (ACCELERATOR, "all")
     config = preset(options.preset or DEFAULT_PRESET) if whole else unit(options.unit, also=(ACCELERATOR, "all")).config(options.preset)
     book = Book(bench_folder())
+    if options.unit == "all" and options.target == "cells":
+        raise ValueError("--target cells is for one unit, not all")
     if options.unit == "all":
         return _finish(book, config, _measure_all(book, config))
     if options.pnr and options.target != "ecp5":
         raise ValueError(f"--pnr is for --target ecp5, not {options.target}")
+    if options.liberty is not None and options.target != "cells":
+        raise ValueError(f"--liberty is for --target cells, not {options.target}")
+    if options.target == "cells":
+        return show_cells(options, _emitted(options.unit, config, "cells"), config, book, console)
     with console.status("") as status:
         figures, area, placement = measure(options.unit, config, options.target, options.pnr, status.update)
     topic = f"synth-{options.unit}-{config.name}-{options.target}"
@@ -276,7 +284,7 @@ def synth(options: Namespace) -> int:
     return 0
 
 
-_TOPICS = ("units", "accelerator", "engine", "kv260_area", "runs", "accuracy", "kv260", TIMING, PROMPTS)
+_TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", TIMING, PROMPTS)
 
 
 def bench(options: Namespace) -> int:
@@ -294,6 +302,8 @@ def bench(options: Namespace) -> int:
         errors += _measure_engines(book)
     if "area" in parts:
         errors += _measure_kv260(book)
+    if "cells" in parts:
+        errors += measure_cells(book, console.print)
     return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts)
 
 
