@@ -9,7 +9,7 @@ from typing import Any
 
 from ..config import Configuration, check_int, check_name
 
-__all__ = ["EXPERT_PRESETS", "FORMATS", "SCALE_EXPONENT_BITS", "ExpertConfig", "Format", "HbmTiming"]
+__all__ = ["EXPERT_PRESETS", "FORMATS", "SCALE_EXPONENT_BITS", "SLOTS", "ExpertConfig", "Format", "HbmTiming"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class HbmTiming:
         precharge, read to read (tCCD_L), read to data, beats of data.
     rrd, faw : int
         From activate to activate of another bank (tRRD_S), and the window that may hold four activates of a bank.
-    rtp_bank : int
-        Read to precharge on the normal path.
+    rtp_bank, ccd_s, rrd_l : int
+        Of the normal path: read to precharge, read to read of another bank group, activate to activate in the same one.
     refi, rfc : int
         Refresh interval, cycles of a refresh.
     """
@@ -84,6 +84,8 @@ class HbmTiming:
     rc: int = 63
     rtp: int = 6
     rtp_bank: int = 8
+    ccd_s: int = 2
+    rrd_l: int = 4
     ccd: int = 4
     cl: int = 19
     bl: int = 2
@@ -94,7 +96,7 @@ class HbmTiming:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            check_int(f"timing.{field.name}", getattr(self, field.name), 1, 1 << 16)
+            check_int(f"timing.{field.name}", getattr(self, field.name), 1, 1 << (30 if field.name == "refi" else 16))
         if self.ccd % SLOTS:
             raise ValueError(f"timing.ccd must be a multiple of {SLOTS}, the command slots of a logic cycle, not {self.ccd}")
         if self.rfc + self.rp >= self.refi:

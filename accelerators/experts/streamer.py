@@ -1,12 +1,15 @@
 """Weight streamer: reads a matrix row of memory after row of memory, and gives each row as often as there are tiles of tokens."""
 
-from amaranth.hdl import Module
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .bundle_controller import COUNTERS, normal_data, normal_request
-from .config import ExpertConfig
-from .dram_commands import command_pins
+from ..config import check_int
+from ..streams import StreamBuffer, connect
+from .bundle_controller import COUNTERS, BundleController, normal_data
+from .config import SLOTS, ExpertConfig
+from .dram_commands import command_pins, granule_bits
+from .normal_path import normal_request
 
 __all__ = ["WeightStreamer", "run_layout", "weight_layout"]
 
@@ -65,6 +68,8 @@ class WeightStreamer(wiring.Component):
 
     def __init__(self, config: ExpertConfig, *, normal: bool = True):
         self.config, self.normal = config, normal
+        self._words = config.timing.ccd // SLOTS
+        check_int("timing.ccd / 2", self._words, 1, 16, power_of_two=True)
         super().__init__({
             "i": In(stream.Signature(run_layout(config))),
             "o": Out(stream.Signature(weight_layout(config))),
@@ -73,7 +78,7 @@ class WeightStreamer(wiring.Component):
             "counters": Out(COUNTERS),
             **({"i_normal": In(stream.Signature(normal_request(config))),
                 "o_normal": Out(stream.Signature(normal_data(config), always_ready=True)),
-                "normal_data": In(len(normal_data(config)["data"].shape))} if normal else {}),
+                "normal_data": In(granule_bits(config))} if normal else {}),
         })
 
     @classmethod
@@ -82,4 +87,89 @@ class WeightStreamer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        config = self.config
+        m.submodules.controller = controller = BundleController(config, normal=self.normal)
+        m.d.comb += [controller.slots.eq((1 << SLOTS) - 1), self.command.eq(controller.command), controller.data.eq(self.data),
+                     self.counters.eq(controller.counters)]
+        if self.normal:
+            connect(m, wiring.flipped(self.i_normal), controller.i_normal)
+            connect(m, controller.o_normal, wiring.flipped(self.o_normal))
+            m.d.comb += controller.normal_data.eq(self.normal_data)
+
+        # Both halves of the buffer: what is to be there, and whether it is.
+        length = range(config.row_words + 1)
+        part = data.StructLayout({"words": length, "come": length, "tiles": range(config.tiles + 1)})
+        halves, given, whole = Array([Signal(part, name=f"half_{k}") for k in range(2)]), Signal(2), Signal(2)
+        self._cut(m, controller, halves, given)
+
+        # Words arrive.
+        m.submodules.buffer = buffer = memory.Memory(shape=8 * config.word_bytes, depth=2 * config.row_words, init=[])
+        write, read = buffer.write_port(), buffer.read_port()
+        filling, filled = Signal(), Signal(length)
+        m.d.comb += [write.addr.eq(Cat(filled[:-1], filling)), write.data.eq(controller.o.p), write.en.eq(controller.o.valid)]
+        with m.If(controller.o.valid):
+            m.d.sync += filled.eq(filled + 1)
+            with m.If(filled + 1 == halves[filling].come):
+                m.d.sync += [filled.eq(0), filling.eq(~filling), whole.bit_select(filling, 1).eq(1)]
+
+        # Words leave, tile after tile.
+        m.submodules.leaving = leaving = StreamBuffer(weight_layout(config))
+        connect(m, leaving.o, wiring.flipped(self.o))
+        half, word, tile, fetched = Signal(), Signal(range(config.row_words)), Signal(range(max(config.tiles, 2))), Signal()
+        label = Signal(data.StructLayout({"tile": tile.shape(), "end": 1}))
+        end = word == halves[half].words - 1
+        there = whole.bit_select(half, 1) | ((half == filling) & (word < filled))
+        m.d.comb += [
+            read.addr.eq(Cat(word, half)), read.en.eq(there & (leaving.i.ready | ~fetched)), leaving.i.valid.eq(fetched),
+            leaving.i.p.word.eq(read.data), leaving.i.p.tile.eq(label.tile), leaving.i.p.end.eq(label.end),
+        ]
+        with m.If(leaving.i.ready | ~fetched):
+            m.d.sync += [fetched.eq(there), label.tile.eq(tile), label.end.eq(end)]
+        with m.If(read.en):
+            m.d.sync += word.eq(word + 1)
+            with m.If(end):
+                m.d.sync += [word.eq(0), tile.eq(tile + 1)]
+                with m.If(tile == halves[half].tiles - 1):
+                    m.d.sync += [tile.eq(0), half.eq(~half), given.bit_select(half, 1).eq(0), whole.bit_select(half, 1).eq(0)]
         return m
+
+    def _cut(self, m: Module, controller: BundleController, halves: Array, given: Signal) -> None:
+        """Runs into stretches; one begins when a half of the buffer is free."""
+        config, words = self.config, self._words
+        run, target = Signal(run_layout(config)), Signal()
+        stretch = controller.i.p
+        room, here = Signal(range(config.row_words + 1)), Signal(range(config.row_words + 1))
+        with m.FSM():
+            with m.State("RUN"):
+                m.d.comb += self.i.ready.eq(1)
+                m.d.sync += run.eq(self.i.p)
+                with m.If(self.i.valid & (self.i.p.words != 0) & (self.i.p.tiles != 0)):
+                    m.next = "ROOM"
+            with m.State("ROOM"):
+                m.d.sync += room.eq((config.columns - run.column) * words)
+                m.next = "CUT"
+            with m.State("CUT"):
+                m.d.sync += here.eq(Mux(run.words < room, run.words, room))
+                m.next = "STRETCH"
+            with m.State("STRETCH"):
+                # The part of the words that needs a read of its own: all but what is left over of a read.
+                reads = ceil_shift(here, words)
+                free = ~given.bit_select(target, 1)
+                m.d.comb += [controller.i.valid.eq(free), controller.starved.eq(~free), stretch.bundle.eq(run.bundle),
+                             stretch.row.eq(run.row), stretch.column.eq(run.column), stretch.last.eq(run.column + reads - 1)]
+                with m.If(free & controller.i.ready):
+                    half = halves[target]
+                    m.d.sync += [half.words.eq(here), half.come.eq(reads * words), half.tiles.eq(run.tiles), target.eq(~target),
+                                 given.bit_select(target, 1).eq(1), run.words.eq(run.words - here), run.column.eq(0)]
+                    with m.If(run.bundle[0] | (not config.ping_pong)):
+                        m.d.sync += run.row.eq(run.row + 1)
+                    if config.ping_pong:
+                        m.d.sync += run.bundle.eq(run.bundle ^ 1)
+                    m.next = "ROOM"
+                    with m.If(run.words == here):
+                        m.next = "RUN"
+
+
+def ceil_shift(value: Value, divisor: int) -> Value:
+    """``value / divisor``, rounded up; ``divisor`` is a power of two."""
+    return (value + (divisor - 1))[divisor.bit_length() - 1:]

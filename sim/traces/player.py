@@ -19,7 +19,7 @@ from ...rtl_gen.verilator import VERILATOR, verilator_environment
 from ...rtl_gen.yowasp import build_root
 from ..bench.layout import Codec
 
-__all__ = ["Event", "Offer", "PlayError", "Set", "Settle", "Step", "play"]
+__all__ = ["Event", "Offer", "PlayError", "Set", "Settle", "Step", "compiled_player", "play"]
 
 SOURCE = Path(__file__).parent / "player.cpp"
 WORDS = 6
@@ -109,10 +109,10 @@ def _wrapper(emitted: Emitted) -> str:
     return f"module played (\n{declared}\n);\n  {emitted.name} unit (\n{connected}\n  );\nendmodule\n"
 
 
-def _build(emitted: Emitted, ports: _Ports) -> Path:
-    """The player of the unit; one that was built before is reused."""
-    texts = {"unit.sv": emitted.verilog, "wrapper.sv": _wrapper(emitted), "interface.h": ports.header(),
-             "player.cpp": SOURCE.read_text()}
+def compiled_player(emitted: Emitted, header: str, source: Path) -> Path:
+    """A program around the unit (class ``Vplayed``, ports without double underscores, ``header`` as interface.h); one that was built
+    before is reused."""
+    texts = {"unit.sv": emitted.verilog, "wrapper.sv": _wrapper(emitted), "interface.h": header, "player.cpp": source.read_text()}
     key = hashlib.sha256(repr((texts, version("verilator"))).encode()).hexdigest()[:24]
     folder = build_root() / "sim" / "traces" / key
     runtime = build_root() / "sim" / "traces" / f"runtime-{version('verilator')}"
@@ -167,7 +167,7 @@ def play(emitted: Emitted, steps: Iterable[Step], *, seed: int, source: int = 25
         else:
             kind, port, bits = 2, 0, step.cycles
         trace += kind.to_bytes(4, "little") + port.to_bytes(4, "little") + bits.to_bytes(4 * WORDS, "little")
-    program = _build(emitted, ports)
+    program = compiled_player(emitted, ports.header(), SOURCE)
     with tempfile.TemporaryDirectory() as folder:
         path, log = Path(folder) / "trace", Path(folder) / "log"
         path.write_bytes(trace)
