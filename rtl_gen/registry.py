@@ -65,6 +65,7 @@ _A = "llmrtl.accelerators."
 _B = "llmrtl.sim.bench."
 _ALL = ("tiny", "edge", "kv260")
 _ELEMENTS = ("tiny_duplex", "tiny_duplex_bf16", "tiny_duplex_int8")
+_POLICIES = ("tiny_duplex", "tiny_duplex_limits")
 _RUNS = ("tiny", "edge", "kv260", "tiny_window")
 _MODES = (*_RUNS, "tiny_modes")
 
@@ -153,6 +154,8 @@ UNITS: dict[str, Unit] = {
         _expert("expert_gemm", "gemm:Gemm", "expert_gemm:GemmBench", _ELEMENTS),
         _expert("expert_coprocess", "coprocess:CoprocessScheduler", "expert_coprocess:CoprocessSchedulerBench", measured="duplex"),
         _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),
+        _expert("expert_memory", "bundle_controller:BundleController", "expert_memory:BundleControllerBench", _POLICIES),
+        _expert("expert_streamer", "streamer:WeightStreamer", "expert_memory:WeightStreamerBench", _POLICIES),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )

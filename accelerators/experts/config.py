@@ -218,7 +218,9 @@ EXPERT_PRESETS = {
     for config in (
         _TINY,
         *(replace(_TINY, name=f"tiny_duplex_{element}", element=element) for element in ("bf16", "int8")),
+        replace(_TINY, name="tiny_duplex_limits", ping_pong=False, activate_limits=True, timing=HbmTiming(refi=900, rfc=100)),
         ExpertConfig("duplex", word_bytes=128, max_hidden=4096, max_intermediate=16384),
     )
 }
-"""``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests, also of other elements. ``duplex``: a pseudo channel as published."""
+"""``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests, also of other elements, and with the
+other memory policies and many refreshes. ``duplex``: a pseudo channel as published."""

@@ -1,5 +1,7 @@
 """What keeps commands apart: timers in tCK, the window of activates, the refresh."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -14,6 +16,12 @@ def first_slot(allowed: Value) -> Value:
     return Cat(allowed[k] & ~allowed[:k].any() if k else allowed[0] for k in range(SLOTS))
 
 
+def passed(before: Signal, most: int, left: Signal, ready: Signal) -> list[Any]:
+    """A timer one cycle later; it is never above ``most``."""
+    return [left.eq(Mux(before < SLOTS, 0, before - SLOTS) if most >= SLOTS else 0),
+            ready.eq(Cat(before <= SLOTS + k if SLOTS + k < most else Const(1, 1) for k in range(SLOTS)))]
+
+
 class Timer:
     """Which slots of this logic cycle are ``tck`` or more after the slot of the last start.
 
@@ -26,9 +34,8 @@ class Timer:
     def __init__(self, m: Module, tck: int, name: str):
         self.tck = tck
         self.ready = Signal(SLOTS, init=-1, name=f"{name}_ready")
-        self.left = Signal(range(tck + SLOTS), name=f"{name}_left")
-        m.d.sync += [self.ready.eq(Cat(self.left <= SLOTS + k for k in range(SLOTS))),
-                     self.left.eq(Mux(self.left < SLOTS, 0, self.left - SLOTS))]
+        self.left = Signal(range(max(tck, 2)), name=f"{name}_left")
+        m.d.sync += passed(self.left, tck - 1, self.left, self.ready)
 
     def start(self, m: Module, taken: Value, tck: int | None = None) -> None:
         """``taken``: the slot of the command, one-hot, or none. ``tck``: at most that of the constructor."""
@@ -93,7 +100,8 @@ class ActivateWindow:
         rrd, faw = self.timing.rrd, self.timing.faw
         self.between = Timer(m, 4 * rrd, "rrd")
         # The newest first.
-        self.last = [Signal(range(faw + 3 * rrd + SLOTS), name=f"faw_{k}") for k in range(4)]
+        self.most = faw + 3 * rrd - 1
+        self.last = [Signal(range(self.most + 1), name=f"faw_{k}") for k in range(4)]
         self.ready = [Signal(SLOTS, init=-1, name=f"faw_ready_{k}") for k in range(4)]
         self.one = self.between.ready & self.ready[3]
         self.four = self.between.ready & self.ready[0]
@@ -101,7 +109,7 @@ class ActivateWindow:
 
     def _pass(self, m: Module, before: list[Signal]) -> None:
         for left, ready, old in zip(self.last, self.ready, before, strict=True):
-            m.d.sync += [left.eq(Mux(old < SLOTS, 0, old - SLOTS)), ready.eq(Cat(old <= SLOTS + k for k in range(SLOTS)))]
+            m.d.sync += passed(old, self.most, left, ready)
 
     def start_one(self, m: Module, taken: Value) -> None:
         self.between.start(m, taken, self.timing.rrd)
