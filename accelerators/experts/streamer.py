@@ -113,17 +113,17 @@ class WeightStreamer(wiring.Component):
                 m.d.sync += [filled.eq(0), filling.eq(~filling), whole.bit_select(filling, 1).eq(1)]
 
         # Words leave, tile after tile.
-        m.submodules.leaving = leaving = StreamBuffer(weight_layout(config))
-        connect(m, leaving.o, wiring.flipped(self.o))
+        m.submodules.output = output = StreamBuffer(weight_layout(config))
+        connect(m, output.o, wiring.flipped(self.o))
         half, word, tile, fetched = Signal(), Signal(range(config.row_words)), Signal(range(max(config.tiles, 2))), Signal()
         label = Signal(data.StructLayout({"tile": tile.shape(), "end": 1}))
         end = word == halves[half].words - 1
         there = whole.bit_select(half, 1) | ((half == filling) & (word < filled))
         m.d.comb += [
-            read.addr.eq(Cat(word, half)), read.en.eq(there & (leaving.i.ready | ~fetched)), leaving.i.valid.eq(fetched),
-            leaving.i.p.word.eq(read.data), leaving.i.p.tile.eq(label.tile), leaving.i.p.end.eq(label.end),
+            read.addr.eq(Cat(word, half)), read.en.eq(there & (output.i.ready | ~fetched)), output.i.valid.eq(fetched),
+            output.i.p.word.eq(read.data), output.i.p.tile.eq(label.tile), output.i.p.end.eq(label.end),
         ]
-        with m.If(leaving.i.ready | ~fetched):
+        with m.If(output.i.ready | ~fetched):
             m.d.sync += [fetched.eq(there), label.tile.eq(tile), label.end.eq(end)]
         with m.If(read.en):
             m.d.sync += word.eq(word + 1)
