@@ -22,6 +22,9 @@ from .cell_figures import TOPIC as CELLS
 from .cell_figures import measure_cells, show_cells
 from .emit import Emitted, write_if_changed
 from .estimate import prompt_figures
+from .expert_memory import POLICIES as EXPERT_POLICIES
+from .expert_memory import STREAMS as EXPERT_STREAMS
+from .expert_memory import run_expert_memory
 from .generate import emitted_accelerator
 from .nextpnr import DEVICE, Placement, in_harness, place_and_route
 from .registry import UNITS, build, emit_unit, unit
@@ -284,7 +287,8 @@ def synth(options: Namespace) -> int:
     return 0
 
 
-_TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", TIMING, PROMPTS)
+_TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", TIMING, PROMPTS, EXPERT_STREAMS,
+           EXPERT_POLICIES)
 
 
 def bench(options: Namespace) -> int:
@@ -304,14 +308,16 @@ def bench(options: Namespace) -> int:
         errors += _measure_kv260(book)
     if "cells" in parts:
         errors += measure_cells(book, console.print)
-    return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts)
+    return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts, experts="expert_memory" in parts)
 
 
-def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, runs: bool = False, timing: bool = False) -> int:
+def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, runs: bool = False, timing: bool = False,
+            experts: bool = False) -> int:
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     errors = errors + (run_models(book, config, say) if runs else []) + (run_comparisons(book, say) if timing else [])
+    errors += run_expert_memory(book, say) if experts else []
     if timing:
         for prompt in PROMPT_LENGTHS:
             book.add(PROMPTS, prompt_figures(preset("kv260"), LARGE_CHECKPOINT.name, prompt, CLOCK_MHZ))

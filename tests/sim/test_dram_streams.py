@@ -35,10 +35,7 @@ def test_three_rows_command_by_command():
 
 
 def test_a_refresh_command_by_command():
-    """The reference counts the interval from its first command, the controller from reset: the first one is longer by that."""
     config = config_for()
-    start = command_log(config_for(refresh=False), reads_of_run(config, 1), normal=False).given[0].tck
-    config = replace(config, timing=replace(config.timing, refi=config.timing.refi + start))
     found = command_log(config, reads_of_run(config, 36 * 32), normal=False)
     assert given(found) == commands(log("logic_288KB_refresh_legal")) and found.cycles == 6683 and not found.broken
 
