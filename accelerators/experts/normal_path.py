@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..config import check_int
 from ..streams import StreamBuffer, connect
 from .config import SLOTS, ExpertConfig
 from .dram_commands import BUNDLE_BANKS, Command, command_pins
@@ -41,7 +42,8 @@ class NormalPath(wiring.Component):
         i -> queue of the bank -> row open?  yes: READ
                                              no:  PRECHARGE, ACTIVATE
 
-    Whether a request fits the row before it is found out when it enters; so no rows are compared later.
+    Whether a request fits the row before it is found out when it enters; so no rows are compared later. In ``timing``, rcd, ras, rc and
+    rp must be at least 3.
 
     Members
     -------
@@ -65,6 +67,8 @@ class NormalPath(wiring.Component):
 
     def __init__(self, config: ExpertConfig):
         self.config = config
+        for name in ("rcd", "ras", "rc", "rp"):
+            check_int(f"timing.{name}", getattr(config.timing, name), 3, 1 << 16)
         super().__init__({
             "i": In(stream.Signature(normal_request(config))), "slots": In(SLOTS), "hold": In(1), "close": In(SLOTS), "over": In(SLOTS),
             "one": In(SLOTS), "claim": In(config.bundles), "free": In(config.bundles), "busy": Out(config.bundles), "closed": Out(1),
