@@ -66,7 +66,7 @@ class BundleController(wiring.Component):
     command, data, normal_data, counters
         See ``WeightStreamer``.
 
-    Latency: 2 cycles from a stretch to ALL_ACTIVATE on the pins when idle. Interval: 2 cycles.
+    Latency: 3 cycles from a stretch to ALL_ACTIVATE on the pins when idle. Interval: 2 cycles.
     """
 
     latency = None
@@ -99,7 +99,7 @@ class BundleController(wiring.Component):
         m.submodules.refresh = refresh = Refresh(config)
         connect(m, wiring.flipped(self.i), bundles.i)
         paths = [bundles]
-        given = [bundles.given]
+        given = [register(bundles.given)]
         m.d.comb += bundles.slots.eq(self.slots)
         if self.normal or config.activate_limits:
             window = ActivateWindow(m, config)
@@ -127,14 +127,14 @@ class BundleController(wiring.Component):
         for slot in range(SLOTS):
             pin = Signal.like(self.command[slot], name=f"slot_{slot}")
             m.d.comb += pin.as_value().eq(reduce(or_, (each[slot].as_value() for each in given)))
-            with m.If(refresh.close[slot]):
+            with m.If(register(refresh.close[slot])):
                 m.d.comb += pin.command.eq(Command.PRECHARGE_CHANNEL)
-            with m.If(refresh.refresh[slot]):
+            with m.If(register(refresh.refresh[slot])):
                 m.d.comb += pin.command.eq(Command.REFRESH)
             m.d.sync += self.command[slot].eq(pin)
 
         words = config.timing.ccd // SLOTS
-        first = register(bundles.read, 1 + data_cycles(config), reset=True)
+        first = register(bundles.read, 2 + data_cycles(config), reset=True)
         m.d.comb += [self.o.valid.eq(Cat(register(first, k, reset=True) for k in range(words)).any()), self.o.p.eq(self.data)]
 
         reads = Signal(len(self.counters.bytes) - (words * config.word_bytes).bit_length() + 1)

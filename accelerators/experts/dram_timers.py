@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import SLOTS, ExpertConfig
 
-__all__ = ["ActivateWindow", "BankTimers", "Refresh", "Timer", "decoded", "first_slot"]
+__all__ = ["ActivateWindow", "BankTimers", "Refresh", "Timer", "decoded", "encoded", "first_slot"]
 
 
 def first_slot(allowed: Value) -> Value:
@@ -50,8 +50,8 @@ class BankTimers:
 
     Parameters
     ----------
-    taken, number : Value
-        Slot of a command, one-hot, and its bank, which is ready.
+    taken, bank : Value
+        Slot of a command, one-hot, and its bank, one-hot.
     **tck : int
         Timers by name, at least 3.
 
@@ -61,14 +61,15 @@ class BankTimers:
         By slot, a bit per bank. Registers.
     """
 
-    def __init__(self, m: Module, count: int, taken: Value, number: Value, **tck: int):
-        longest = max(tck.values()) // SLOTS + 1
+    def __init__(self, m: Module, taken: Value, bank: Value, **tck: int):
+        count, longest = len(bank), max(tck.values()) // SLOTS + 1
+        number = encoded(bank)
         line: list[tuple[Value, Value]] = [(taken, number)]
         for k in range(longest):
-            slot, bank = Signal(SLOTS, name=f"taken_{k}"), Signal.like(number, name=f"number_{k}", reset_less=True)
-            m.d.sync += [slot.eq(line[-1][0]), bank.eq(line[-1][1])]
-            line.append((slot, bank))
-        started = decoded(number, count, taken.any())
+            slot, place = Signal(SLOTS, name=f"taken_{k}"), Signal(len(number), name=f"number_{k}", reset_less=True)
+            m.d.sync += [slot.eq(line[-1][0]), place.eq(line[-1][1])]
+            line.append((slot, place))
+        started = bank & taken.any().replicate(count)
         self.ready = {}
         for name, least in tck.items():
             self.ready[name] = [Signal(count, init=-1, name=f"{name}_ready_{slot}") for slot in range(SLOTS)]
@@ -76,9 +77,14 @@ class BankTimers:
                 # Of a command in slot ``then``: the cycle before the first in which this slot is late enough.
                 over = Const(0, count)
                 for then in range(SLOTS):
-                    taken_then, bank = line[-(-(least + then - slot) // SLOTS) - 1]
-                    over = over | decoded(bank, count, taken_then[then])
+                    taken_then, place = line[-(-(least + then - slot) // SLOTS) - 1]
+                    over = over | decoded(place, count, taken_then[then])
                 m.d.sync += ready.eq((ready & ~started) | over)
+
+
+def encoded(bank: Value) -> Value:
+    """The number of a one-hot value."""
+    return Cat(Cat(bank[k] for k in range(len(bank)) if k >> bit & 1).any() for bit in range((len(bank) - 1).bit_length()))
 
 
 def decoded(number: Value, count: int, valid: Value) -> Value:
@@ -139,7 +145,8 @@ class Refresh(wiring.Component):
     closed : In(1)
         No bank is open.
     closable, idle : In(SLOTS)
-        Slots in which all open banks may be precharged; in which all banks have been closed long enough for an activate.
+        Slots in which all open banks may be precharged; in which all banks have been closed long enough for an activate. They need not
+        know of the commands of the last cycle, but of ``close``.
     hold : Out(1)
         No other command may be given. A register.
     close, refresh : Out(SLOTS)
@@ -163,7 +170,10 @@ class Refresh(wiring.Component):
         m.d.comb += self.over.eq(after.ready)
         with m.If(due):
             m.d.sync += self.hold.eq(1)
-        with m.If(self.hold):
+        # What ``closable`` and ``idle`` say may be a cycle old.
+        held = Signal()
+        m.d.sync += held.eq(self.hold)
+        with m.If(self.hold & held):
             with m.If(~self.closed):
                 m.d.comb += self.close.eq(first_slot(self.closable & self.slots))
             with m.Else():

@@ -9,10 +9,11 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import check_int
+from ..pipeline import Pipeline
 from ..streams import StreamBuffer, connect
 from .config import SLOTS, ExpertConfig
 from .dram_commands import BUNDLE_BANKS, Command, command_pins
-from .dram_timers import BankTimers, Timer, decoded, first_slot
+from .dram_timers import BankTimers, Timer, decoded, encoded, first_slot
 
 __all__ = ["NormalPath", "normal_request"]
 
@@ -43,7 +44,7 @@ class NormalPath(wiring.Component):
                                              no:  PRECHARGE, ACTIVATE
 
     Whether a request fits the row before it is found out when it enters; so no rows are compared later. In ``timing``, rcd, ras, rc and
-    rp must be at least 3.
+    rp must be at least 5.
 
     Members
     -------
@@ -57,18 +58,20 @@ class NormalPath(wiring.Component):
     busy : Out(bundles)
     closed, closable, idle : Out
         For ``Refresh``.
-    given : Out(command_pins)
     activated : Out(SLOTS)
         Slot of an activate.
+    given : Out(command_pins)
+        The commands of the last cycle.
     read : Out(1)
+        There is a read among them.
     tag : Out(8)
-        Of the request that is read.
+        Of its request.
     """
 
     def __init__(self, config: ExpertConfig):
         self.config = config
         for name in ("rcd", "ras", "rc", "rp"):
-            check_int(f"timing.{name}", getattr(config.timing, name), 3, 1 << 16)
+            check_int(f"timing.{name}", getattr(config.timing, name), 5, 1 << 16)
         super().__init__({
             "i": In(stream.Signature(normal_request(config))), "slots": In(SLOTS), "hold": In(1), "close": In(SLOTS), "over": In(SLOTS),
             "one": In(SLOTS), "claim": In(config.bundles), "free": In(config.bundles), "busy": Out(config.bundles), "closed": Out(1),
@@ -93,96 +96,106 @@ class NormalPath(wiring.Component):
         entry = data.StructLayout({"row": item.row.shape(), "column": item.column.shape(), "tag": TAG_BITS})
         m.submodules.entries = entries = memory.Memory(shape=entry, depth=count * DEPTH, init=[])
         m.submodules.rows = rows = memory.Memory(shape=item.row.shape(), depth=count, init=[])
-        m.submodules.sames = sames = memory.Memory(shape=1, depth=count * DEPTH, init=[])
         more_than = [Signal(count, name=f"more_than_{k}") for k in range(DEPTH)]  # requests at the bank
+        sames = [Signal(count, name=f"same_{k}") for k in range(DEPTH)]  # by place: it has the row of the request before it
         heads, tails = ([Signal(count, name=f"{name}_{bit}") for bit in range((DEPTH - 1).bit_length())] for name in ("head", "tail"))
         opened, fits, total = Signal(count), Signal(count), Signal(range(LOOK_AHEAD + 1))
         some, enters, same = more_than[0], Signal(), Signal()
-        latest, remember, write, mark = rows.read_port(domain="comb"), rows.write_port(), entries.write_port(), sames.write_port()
-        place = Cat(*(bit.bit_select(number, 1) for bit in tails), number)
+        latest, remember, write = rows.read_port(domain="comb"), rows.write_port(), entries.write_port()
+        tail = Cat(bit.bit_select(number, 1) for bit in tails)
         m.d.comb += [
             incoming.o.ready.eq(~more_than[-1].bit_select(number, 1) & (total != LOOK_AHEAD)),
             enters.eq(incoming.o.valid & incoming.o.ready), latest.addr.eq(number), same.eq(latest.data == item.row),
-            remember.addr.eq(number), remember.data.eq(item.row), remember.en.eq(enters), write.addr.eq(place), write.en.eq(enters),
-            write.data.row.eq(item.row), write.data.column.eq(item.column), write.data.tag.eq(item.tag), mark.addr.eq(place),
-            mark.data.eq(same), mark.en.eq(enters),
+            remember.addr.eq(number), remember.data.eq(item.row), remember.en.eq(enters), write.addr.eq(Cat(tail, number)),
+            write.en.eq(enters), write.data.row.eq(item.row), write.data.column.eq(item.column), write.data.tag.eq(item.tag),
         ]
 
-        # Which bank may have which command, by slot.
-        row_bank, read_bank, row, read, begins = Signal(count), Signal(count), Signal(SLOTS), Signal(SLOTS), Signal(SLOTS)
-        row_number, read_number = encoded(row_bank), encoded(read_bank)
-        ends = row & ~begins
-        of_activate = BankTimers(m, count, begins, row_number, rcd=timing.rcd, ras=timing.ras, rc=timing.rc).ready
-        of_precharge = BankTimers(m, count, ends, row_number, rp=timing.rp).ready
+        # A bank is picked in a cycle and has its command in the next one or later: timers of picks are a cycle shorter.
+        row, read = Picked(m, "row", count), Picked(m, "read", count)
+        activates = Signal()  # what the row command is
+        begins, ends = row.taken & activates.replicate(SLOTS), row.taken & (~activates).replicate(SLOTS)
+        soon = BankTimers(m, begins, row.bank, rcd=timing.rcd - SLOTS, ras=timing.ras - SLOTS, rc=timing.rc - SLOTS).ready
+        soon |= BankTimers(m, ends, row.bank, rp=timing.rp - SLOTS).ready
+        rtp = self._read_to_precharge(m, count, read.bank, read.taken, timing.rtp_bank - SLOTS)
         groups = GROUPS * ranks
-        ccd_l, rrd_l = ([Timer(m, tck, f"{name}_{k}") for k in range(groups)] for name, tck in (
+        ccd_l, rrd_l = ([Timer(m, max(tck - SLOTS, 1), f"{name}_{k}") for k in range(groups)] for name, tck in (
             ("ccd_l", timing.ccd), ("rrd_l", timing.rrd_l)))
         ccd_s = Timer(m, timing.ccd_s, "ccd_s")
         claimed, free = (Cat(vector[bundle] for bundle, _ in banks) for vector in (self.claim, self.free))
-        reads, changes, rtp = [], [], self._read_to_precharge(m, count, read_bank, read)
+        reads, changes = [], []
         for slot in range(SLOTS):
-            column, activate = (Cat(timer[slot] for timer in (each.ready for each in timers)).replicate(count // groups)
-                                for timers in (ccd_l, rrd_l))
-            reads.append(of_activate["rcd"][slot] & column & some & opened & fits & ~claimed)
-            ending = of_activate["ras"][slot] & rtp[slot] & opened & ((some & ~fits) | claimed)
-            beginning = of_precharge["rp"][slot] & of_activate["rc"][slot] & activate & some & ~opened & free
-            changes.append(ending | (beginning & (self.one & self.over)[slot].replicate(count)))
+            column, activate = (Cat(timer.ready[slot] & ~picked.bank[group::groups].any()
+                                    for group, timer in enumerate(timers)).replicate(count // groups)
+                                for timers, picked in ((ccd_l, read), (rrd_l, row)))
+            reads.append(soon["rcd"][slot] & column & some & opened & fits & ~claimed & ~row.bank)
+            ending = soon["ras"][slot] & rtp[slot] & opened & ((some & ~fits) | claimed)
+            beginning = soon["rp"][slot] & soon["rc"][slot] & activate & some & ~opened & free
+            changes.append((ending | beginning) & ~row.bank & ~read.bank)
         after = Signal(count)  # banks behind the one that was read last
+        read.pick(m, reads, after, self.hold)
+        changed = row.pick(m, changes, after, self.hold)
+        with m.If(row.free):
+            m.d.sync += activates.eq((changed & ~opened).any())
         left = self.slots & (~self.hold).replicate(SLOTS)
-        precharged = (row_bank & opened).any()
         m.d.comb += [
-            row_bank.eq(self._pick(m, "row", changes, after)), read_bank.eq(self._pick(m, "read", reads, after)),
-            row.eq(first_slot(Cat((each & row_bank).any() for each in changes) & left)),
-            read.eq(first_slot(Cat((each & read_bank).any() for each in reads) & ccd_s.ready & left & ~row)),
-            begins.eq(row & (~precharged).replicate(SLOTS)), self.activated.eq(begins), self.read.eq(read.any()),
+            row.taken.eq(first_slot(row.slots & left & ((self.one & self.over) | (~activates).replicate(SLOTS)))),
+            read.taken.eq(first_slot(read.slots & ccd_s.ready & left & ~row.taken)), self.activated.eq(begins),
         ]
-        ccd_s.start(m, read)
+        ccd_s.start(m, read.taken)
         for group in range(groups):
-            for timers, taken, picked in ((ccd_l, read, read_bank), (rrd_l, begins, row_bank)):
-                timers[group].start(m, taken & picked[group::groups].any().replicate(SLOTS))
+            ccd_l[group].start(m, read.taken & read.bank[group::groups].any().replicate(SLOTS))
+            rrd_l[group].start(m, begins & row.bank[group::groups].any().replicate(SLOTS))
 
-        # The commands.
-        row_entry, read_entry = (entries.read_port(domain="comb") for _ in range(2))
-        next_same = sames.read_port(domain="comb")
-        row_head, read_head = (Cat((bit & picked).any() for bit in heads) for picked in (row_bank, read_bank))
-        m.d.comb += [row_entry.addr.eq(Cat(row_head, row_number)), read_entry.addr.eq(Cat(read_head, read_number)),
-                     next_same.addr.eq(Cat((read_head + 1)[:len(read_head)], read_number)), self.tag.eq(read_entry.data.tag)]
+        # The commands, a cycle later.
+        register = Pipeline(m).register
+        ports = [entries.read_port(domain="comb") for _ in range(2)]
+        places = [register(Cat(*((bit & picked.bank).any() for bit in heads), encoded(picked.bank))) for picked in (row, read)]
+        row_slots, read_slots, activated = (register(each) for each in (row.taken, read.taken, activates))
+        for port, place in zip(ports, places, strict=True):
+            m.d.comb += port.addr.eq(place)
+        row_number, read_number = (place[len(tail):] for place in places)
+        m.d.comb += [self.read.eq(read_slots.any()), self.tag.eq(ports[1].data.tag)]
         for slot in range(SLOTS):
             given = self.given[slot]
-            with m.If(row[slot]):
-                m.d.comb += [given.command.eq(Mux(precharged, Command.PRECHARGE, Command.ACTIVATE)),
-                             *place_of(given, row_number, ranks), given.row.eq(Mux(precharged, 0, row_entry.data.row))]
-            with m.If(read[slot]):
-                m.d.comb += [given.command.eq(Command.READ), *place_of(given, read_number, ranks), given.row.eq(read_entry.data.row),
-                             given.column.eq(read_entry.data.column)]
+            with m.If(row_slots[slot]):
+                m.d.comb += [given.command.eq(Mux(activated, Command.ACTIVATE, Command.PRECHARGE)),
+                             *place_of(given, row_number, ranks), given.row.eq(Mux(activated, ports[0].data.row, 0))]
+            with m.If(read_slots[slot]):
+                m.d.comb += [given.command.eq(Command.READ), *place_of(given, read_number, ranks), given.row.eq(ports[1].data.row),
+                             given.column.eq(ports[1].data.column)]
 
         # What follows from them.
-        begun, ended = (row_bank & taken.any().replicate(count) for taken in (begins, ends))
-        entered, leaves = decoded(number, count, enters), read_bank & read.any().replicate(count)
+        begun, ended = (row.bank & taken.any().replicate(count) for taken in (begins, ends))
+        entered, leaves = decoded(number, count, enters), read.bank & read.taken.any().replicate(count)
         first, up, down = entered & ~some, entered & ~leaves, leaves & ~entered
-        next_fits = Mux((more_than[1] & read_bank).any(), next_same.data, same)
+        following = [~heads[0] & ~heads[1], heads[0] & ~heads[1], ~heads[0] & heads[1], heads[0] & heads[1]]
+        stored = reduce(or_, (at & sames[(k + 1) % DEPTH] for k, at in enumerate(following)))
+        next_fits = (more_than[1] & stored) | (~more_than[1] & same.replicate(count))
         m.d.sync += [
-            total.eq(total + enters - self.read), opened.eq((opened | begun) & ~ended & ~self.close.any().replicate(count)),
-            fits.eq((fits & ~first & ~leaves) | (first & same.replicate(count)) | (leaves & next_fits.replicate(count)) | begun),
+            total.eq(total + enters - read.taken.any()), opened.eq((opened | begun) & ~ended & ~self.close.any().replicate(count)),
+            fits.eq((fits & ~first & ~leaves) | (first & same.replicate(count)) | (leaves & next_fits) | begun),
+            *(sames[k].eq(Mux(tail == k, (sames[k] & ~entered) | (entered & same.replicate(count)), sames[k])) for k in range(DEPTH)),
             *(bit.eq(bit ^ (moved & reduce(and_, bits[:k], moved))) for bits, moved in ((heads, leaves), (tails, entered))
               for k, bit in enumerate(bits)),
             *(here.eq((here & ~down) | (down & above) | (up & below)) for below, here, above in zip(
                 [~Const(0, count), *more_than], more_than, [*more_than[1:], Const(0, count)], strict=False)),
         ]
-        with m.If(read.any()):
-            m.d.sync += after.eq(-(read_bank << 1))
-        resting = of_precharge["rp"][0] & of_activate["rc"][0] & ~opened
+        with m.If(read.taken.any()):
+            m.d.sync += after.eq(-(read.bank << 1))
+        closed_long = register(soon["rp"][0] & soon["rc"][0])
+        resting = closed_long & ~opened & ~row.bank
         m.d.comb += [
-            self.closed.eq(~opened.any()), self.closable.eq(Cat((a & b).all() for a, b in zip(of_activate["ras"], rtp, strict=True))),
-            self.idle.eq(Cat((a & b).all() for a, b in zip(of_activate["rc"], of_precharge["rp"], strict=True))),
+            self.closed.eq(~opened.any()),
+            self.closable.eq(register(Cat((a & b).all() for a, b in zip(soon["ras"], rtp, strict=True)))),
+            self.idle.eq(register(Cat((a & b).all() for a, b in zip(soon["rc"], soon["rp"], strict=True)))),
             *(self.busy[bundle].eq(~Cat(resting[k] for k in range(count) if banks[k][0] == bundle).all())
               for bundle in range(config.bundles)),
         ]
         return m
 
-    def _read_to_precharge(self, m: Module, count: int, bank: Signal, read: Signal) -> list[Value]:
-        """Banks whose last read is long enough ago, by slot. A bank may be read again before it is."""
-        least, blocked, line = self.config.timing.rtp_bank, [Const(0, count)] * SLOTS, (bank, read)
+    def _read_to_precharge(self, m: Module, count: int, bank: Signal, read: Signal, least: int) -> list[Value]:
+        """Banks whose last read is ``least`` ago, by slot. A bank may be read again before it is."""
+        blocked, line = [Const(0, count)] * SLOTS, (bank, read)
         for cycles in range(1, least // SLOTS + 2):
             later = Signal(count, name=f"read_bank_{cycles}"), Signal(SLOTS, name=f"read_{cycles}")
             m.d.sync += [target.eq(value) for target, value in zip(later, line, strict=True)]
@@ -192,17 +205,44 @@ class NormalPath(wiring.Component):
                 blocked[slot] = blocked[slot] | (line[0] & near.any().replicate(count))
         return [~each for each in blocked]
 
-    def _pick(self, m: Module, name: str, allowed: list[Value], after: Signal) -> Value:
-        """One-hot: the first with a slot of the banks in ``after``, else the first of all."""
+
+class Picked:
+    """The bank that is next, and a pick of the one behind it.
+
+    Attributes
+    ----------
+    bank : Signal(count)
+        One-hot, 0 if there is none. A register.
+    valid : Value
+    slots : Value
+        Slots of this cycle in which its timers allow the command.
+    taken : Signal(SLOTS)
+        To be driven: the slot in which it has the command.
+    free : Value
+        Another one is picked in this cycle.
+    """
+
+    def __init__(self, m: Module, name: str, count: int):
+        self.name = name
+        self.bank, self.taken = Signal(count, name=f"{name}_bank"), Signal(SLOTS, name=f"{name}_taken")
+        self.early = Signal(name=f"{name}_early")
+        self.valid = self.bank.any()
+        self.slots = Cat(self.early, Const(1, 1)) & self.valid.replicate(SLOTS)
+        self.free = self.taken.any() | ~self.valid
+
+    def pick(self, m: Module, allowed: list[Value], after: Signal, hold: Value) -> Value:
+        """The first of the banks in ``after`` that is allowed in the last slot of the next cycle (so it is if it is in the first one),
+        else the first of all."""
         count = len(after)
-        both, first = Signal(2 * count, name=f"{name}_both"), Signal(2 * count, name=f"{name}_first")
-        some = reduce(or_, allowed)
-        m.d.comb += [both.eq(Cat(some & after, some)), first.eq(both & -both)]
-        return first[:count] | first[count:]
-
-
-def encoded(picked: Signal) -> Value:
-    return Cat(Cat(picked[k] for k in range(len(picked)) if k >> bit & 1).any() for bit in range((len(picked) - 1).bit_length()))
+        both, first = Signal(2 * count, name=f"{self.name}_both"), Signal(2 * count, name=f"{self.name}_first")
+        m.d.comb += [both.eq(Cat(allowed[-1] & after, allowed[-1])), first.eq(both & -both)]
+        picked = first[:count] | first[count:]
+        m.d.sync += self.early.eq(1)
+        with m.If(self.free):
+            m.d.sync += [self.bank.eq(picked), self.early.eq((picked & allowed[0]).any())]
+        with m.If(hold):
+            m.d.sync += self.bank.eq(0)
+        return picked
 
 
 def place_of(given: data.View, number: Value, ranks: int) -> list[Any]:

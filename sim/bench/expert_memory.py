@@ -62,7 +62,7 @@ class MemoryBench(ExpertBench):
         """Cycles from the stretch, when idle, to its first word: the activate, tRCD, the read's data."""
         timing = self.config.timing
         opening = timing.rcd + (timing.faw + 3 * timing.rrd if self.config.activate_limits else 0)
-        return 2 + opening // 2 + data_cycles(self.config)
+        return 3 + opening // 2 + data_cycles(self.config)
 
 
 class BundleControllerBench(MemoryBench):

@@ -79,9 +79,9 @@ def test_both_paths_at_random(limits):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
+    config = config_for(ping_pong=True, activate_limits=limits)
+    config = replace(config, timing=replace(config.timing, refi=1500, rfc=151))
     for slots in (3, 1, 2):
-        config = config_for(ping_pong=True, activate_limits=limits)
-        config = replace(config, timing=replace(config.timing, refi=1500, rfc=rng.randrange(100, 200)))
         stretches = [{"bundle": rng.randrange(4), "row": rng.randrange(2), "column": (first := rng.randrange(32)),
                       "last": rng.randrange(first, 32)} for _ in range(300)]
         requests = [{"bundle": rng.randrange(4), "bank": rng.randrange(BANKS), "row": rng.randrange(2), "column": rng.randrange(32),
