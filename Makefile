@@ -16,7 +16,7 @@ clean:            ; rm -rf build
 # mypy does not follow the editable install's package mapping: show it the packages under their import name.
 types:
 	mkdir -p build/types/llmrtl
-	for each in accelerators models rtl_gen sim; do ln -sfn ../../../$$each build/types/llmrtl/$$each; done
+	for each in accelerators boards models rtl_gen sim; do ln -sfn ../../../$$each build/types/llmrtl/$$each; done
 
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml

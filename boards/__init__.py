@@ -1,0 +1,1 @@
+"""Boards: tops, constraints, host link, bitstreams."""
