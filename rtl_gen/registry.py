@@ -156,6 +156,9 @@ UNITS: dict[str, Unit] = {
         _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),
         _expert("expert_memory", "bundle_controller:BundleController", "expert_memory:BundleControllerBench", _POLICIES),
         _expert("expert_streamer", "streamer:WeightStreamer", "expert_memory:WeightStreamerBench", _POLICIES),
+        Unit("uart_receiver", _A + "link:UartReceiver", _B + "uart:UartReceiverBench", ("tiny",)),
+        Unit("uart_transmitter", _A + "link:UartTransmitter", _B + "uart:UartTransmitterBench", ("tiny",)),
+        Unit("host_link", _A + "link:HostLink", _B + "link:HostLinkBench"),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )

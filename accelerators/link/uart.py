@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import AcceleratorConfig, check_int
 from ..streams import Queue, connect
 
-__all__ = ["RECEIVED", "UartReceiver", "UartTransmitter", "bit_period"]
+__all__ = ["RECEIVED", "UartReceiver", "UartTransmitter", "bit_period", "receiver_latency"]
 
 FRACTION = 8  # bits of a clock cycle in which times are counted
 RECEIVED = data.StructLayout({"byte": 8, "bad": 1})
@@ -21,6 +21,11 @@ def bit_period(clock_hz: int, baud: int) -> int:
     if not 4 * baud <= clock_hz <= 65536 * baud:
         raise ValueError(f"baud must be in clock_hz / 65536 .. clock_hz / 4, not {baud} at clock_hz {clock_hz}")
     return round((clock_hz << FRACTION) / baud)
+
+
+def receiver_latency(clock_hz: int, baud: int) -> int:
+    """Cycles from the falling edge of a start bit to the byte."""
+    return (19 * bit_period(clock_hz, baud) // 2 >> FRACTION) + 7
 
 
 class UartReceiver(wiring.Component):
@@ -49,14 +54,14 @@ class UartReceiver(wiring.Component):
     overrun : Out(1)
         A byte was lost in this cycle because ``depth`` others wait.
 
-    Latency: from the middle of the stop bit, that is 9.5 bits after the falling edge of the start bit, 6 cycles. Interval: 10 bits.
+    Latency: 9.5 bits and 7 cycles from the falling edge of the start bit to ``o``. Interval: 10 bits.
     """
 
-    latency = None
     interval = None
 
     def __init__(self, clock_hz: int, baud: int, depth: int = 64):
         self.period = bit_period(clock_hz, baud)
+        self.latency = receiver_latency(clock_hz, baud)
         self._queue = Queue(RECEIVED, depth)
         super().__init__({"rx": In(1), "o": Out(stream.Signature(RECEIVED)), "overrun": Out(1)})
 
@@ -124,11 +129,11 @@ class UartTransmitter(wiring.Component):
     Latency: 1 cycle from a byte to its start bit. Interval: 10 bits, rounded up to whole cycles, and one cycle.
     """
 
-    latency = None
-    interval = None
+    latency = 1
 
     def __init__(self, clock_hz: int, baud: int):
         self.period = bit_period(clock_hz, baud)
+        self.interval = -(-10 * self.period >> FRACTION) + 1
         super().__init__({"i": In(stream.Signature(data.StructLayout({"byte": 8}))), "tx": Out(1, init=1)})
 
     @classmethod

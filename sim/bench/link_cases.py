@@ -1,0 +1,29 @@
+"""Host link on a bad line, beside the common menu."""
+
+from typing import Any
+
+import cocotb
+
+from .environment import Environment
+
+
+@cocotb.test()
+async def faults(dut: Any) -> None:
+    """Bytes on the line get lost, come twice, change, have no stop bit: the host asks again, and all is done once. Then on a good
+    line, without a reset, everything works at once."""
+    env = Environment(dut)
+    env.bench.faults = 0.02
+    rng = env.rng("faults")
+    await env.run(env.bench.stimulus(rng, "faults"))
+    host = env.bench.host
+    assert host.repeats > 5 and host.splitter.dropped > 0, "the line was too good"
+    env.bench.faults = 0.0
+    host.clear()
+    env.bench.script, env.bench.tokens = [env.bench.request(rng, 77), env.bench.request(rng, 99)], []
+    host.begin(*(lambda: True,) * 2)
+    for _ in range(40_000):
+        await env.step(None)
+        if not host.pending():
+            break
+    assert not host.pending(), host.pending()
+    assert host.repeats == 0, "a request on a good line had no reply"
