@@ -141,8 +141,9 @@ class Image(MemoryMap):
             raise ImageError(f"{manifest_path}: the manifest is not JSON: {error}") from None
         except ValueError:
             raise ImageError(f"{data_path}: the image is empty") from None
-        if manifest.pop("format_version", None) != FORMAT_VERSION:
-            raise ImageError(f"{manifest_path}: image format version must be {FORMAT_VERSION}; compile the checkpoint again")
+        found = manifest.pop("format_version", None)
+        if found != FORMAT_VERSION:
+            raise ImageError(f"{manifest_path}: image format version must be {FORMAT_VERSION}, not {found}; compile it again")
         size, digest = manifest.pop("bytes"), manifest["sha256"]
         if data.size != size:
             raise ImageError(f"{data_path}: must have {size} bytes, has {data.size}: truncated or overwritten")

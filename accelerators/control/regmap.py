@@ -10,7 +10,7 @@ of all positions of one sequence.
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..config import CACHES, POSITION_BITS, AcceleratorConfig
 from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
-           "WINDOW_BITS", "Field", "Register", "RegisterMap", "config_hash", "register_map"]
+           "WINDOW_BITS", "Field", "Register", "RegisterMap", "check_core", "config_hash", "register_map"]
 
 WINDOW_BITS = 12
 IDENTITY = int.from_bytes(b"LRTL", "little")
@@ -154,6 +154,24 @@ class RegisterMap:
         """Name -> number of the 64-bit performance counters."""
         return {register.fields[0].name: register.counter for register in self.registers
                 if register.counter is not None}
+
+
+def check_core(read: Callable[[int], int], config: AcceleratorConfig) -> None:
+    """Read (``read`` takes an offset) what a core says of itself; ``ValueError`` if it is not what a driver for ``config`` expects.
+
+    The first two numbers of the register map's version must be the same; the third one is free.
+    """
+    offsets = register_map(config).offsets
+    identity, version, found = (read(offsets[name]) for name in ("IDENTITY", "VERSION", "CONFIG_HASH"))
+    if identity != IDENTITY:
+        raise ValueError(f"there is no llmrtl accelerator: its identity must be {IDENTITY:#010x}, not {identity:#010x}")
+    have = version >> 16 & 255, version >> 8 & 255, version & 255
+    if have[:2] != VERSION[:2]:
+        raise ValueError(f"the core's register map has version {'.'.join(map(str, have))}, this driver is for version "
+                         f"{'.'.join(map(str, VERSION))}: generate the core again, or use the driver that came with it")
+    if found != config_hash(config):
+        raise ValueError(f"the core's configuration has hash {found:#010x}, the image is for {config.name!r} with hash "
+                         f"{config_hash(config):#010x}: compile the image for the preset of the core")
 
 
 def config_hash(config: AcceleratorConfig) -> int:

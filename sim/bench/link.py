@@ -100,7 +100,8 @@ class HostLinkBench(UnitBench):
         self.script = [[frame] for frame in (
             Frame(Kind.WRITE_MEMORY, 0, MEMORY_BYTES - DATA_BYTES, b"\x7e\x7d" * (DATA_BYTES // 2)),
             Frame(Kind.READ_MEMORY, 1, MEMORY_BYTES - DATA_BYTES, full), Frame(Kind.READ_MEMORY, 2, MEMORY_BYTES, full),
-            Frame(Kind.HASH, 3, MEMORY_BYTES - 512, (512).to_bytes(4, "little")), Frame(Kind.WRITE_MEMORY, 4, 1 << 31, bytes(self.bus_bytes)))]
+            Frame(Kind.HASH, 3, MEMORY_BYTES - 512, (512).to_bytes(4, "little")),
+            Frame(Kind.WRITE_MEMORY, 4, 1 << 31, bytes(self.bus_bytes)))]
         return {"i_token": [{"token": 0xFFFFFFFF, "value": 1 << 63, "last": 1}]}
 
     def expected(self, stimulus: Items) -> Items:

@@ -1,0 +1,162 @@
+"""A board that is simulated: accelerator, host link, memory; its serial line is a pseudo-terminal."""
+
+import hashlib
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..accelerators.axi import AXI4Signature
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.link import HostLink
+from ..accelerators.top import Accelerator
+from ..rtl_gen.emit import Emitted, emit
+from ..rtl_gen.verilator import VERILATOR, verilator_environment
+from ..rtl_gen.yowasp import build_root
+from ..sim.native.build import BuildError
+
+__all__ = ["BAUD", "CLOCK_HZ", "SimulatedBoard", "SimulatedTop", "build_board", "emitted_board"]
+
+CLOCK_HZ, BAUD = 12_000_000, 3_000_000  # as few cycles per bit as the link can do
+NATIVE = Path(__file__).parents[1] / "sim" / "native"
+
+
+class SimulatedTop(wiring.Component):
+    """Accelerator and host link; both have a memory port of their own.
+
+    Parameters
+    ----------
+    config : AcceleratorConfig
+        With one memory port.
+
+    Members
+    -------
+    aclk, aresetn : In(1)
+    rx : In(1), tx : Out(1)
+        Serial line of ``BAUD`` at a clock of ``CLOCK_HZ``.
+    m_axi_gmem_*, m_axi_link_* : AXI4 masters
+    """
+
+    latency = None
+    interval = None
+
+    def __init__(self, config: AcceleratorConfig):
+        if config.memory_ports != 1:
+            raise ValueError(f"memory_ports must be 1 on a simulated board, not {config.memory_ports}")
+        self.accelerator = Accelerator(config)
+        self.link = HostLink(config.bus_bits, clock_hz=CLOCK_HZ, baud=BAUD)
+        self._memory = {name: member for name, member in self.accelerator.signature.members.items() if name.startswith("m_axi_gmem_")}
+        link = AXI4Signature(config.bus_bits).members.items()
+        super().__init__({"aclk": In(1), "aresetn": In(1), "rx": In(1), "tx": Out(1, init=1), **self._memory,
+                          **{f"m_axi_link_{name}": member for name, member in link}})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.sync = ClockDomain()
+        accelerator = self.accelerator
+        m.submodules.accelerator = DomainRenamer("accelerator")(accelerator)  # it makes its clock domain itself
+        m.submodules.link = link = self.link
+        m.d.comb += [ClockSignal().eq(self.aclk), ResetSignal().eq(~self.aresetn),
+                     accelerator.aclk.eq(self.aclk), accelerator.aresetn.eq(self.aresetn),
+                     link.rx.eq(self.rx), self.tx.eq(link.tx),
+                     link.i_token.p.token.eq(accelerator.m_axis_tokens_tdata), link.i_token.p.value.eq(accelerator.m_axis_tokens_tuser),
+                     link.i_token.p.last.eq(accelerator.m_axis_tokens_tlast), link.i_token.valid.eq(accelerator.m_axis_tokens_tvalid),
+                     accelerator.m_axis_tokens_tready.eq(link.i_token.ready)]
+        for name, member in self._memory.items():
+            inside, outside = getattr(accelerator, name), getattr(self, name)
+            m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        for name, member in link.m_axi.signature.members.items():
+            inside, outside = getattr(link.m_axi, name), getattr(self, f"m_axi_link_{name}")
+            m.d.comb += outside.eq(inside) if member.flow is Out else inside.eq(outside)
+        for name, member in link.m_axi_csr.signature.members.items():
+            master, slave = getattr(link.m_axi_csr, name), getattr(accelerator, f"s_axi_csr_{name}")
+            m.d.comb += slave.eq(master) if member.flow is Out else master.eq(slave)
+        return m
+
+
+def emitted_board(config: AcceleratorConfig) -> Emitted:
+    return emit(SimulatedTop(config), f"board_{config.name}", config)
+
+
+def build_board(emitted: Emitted) -> Path:
+    """Path of the simulator of ``emitted`` (``sim/native/board.cpp``); ``BuildError`` when a tool fails. Kept by content."""
+    widths = {port["name"]: port["width"] for port in emitted.sidecar["ports"]}
+    port_bytes = widths["m_axi_gmem_rdata"] // 8
+    interface = f"#pragma once\nconstexpr unsigned PORT_BYTES = {port_bytes};\n"
+    flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--top-module",
+             emitted.name, "--prefix", "Vboard", "-Wno-fatal", "--output-split", "20000", "-CFLAGS", "-std=c++20"]
+    optimize = dict(OPT_FAST="-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
+    key = hashlib.sha256(repr((emitted.verilog, interface, flags, optimize, version("verilator"))).encode())
+    for source in (NATIVE / "board.cpp", NATIVE / "memory.h", NATIVE / "dram.h"):
+        key.update(source.read_bytes())
+    folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
+    program, work = folder / "Vboard", folder / f"work-{os.getpid()}"
+    if program.is_file():
+        return program
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "board.sv").write_text(emitted.verilog)
+    (work / "interface.h").write_text(interface)
+    command = [str(VERILATOR), *flags, "--Mdir", str(work), "-I" + str(NATIVE), str(work / "board.sv"), str(NATIVE / "board.cpp"),
+               "-o", str(work / "Vboard")]
+    log = folder / "build.log"
+    with open(log, "w") as output:
+        done = subprocess.run(command, env={**os.environ, **verilator_environment(**optimize)}, stdout=output,
+                              stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise BuildError(f"building the simulator failed (log: {log}):\n{tail}")
+    os.replace(work / "Vboard", program)
+    return program
+
+
+class SimulatedBoard:
+    """A running simulation; a context manager.
+
+    Parameters
+    ----------
+    program : Path
+        Of ``build_board``.
+    memory_bytes : int
+        Size of its memory, which holds nothing at first.
+    fault_ppm : int
+        Bytes of a million that get lost, come twice or change on the line, in either direction.
+    seed : int
+        Of the faults.
+
+    Members
+    -------
+    port : str
+        Name of the pseudo-terminal.
+    """
+
+    def __init__(self, program: Path, memory_bytes: int, *, fault_ppm: int = 0, seed: int = 1) -> None:
+        period = CLOCK_HZ // BAUD
+        self._process = subprocess.Popen([str(program), str(memory_bytes), str(period), str(fault_ppm), str(seed)],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = self._process.stdout.readline().strip()
+        if not self.port:
+            raise RuntimeError("the simulated board has not started")
+
+    def __enter__(self) -> "SimulatedBoard":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(kind is not None)
+
+    def close(self, failed: bool = False) -> dict[str, int]:
+        """End it; cycles, faults made, reads and writes of both ports. ``RuntimeError`` if a rule of the bus was broken."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        if self._process.stdin.closed:
+            return {}
+        self._process.stdin.close()
+        said = self._process.stdout.read()
+        self._process.stdout.close()
+        if self._process.wait() and not failed:
+            raise RuntimeError(f"the simulated board: {said.strip()}")
+        return {name: int(value) for name, _, value in (line.partition(" ") for line in said.splitlines()) if value.isdigit()}
