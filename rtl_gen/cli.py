@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
             if options.get("default") is not None:
                 options["help"] += "; default: %(default)s"
             subparser.add_argument(*names, **options)
-        if function in (commands.run, commands.compare, commands.image):
+        if function in (commands.run, commands.chat, commands.compare, commands.image):
             _formats(option)
         return option
 
@@ -107,6 +107,25 @@ def build_parser() -> argparse.ArgumentParser:
     option("--json", type=Path, metavar="FILE",
            help="also write the summary here; it is always written to build/run/summary.json. What the console shows is kept beside "
                 "both, as text")
+
+    option = command(commands.chat, "chat", "generate text with a checkpoint on a board, over a serial line",
+                     "Loads the memory image (what is there already is left alone), checks it by hashes, and shows tokens as text. "
+                     "Without a prompt, every line of standard input is one. A core of another version or preset is refused.",
+                     "--port /dev/ttyUSB0 --checkpoint models/stories",
+                     "--simulate --checkpoint models/stories --preset tiny --prompt 'Once upon a time' --tokens 4")
+    option("--port", metavar="DEVICE", help="serial port of the board")
+    option("--baud", type=whole(9600, 12_000_000), default=3_000_000, metavar="RATE", help="line rate that the bitstream was built for")
+    option("--simulate", action="store_true", help="a simulated board on a pseudo-terminal instead; every token is compared with the "
+           "golden model")
+    option("--checkpoint", type=Path, required=True, metavar="DIR",
+           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
+    option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
+    option("--prompt-ids", type=token_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
+    option("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate at most")
+    option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
+    option("--check", action="store_true", help="compare every token with the golden model")
+    _sampling(option)
+    option("--seed", type=_seed, metavar="S", help="seed of --temperature, 0 to 2**32 - 1; default: 1")
 
     option = command(commands.serve_sim, "serve-sim", "serve several requests at a time on the simulated accelerator",
                      "Requests share steps (continuous batching, prompts in chunks) and the beginnings of their prompts (paged KV "

@@ -26,11 +26,18 @@ from .regmap_export import c_header, systemrdl
 from .report import show_kinds
 from .run_command import console_file, run
 
-__all__ = ["bench", "compare", "console_file", "estimate", "image", "list_units", "random_checkpoint", "run", "synth", "verilog"]
+__all__ = ["bench", "chat", "compare", "console_file", "estimate", "image", "list_units", "random_checkpoint", "run",
+           "synth", "verilog"]
 
 ACCELERATOR = "accelerator"
 VARIES = "varies"
 console = Console(highlight=False)
+
+
+def chat(options: Namespace) -> int:
+    """``llmrtl chat`` (``boards/chat.py``)."""
+    from ..boards.chat import chat as run_chat  # boards import rtl_gen
+    return run_chat(options)
 
 
 def compare(options: Namespace) -> int:
