@@ -9,7 +9,7 @@ from pathlib import Path
 from ...accelerators.config import AcceleratorConfig, ceil_div, check_int
 from ...accelerators.control.errors import ERROR_TEXT, ErrorCause, waiting_streams
 from ...accelerators.control.isa import Flag, decode_program
-from ...accelerators.control.regmap import UNIT_NAMES, register_map
+from ...accelerators.control.regmap import UNIT_NAMES, check_core, register_map
 from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
 from .dram import DramReport
@@ -22,6 +22,8 @@ MEMORY_OPTIONS = {"latency": (0, 100_000), "stall": (0, 99)}
 """Smallest and largest value of what ``simulate`` tells its memory; anything else is at least 0."""
 
 CLOCK_MHZ = 1, 1200
+CORE = {"IDENTITY", "VERSION", "CONFIG_HASH"}
+"""Registers that tell whether the core is one for the image."""
 REGION_ALIGNMENT = 1 << 20
 BANK_STRIDE = 16 << 10  # addresses of one row in all bank groups of dram.h: the next one is in the next bank
 
@@ -67,12 +69,14 @@ class Generated:
 @dataclass
 class Run:
     """What a simulation did. ``registers`` holds every readable register at the end (64-bit pairs joined); ``port_beats`` the
-    data beats (read, written) of each memory port in ``cycles``; ``dram`` what a DRAM model reported; ``refused`` the register
-    write, if any, that kept the run from beginning; ``before`` is the first run when a second one followed."""
+    data beats (read, written) of each memory port in ``cycles``; ``dram`` what a DRAM model reported; ``foreign`` why the core is
+    not one for the image, if it is not; ``refused`` the register write, if any, that kept the run from beginning; ``before`` is the
+    first run when a second one followed."""
 
     tokens: list[Generated] = field(default_factory=list)
     registers: dict[str, int] = field(default_factory=dict)
     violation: str | None = None
+    foreign: str | None = None
     refused: tuple[str, int] | None = None
     ended: bool = False
     before: "Run | None" = None
@@ -87,6 +91,8 @@ class Run:
     @property
     def error(self) -> str | None:
         """A sentence when the accelerator stopped with an error or the run did not end, else ``None``."""
+        if self.foreign:
+            return self.foreign
         if self.violation:
             return f"bus protocol violated by the accelerator: {self.violation}"
         if self.refused:
@@ -247,7 +253,7 @@ def driver_command(program: Path, image: Image, arguments: dict[str, object], me
     for base in port_bases(image.config, image.memory_bytes, memory_model):
         command += ["base", str(base)]
     for register in register_map(image.config):
-        if any(each.access in ("ro", "w1c") for each in register.fields):
+        if register.name in CORE or any(each.access in ("ro", "w1c") for each in register.fields):
             command += ["read", str(register.offset)]
     return command
 
@@ -287,6 +293,11 @@ def read_results(lines: Iterable[str], image: Image, on_token: Callable[[Generat
     done = sum(1 << each.low for each in map_["STATUS"].fields if each.name in ("done", "error_pending"))
     for each in (run, run.before):
         if each is not None:
+            if each.registers.keys() >= CORE:
+                try:
+                    check_core(lambda offset, values=each.registers: values[names[offset]], image.config)
+                except ValueError as error:
+                    each.foreign = str(error)
             _join_halves(each.registers)
             each.ended = bool(each.registers.get("STATUS", 0) & done)
     return run

@@ -5,7 +5,7 @@ import zlib
 from dataclasses import replace
 
 import pytest
-from llmrtl.accelerators.control.regmap import check_core
+from llmrtl.accelerators.control.regmap import IDENTITY, check_core, config_hash, register_map
 from llmrtl.accelerators.link.protocol import Frame, Identity, Kind, Splitter, Status
 from llmrtl.accelerators.presets import preset
 from llmrtl.boards import chat as chat_module
@@ -16,7 +16,7 @@ from llmrtl.rtl_gen.cli import main
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.sim.golden.link import LinkModel
 from llmrtl.sim.golden.machine import Machine
-from llmrtl.sim.native.run import Sampling
+from llmrtl.sim.native.run import Sampling, read_results
 
 from ..checkpoints import SMALL_BITNET, write_checkpoint
 from .golden_board import GoldenBoard
@@ -221,3 +221,16 @@ def test_chat_without_a_board(checkpoint, capsys):
     assert "give either --port or --simulate" in capsys.readouterr().err
     assert main(["chat", "--port", "/nowhere/tty", "--checkpoint", str(checkpoint), "--prompt-ids", "1", "--preset", "tiny"]) == 2
     assert "/nowhere/tty" in capsys.readouterr().err
+
+
+def test_a_simulated_core_of_another_version_is_refused(image):
+    offsets = register_map(image.config).offsets
+    found = {"IDENTITY": IDENTITY, "VERSION": 3 << 16, "CONFIG_HASH": config_hash(image.config), "STATUS": 2}
+
+    def error():
+        return read_results([*(f"register {offsets[name]} {value}" for name, value in found.items()), "end 1"], image).error
+    assert error().startswith("the core's register map has version 3.0.0, this driver is for version 0.1.0")
+    found["VERSION"] = 0x000100
+    assert error() is None
+    found["CONFIG_HASH"] ^= 1
+    assert "the image is for 'tiny'" in error()

@@ -124,7 +124,7 @@ def test_missing_or_foreign_manifest(image, tmp_path):
     image.save(tmp_path / "image")
     manifest = tmp_path / "image.json"
     manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
-    with pytest.raises(ImageError, match="image format version must be 1"):
+    with pytest.raises(ImageError, match="image format version must be 1, not 99; compile it again"):
         Image.load(tmp_path / "image")
 
 
