@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 
 from ..accelerators.config import Configuration
 from ..accelerators.experts.config import EXPERT_PRESETS
+from ..accelerators.memory.sdram_chips import SDRAM_PRESETS
 from ..accelerators.names import unknown_name
 from ..accelerators.presets import PRESETS
 from .emit import Emitted, emit
@@ -85,6 +86,9 @@ UNITS: dict[str, Unit] = {
         Unit("burst_reader", _A + "memory.reader:BurstReader", _B + "memory:BurstReaderBench"),
         Unit("burst_writer", _A + "memory.writer:BurstWriter", _B + "memory:BurstWriterBench"),
         Unit("read_arbiter", _A + "memory.arbiter:ReadArbiter", _B + "memory:ReadArbiterBench"),
+        Unit("write_arbiter", _A + "memory.arbiter:WriteArbiter", _B + "write_arbiter:WriteArbiterBench"),
+        Unit("sdram_controller", _A + "memory.sdram:SdramController", _B + "sdram:SdramControllerBench", tuple(SDRAM_PRESETS),
+             configs=SDRAM_PRESETS, measured="ulx3s_sdram"),
         Unit("port_stripe", _A + "memory.stripe:PortStripe", _B + "stripe:PortStripeBench", ("tiny", "edge", "kv260")),
         Unit("vector_memory", _A + "memory.vector:VectorMemory", _B + "vector:VectorMemoryBench",
              presets=("tiny", "edge", "kv260")),

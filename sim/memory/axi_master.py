@@ -30,7 +30,8 @@ class WriteBurst:
 
 
 class AxiMaster(Model):
-    """Reads and writes at the same time; expects the answers of each direction in the order of its bursts.
+    """Reads and writes at the same time, or what of it the port has; expects the answers of each direction in the order of its
+    bursts.
 
     Parameters
     ----------
@@ -71,11 +72,14 @@ class AxiMaster(Model):
         self._addresses = 0  # of write bursts, sent
         self._offered: set[str] = set()
         size = self.port.bus_bytes.bit_length() - 1
-        self.port.set("ar", valid=0, size=size, burst=1)
-        self.port.set("aw", valid=0, size=size, burst=1)
-        self.port.set("w", valid=0)
-        self.port.set("r", ready=0)
-        self.port.set("b", ready=0)
+        for channel, idle in (("ar", {"size": size, "burst": 1}), ("aw", {"size": size, "burst": 1}), ("w", {})):
+            if channel in self.port.channels:
+                self.port.set(channel, valid=0, **idle)
+        for channel in self._takes():
+            self.port.set(channel, ready=0)
+
+    def _takes(self) -> list[str]:
+        return [channel for channel in ("r", "b") if channel in self.port.channels]
 
     def begin(self, sources: Pattern, sinks: Pattern) -> None:
         self.asks, self.takes = sources, sinks
@@ -88,7 +92,7 @@ class AxiMaster(Model):
 
     def drive(self) -> None:
         for channel, waiting, under_way in (("ar", self.reads, self._reading), ("aw", self.writes, self._writing)):
-            if channel in self._offered:
+            if channel in self._offered or channel not in self.port.channels:
                 continue
             if waiting and len(under_way) < self.outstanding and self.asks():
                 burst = waiting[0]
@@ -96,14 +100,14 @@ class AxiMaster(Model):
                 self._offered.add(channel)
             else:
                 self.port.set(channel, valid=0, id=0, addr=0xDEAD << 2, len=0xEE)
-        if "w" not in self._offered:
+        if "w" not in self._offered and "w" in self.port.channels:
             if self._data and self._data[0][0] < self._addresses + self.data_ahead and self.asks():
                 _, word, strobes, last = self._data[0]
                 self.port.set("w", valid=1, data=word, strb=strobes, last=last)
                 self._offered.add("w")
             else:
                 self.port.set("w", valid=0, data=0, strb=0, last=1)
-        for channel in ("r", "b"):
+        for channel in self._takes():
             self.port.set(channel, ready=int(self.takes()))
 
     def sample(self, cycle: int) -> bool:
