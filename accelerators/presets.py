@@ -4,6 +4,7 @@
   ``tiny_paged``: of several sequences, on a wider bus and with four token lanes, ``tiny_int4``: of 4-bit elements; ``tiny_modes``:
   all modes of attention.
 - ``edge``: a ULX3S-class ECP5 board, 16-bit SDRAM behind a 64-bit port.
+- ``ulx3s``: for the bitstream of that board: its SDRAM gives 16 bits per cycle, so a 32-bit port and half of the tables do.
 - ``kv260``: AMD KV260, four 128-bit ports; BitNet b1.58 of 0.73B to 2B parameters.
 """
 
@@ -36,6 +37,11 @@ PRESETS = {
         replace(with_cache(_TINY, "window"), name="tiny_modes", attention_modes=True, probability_bits=24, max_context=512),
         AcceleratorConfig(
             name="edge", bus_bits=64, vector_lanes=2, token_lanes=4, tables=16, table_rows=1,
+            query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,
+            max_context=512, max_vocab=4096, prefetch_beats=512, top_k=16,
+        ),
+        AcceleratorConfig(
+            name="ulx3s", bus_bits=32, vector_lanes=2, token_lanes=4, tables=8, table_rows=1,
             query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,
             max_context=512, max_vocab=4096, prefetch_beats=512, top_k=16,
         ),

@@ -226,6 +226,16 @@ def build_parser() -> argparse.ArgumentParser:
     option("--liberty", metavar="FILE", help="liberty file of the standard cells; default: osu018 of Debian's qflow-tech-osu018")
     option("--pnr", action="store_true", help="place and route (ecp5: LFE5U-85F)")
 
+    option = command(commands.bitstream, "bitstream", "build the bitstream of a board",
+                     "Accelerator, SDRAM controller and host link: synthesis, place and route, packing, with open tools. Writes "
+                     "BOARD.bit, the report BOARD.json (clock, utilization, margins of the SDRAM's pins), Verilog and constraints. "
+                     "Takes many minutes; results are kept by content. Exit status 1 if timing is not met.",
+                     "--board ulx3s-85f")
+    option("--board", required=True, metavar="BOARD", help="ulx3s-85f")
+    option("--preset", help=f"{_PRESET}; default: the board's")
+    option("--seeds", type=whole(1, 100), default=3, metavar="N", help="try so many seeds of place and route until timing is met")
+    option("-o", "--output", type=Path, default=Path("build/bitstream"), metavar="DIR", help="folder to write to")
+
     option = command(commands.bench, "bench", "measure everything and write docs/RESULTS.md",
                      "Synthesizes every unit, places and routes, simulates the shipped, the reference and the 0.73B checkpoints. Takes "
                      "hours from nothing; results are kept by content, so an interrupted or repeated run goes on where it stopped.",

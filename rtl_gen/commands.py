@@ -27,8 +27,8 @@ from .regmap_export import c_header, systemrdl
 from .report import show_kinds
 from .run_command import console_file, run
 
-__all__ = ["bench", "chat", "compare", "console_file", "estimate", "export", "image", "list_units", "random_checkpoint", "run",
-           "synth", "verilog"]
+__all__ = ["bench", "bitstream", "chat", "compare", "console_file", "estimate", "export", "image", "list_units", "random_checkpoint",
+           "run", "synth", "verilog"]
 
 ACCELERATOR = "accelerator"
 VARIES = "varies"
@@ -219,6 +219,12 @@ def synth(options: Namespace) -> int:
     """``llmrtl synth``."""
     from .synthesis import synth as run_synthesis
     return run_synthesis(options)
+
+
+def bitstream(options: Namespace) -> int:
+    """``llmrtl bitstream``."""
+    from ..boards.bitstream import bitstream as build
+    return build(options)
 
 
 def bench(options: Namespace) -> int:

