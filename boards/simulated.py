@@ -14,16 +14,19 @@ from amaranth.lib.wiring import In, Out
 from ..accelerators.axi import AXI4Signature
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.link import HostLink
+from ..accelerators.memory.sdram_chips import SdramConfig
 from ..accelerators.top import Accelerator
 from ..rtl_gen.emit import Emitted, emit
 from ..rtl_gen.verilator import VERILATOR, verilator_environment
 from ..rtl_gen.yowasp import build_root
+from ..sim.memory.sdram import figures as sdram_figures
 from ..sim.native.build import BuildError
+from .system import System
 
-__all__ = ["BAUD", "CLOCK_HZ", "SimulatedBoard", "SimulatedTop", "build_board", "emitted_board"]
+__all__ = ["BAUD", "CLOCK_HZ", "SimulatedBoard", "SimulatedTop", "build_board", "emitted_board", "emitted_system"]
 
 CLOCK_HZ, BAUD = 12_000_000, 3_000_000  # as few cycles per bit as the link can do
-NATIVE = Path(__file__).parents[1] / "sim" / "native"
+NATIVE, MEMORY = (Path(__file__).parents[1] / "sim" / name for name in ("native", "memory"))
 
 
 class SimulatedTop(wiring.Component):
@@ -83,16 +86,26 @@ def emitted_board(config: AcceleratorConfig) -> Emitted:
     return emit(SimulatedTop(config), f"board_{config.name}", config)
 
 
-def build_board(emitted: Emitted) -> Path:
-    """Path of the simulator of ``emitted`` (``sim/native/board.cpp``); ``BuildError`` when a tool fails. Kept by content."""
+def emitted_system(config: AcceleratorConfig, memory: SdramConfig) -> Emitted:
+    """What a real board has inside (``System``), with a serial line of as few cycles per bit."""
+    return emit(System(config, memory, baud=round(1e6 * memory.clock_mhz) * BAUD // CLOCK_HZ), f"system_{config.name}", config)
+
+
+def build_board(emitted: Emitted, memory: SdramConfig | None = None) -> Path:
+    """Path of the simulator of ``emitted`` (``sim/native/board.cpp``), with an SDRAM at the pins of a system, or a memory behind the
+    ports of ``SimulatedTop``; ``BuildError`` when a tool fails. Kept by content."""
     widths = {port["name"]: port["width"] for port in emitted.sidecar["ports"]}
-    port_bytes = widths["m_axi_gmem_rdata"] // 8
-    interface = f"#pragma once\nconstexpr unsigned PORT_BYTES = {port_bytes};\n"
+    if memory is None:
+        defines = f"constexpr unsigned PORT_BYTES = {widths['m_axi_gmem_rdata'] // 8};\n"
+    else:
+        figures = ", ".join(map(str, sdram_figures(memory.data_sheet, memory.clock_mhz)))
+        defines = f"#define SDRAM_FIGURES {{{figures}}}\nconstexpr unsigned PAD_CYCLES = {memory.pad_cycles};\n"
+    interface = f"#pragma once\n{defines}"
     flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--top-module",
              emitted.name, "--prefix", "Vboard", "-Wno-fatal", "--output-split", "20000", "-CFLAGS", "-std=c++20"]
-    optimize = dict(OPT_FAST="-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
+    optimize = dict(OPT_FAST="-O0", OPT_SLOW="-O0", OPT_GLOBAL="-O1")
     key = hashlib.sha256(repr((emitted.verilog, interface, flags, optimize, version("verilator"))).encode())
-    for source in (NATIVE / "board.cpp", NATIVE / "memory.h", NATIVE / "dram.h"):
+    for source in (NATIVE / "board.cpp", NATIVE / "memory.h", NATIVE / "dram.h", MEMORY / "sdram.h"):
         key.update(source.read_bytes())
     folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
     program, work = folder / "Vboard", folder / f"work-{os.getpid()}"
@@ -101,8 +114,8 @@ def build_board(emitted: Emitted) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     (work / "board.sv").write_text(emitted.verilog)
     (work / "interface.h").write_text(interface)
-    command = [str(VERILATOR), *flags, "--Mdir", str(work), "-I" + str(NATIVE), str(work / "board.sv"), str(NATIVE / "board.cpp"),
-               "-o", str(work / "Vboard")]
+    command = [str(VERILATOR), *flags, "--Mdir", str(work), f"-I{NATIVE}", f"-I{MEMORY}", str(work / "board.sv"),
+               str(NATIVE / "board.cpp"), "-o", str(work / "Vboard")]
     log = folder / "build.log"
     with open(log, "w") as output:
         done = subprocess.run(command, env={**os.environ, **verilator_environment(**optimize)}, stdout=output,

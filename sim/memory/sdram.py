@@ -16,7 +16,7 @@ from ...accelerators.memory.sdram_chips import SdramChip
 from ...rtl_gen.yowasp import build_root
 from ..bench.agents import BenchFailure, Model
 
-__all__ = ["COMMANDS", "Chip", "SdramModel"]
+__all__ = ["COMMANDS", "Chip", "SdramModel", "figures"]
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")

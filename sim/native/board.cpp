@@ -1,4 +1,5 @@
-// A simulated board: accelerator and host link with memory, the serial line on a pseudo-terminal.
+// A simulated board: accelerator and host link with memory, the serial line on a pseudo-terminal. With SDRAM_FIGURES it is the
+// system of a real board, with an SDRAM at its pins that checks its data sheet.
 //
 // Arguments: bytes of memory, cycles per bit, faults per million bytes, seed. The first line of output is the name of the
 // terminal; at the end of standard input the simulation ends and says what it did.
@@ -18,7 +19,11 @@
 
 #include "Vboard.h"
 #include "interface.h"
+#ifdef SDRAM_FIGURES
+#include "sdram.h"
+#else
 #include "memory.h"
+#endif
 #include "verilated.h"
 
 namespace {
@@ -26,7 +31,6 @@ namespace {
 constexpr uint32_t OKAY = 0, SLVERR = 2;
 constexpr uint64_t LOOK = 64, IDLE = 20'000;  // cycles between looks at the terminal; without any traffic, until it waits
 constexpr int BITS = 10;
-using Port = Memory<1, PORT_BYTES>;
 
 struct Faults {
     uint32_t ppm;
@@ -63,6 +67,33 @@ int open_terminal() {
 
 }  // namespace
 
+#ifdef SDRAM_FIGURES
+
+// The chip and the registers in the pads.
+class Behind {
+public:
+    Behind(uint8_t*, uint64_t) : chip_(SdramFigures SDRAM_FIGURES) { std::fill(chip_.words().begin(), chip_.words().end(), 0xA5A5); }
+    void drive(Vboard& dut, uint64_t cycle) {
+        coming_[cycle % 8] = next_;
+        const Word& word = coming_[(cycle - PAD_CYCLES) % 8];
+        dut.sdram__dq_i = word.valid ? word.bits : uint16_t(0x5A3C ^ cycle * 0x9E37);
+    }
+    bool take(Vboard& dut) {
+        SdramPins pins{bool(dut.sdram__cke), bool(dut.sdram__cs_n), bool(dut.sdram__ras_n), bool(dut.sdram__cas_n), bool(dut.sdram__we_n),
+                       dut.sdram__ba, dut.sdram__a, dut.sdram__dqm, dut.sdram__dq_o, bool(dut.sdram__dq_oe)};
+        next_.valid = chip_.step(pins, next_.bits);
+        return next_.valid || pins.driven;
+    }
+    const std::string& violation() const { return chip_.violation(); }
+
+private:
+    struct Word { bool valid = false; uint16_t bits = 0; };
+    Sdram chip_;
+    Word next_, coming_[8];
+};
+
+#else
+
 #define DRIVE(port, memory, offered_r, offered_b, id_r, id_b)                                                   \
     dut->port##_arready = memory.takes_read(0); dut->port##_awready = memory.takes_write(0);                    \
     dut->port##_wready = memory.takes_data(0);                                                                  \
@@ -76,12 +107,12 @@ int open_terminal() {
     if (offered_b) { dut->port##_bresp = memory.ports[0].writes.front().error ? SLVERR : OKAY; id_b; }
 
 #define TAKE(port, memory, id_ar, id_aw)                                                                        \
-    if (dut->port##_rvalid && dut->port##_rready) { memory.read_taken(0); active = cycle; }                     \
-    if (dut->port##_bvalid && dut->port##_bready) { memory.response_taken(0); active = cycle; }                 \
+    if (dut->port##_rvalid && dut->port##_rready) { memory.read_taken(0); active = true; }                      \
+    if (dut->port##_bvalid && dut->port##_bready) { memory.response_taken(0); active = true; }                  \
     {                                                                                                           \
         Address read{id_ar, dut->port##_araddr, dut->port##_arlen, dut->port##_arsize, dut->port##_arburst};    \
         Address write{id_aw, dut->port##_awaddr, dut->port##_awlen, dut->port##_awsize, dut->port##_awburst};   \
-        Port::Beat beat{{}, dut->port##_wstrb, bool(dut->port##_wlast)};                                        \
+        Memory<1, PORT_BYTES>::Beat beat{{}, dut->port##_wstrb, bool(dut->port##_wlast)};                                        \
         std::memcpy(beat.data, &dut->port##_wdata, PORT_BYTES);                                                 \
         memory.watch_read(0, dut->port##_arvalid, dut->port##_arready, read);                                   \
         memory.watch_write(0, dut->port##_awvalid, dut->port##_awready, write);                                 \
@@ -91,26 +122,54 @@ int open_terminal() {
         if (dut->port##_wvalid && dut->port##_wready) memory.accept_data(0, beat);                              \
     }
 
+class Behind {
+public:
+    Behind(uint8_t* base, uint64_t bytes) {
+        gmem_->bytes = link_->bytes = base;
+        gmem_->size = link_->size = bytes;
+    }
+    void drive(Vboard& board, uint64_t cycle) {
+        Vboard* dut = &board;
+        bool offered_r, offered_b;
+        gmem_->begin_cycle(cycle);
+        link_->begin_cycle(cycle);
+        DRIVE(m_axi_gmem, (*gmem_), offered_r, offered_b, dut->m_axi_gmem_rid = burst.id,
+              dut->m_axi_gmem_bid = gmem_->ports[0].writes.front().id)
+        DRIVE(m_axi_link, (*link_), offered_r, offered_b, (void)0, (void)0)
+    }
+    bool take(Vboard& board) {
+        Vboard* dut = &board;
+        bool active = false;
+        TAKE(m_axi_gmem, (*gmem_), dut->m_axi_gmem_arid, dut->m_axi_gmem_awid)
+        TAKE(m_axi_link, (*link_), 0, 0)
+        return active;
+    }
+    const std::string& violation() const { return gmem_->violation.empty() ? link_->violation : gmem_->violation; }
+
+private:
+    using Port = Memory<1, PORT_BYTES>;
+    std::unique_ptr<Port> gmem_ = std::make_unique<Port>(), link_ = std::make_unique<Port>();
+};
+
+#endif
+
 int main(int argc, char** argv) {
     if (argc != 5) { std::fprintf(stderr, "usage: %s MEMORY_BYTES CYCLES_PER_BIT FAULT_PPM SEED\n", argv[0]); return 2; }
     uint64_t bytes = std::strtoull(argv[1], nullptr, 0), period = std::strtoull(argv[2], nullptr, 0);
     Faults faults{uint32_t(std::strtoul(argv[3], nullptr, 0)), std::strtoull(argv[4], nullptr, 0) * 0x9E3779B97F4A7C15ull | 1};
     auto context = std::make_unique<VerilatedContext>();
     auto dut = std::make_unique<Vboard>(context.get());
-    auto gmem = std::make_unique<Port>(), link = std::make_unique<Port>();
     void* base = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) { std::perror("mmap"); return 2; }
     std::memset(base, 0xA5, std::min<uint64_t>(bytes, 1 << 20));  // what nobody wrote is not zero
-    gmem->bytes = link->bytes = static_cast<uint8_t*>(base);
-    gmem->size = link->size = bytes;
+    Behind memory(static_cast<uint8_t*>(base), bytes);
     int terminal = open_terminal();
 
     std::deque<uint8_t> in, out;       // bytes from and to the host
     uint64_t cycle = 0, active = 0;
     uint32_t sending = 0; uint64_t send_end = 0, send_begin = 0;  // the byte on rx
     bool receiving = false; uint64_t receive_begin = 0; uint32_t received = 0, sampled = 0;
-    bool offered_r, offered_b;
-    for (bool ends = false; !ends && gmem->violation.empty() && link->violation.empty(); cycle++) {
+    for (bool ends = false; !ends && memory.violation().empty(); cycle++) {
         if (cycle % LOOK == 0) {
             if (in.empty()) {
                 uint8_t buffer[256];
@@ -135,16 +194,9 @@ int main(int argc, char** argv) {
             send_end = cycle + BITS * period;
         }
         dut->rx = cycle < send_end ? sending >> (cycle - send_begin) / period & 1 : 1;
-        gmem->begin_cycle(cycle);
-        link->begin_cycle(cycle);
-        DRIVE(m_axi_gmem, (*gmem), offered_r, offered_b, dut->m_axi_gmem_rid = burst.id,
-              dut->m_axi_gmem_bid = gmem->ports[0].writes.front().id)
-        DRIVE(m_axi_link, (*link), offered_r, offered_b, (void)0, (void)0)
+        memory.drive(*dut, cycle);
         dut->eval();
-        if (dut->aresetn) {
-            TAKE(m_axi_gmem, (*gmem), dut->m_axi_gmem_arid, dut->m_axi_gmem_awid)
-            TAKE(m_axi_link, (*link), 0, 0)
-        }
+        if (dut->aresetn && memory.take(*dut)) active = cycle;
         if (!receiving && !dut->tx) { receiving = true; receive_begin = cycle; received = sampled = 0; }
         if (receiving && cycle == receive_begin + sampled * period + period / 2) {
             received |= uint32_t(dut->tx) << sampled;
@@ -159,7 +211,6 @@ int main(int argc, char** argv) {
         dut->eval();
     }
     std::printf("cycles %llu\nfaults %llu\n", (unsigned long long)cycle, (unsigned long long)faults.made);
-    for (auto* memory : {gmem.get(), link.get()})
-        if (!memory->violation.empty()) { std::printf("violation %s\n", memory->violation.c_str()); return 3; }
+    if (!memory.violation().empty()) { std::printf("violation %s\n", memory.violation().c_str()); return 3; }
     return 0;
 }

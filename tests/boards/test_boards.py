@@ -1,0 +1,85 @@
+"""Boards as data: pins, clocks, margins at the SDRAM, constraints."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from llmrtl.accelerators.memory.sdram_chips import CHIPS, SDRAM_PRESETS, SdramConfig, slowest
+from llmrtl.accelerators.presets import preset
+from llmrtl.boards.board import BOARDS, board
+from llmrtl.boards.ecp5 import Ecp5Top, Pll, constraints, with_pll_attributes
+from llmrtl.boards.system import System
+
+ULX3S = BOARDS["ulx3s-85f"]
+
+
+def top(target=ULX3S):
+    return Ecp5Top(target, System(preset(target.preset), target.memory, baud=target.baud))
+
+
+def test_ulx3s():
+    assert (ULX3S.input_mhz, ULX3S.clock_mhz) == (25, 60)
+    assert [pin.site for pin in ULX3S.pins("sdram.ba")] == ["P19", "N20"]
+    assert len(ULX3S.pins("led")) == 8
+    assert ULX3S.pins("sdram.we")[0].inverted and not ULX3S.pins("sdram.clk")[0].inverted
+    with pytest.raises(ValueError, match="ulx3s-85f has no pins called 'sdram.odt'"):
+        ULX3S.pins("sdram.odt")
+    with pytest.raises(ValueError, match="did you mean 'ulx3s-85f'"):
+        board("ulx3s-86f")
+
+
+def test_sdram_pins_have_margins():
+    assert min(ULX3S.margins().values()) > 1
+    assert min(replace(ULX3S, sdram_phase=0.0).margins().values()) < 0
+    assert min(replace(ULX3S, memory=replace(ULX3S.memory, clock_mhz=110.0)).margins().values()) < 0
+
+
+def test_constraints_name_every_pin_once():
+    text = constraints(top())
+    located = re.findall(r'LOCATE COMP "(.+)" SITE "(.+)";', text)
+    assert len(located) == len({site for _, site in located}) == 1 + 2 + 8 + 1 + 16 + 5 + 2 + 13 + 2 + 1
+    assert ("sdram_dq[15]", "J17") in located and ("clock", "G2") in located
+    assert 'IOBUF PORT "sdram_clk" DRIVE=4 IO_TYPE=LVCMOS33 PULLMODE=NONE SLEWRATE=FAST;' in text
+    assert 'FREQUENCY PORT "clock" 25 MHZ;' in text
+
+
+def test_pll():
+    """Dividers as ``ecppll -i 25 -o 60`` finds them."""
+    pll = Pll.find(25, 60, 76.5)
+    assert (pll.reference, pll.feedback, pll.output, pll.steps) == (5, 12, 10, 17)
+    assert pll.phase == 76.5
+    with pytest.raises(ValueError, match=r"phase must be a multiple of 4\.5 degrees, not 77"):
+        Pll.find(25, 60, 77)
+    with pytest.raises(ValueError, match="no PLL makes"):
+        Pll.find(25, 61.7001, 0)
+    assert with_pll_attributes("  EHXPLLL #(\n").count('ICP_CURRENT = "12"') == 1
+
+
+def test_cycles_are_rounded_to_the_safe_side():
+    cycles = CHIPS["AS4C16M16SA-7"].cycles(100.0)
+    assert (cycles.rcd, cycles.rp, cycles.ras, cycles.rfc, cycles.rrd, cycles.wr, cycles.mrd) == (3, 3, 5, 7, 2, 2, 2)
+    assert cycles.refresh == 781 and cycles.power_up == 20_000
+    winbond = CHIPS["W9825G6JH-6I"].cycles(20.0)
+    assert (winbond.rrd, winbond.wr, winbond.mrd) == (2, 2, 2)  # clocks, whatever they last
+    long = replace(CHIPS["AS4C16M16SA-7"], rc=100).cycles(100.0)
+    assert long.ras + long.rp == 10
+
+
+def test_slowest_chip():
+    either = CHIPS["16Mx16"]
+    assert (either.rc, either.rrd, either.rrd_clocks, either.hold_ns, either.ras_most) == (63, 14, 2, 2.5, 100_000)
+    assert either.bytes == 32 << 20 and CHIPS["AS4C32M16SB-7"].bytes == 64 << 20
+    with pytest.raises(ValueError, match="organised alike"):
+        slowest("x", either, CHIPS["AS4C32M16SB-7"])
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"chip": "16Mx61"}, "chip must be one of .*did you mean '16Mx16'"),
+    ({"clock_mhz": 120.0, "cas_latency": 2}, r"clock_mhz must be in 20\.\.100\.0 with 16Mx16 and cas_latency 2, not 120\.0"),
+    ({"cas_latency": 4}, "cas_latency must be in 2..3, not 4"),
+    ({"bus_bits": 256}, "bus_bits must be in 32..128, not 256"),
+    ({"pad_cycles": -1}, "pad_cycles must be in 0..4, not -1"),
+])
+def test_config_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        SdramConfig(**SDRAM_PRESETS["ulx3s_sdram"].to_json() | change)
