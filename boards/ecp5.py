@@ -8,6 +8,7 @@ from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer
 
 from .board import Board, Pin
+from .bring_up import BringUp
 from .system import System
 
 __all__ = ["Ecp5Top", "Pll", "constraints", "with_pll_attributes"]
@@ -86,7 +87,7 @@ class Ecp5Top(Elaboratable):
     Parameters
     ----------
     board : Board
-    system : System
+    system : System or BringUp
 
     Attributes
     ----------
@@ -94,7 +95,7 @@ class Ecp5Top(Elaboratable):
         By name in the netlist.
     """
 
-    def __init__(self, board: Board, system: System):
+    def __init__(self, board: Board, system: System | BringUp):
         self.board, self.system = board, system
         names = {"clock": board.platform.default_clk, "rx": "uart.rx", "tx": "uart.tx", "leds": "led", "sdram_clk": "sdram.clk",
                  "sdram_dq": "sdram.dq", **{f"sdram_{ours}": f"sdram.{theirs}" for ours, theirs in CHIP_PINS.items()},

@@ -288,7 +288,7 @@ def synth(options: Namespace) -> int:
 
 
 _TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", TIMING, PROMPTS, EXPERT_STREAMS,
-           EXPERT_POLICIES)
+           EXPERT_POLICIES, "boards")
 
 
 def bench(options: Namespace) -> int:
@@ -308,6 +308,9 @@ def bench(options: Namespace) -> int:
         errors += _measure_kv260(book)
     if "cells" in parts:
         errors += measure_cells(book, console.print)
+    if "boards" in parts:
+        from ..boards.figures import board_figures  # boards are made of all that is here
+        errors += board_figures(book, lambda text: console.print(text, markup=False, soft_wrap=True))
     return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts, experts="expert_memory" in parts)
 
 

@@ -194,8 +194,10 @@ SDRAM_PRESETS = {
     config.name: config
     for config in (
         SdramConfig("tiny_sdram", "small", 60.0, cas_latency=2, bus_bits=32),
+        SdramConfig("edge_sdram", "small", 80.0, bus_bits=64),
         SdramConfig("wide_sdram", "small", 133.0, bus_bits=128, pad_cycles=2),
-        SdramConfig("ulx3s_sdram", "16Mx16", 60.0),
+        SdramConfig("ulx3s_sdram", "16Mx16", 60.0, bus_bits=32, id_bits=3),
     )
 }
-"""``tiny_sdram``, ``wide_sdram``: for benches. ``ulx3s_sdram``: the 32 MB chip of an ULX3S."""
+"""``tiny_sdram``, ``edge_sdram``, ``wide_sdram``: for benches. ``ulx3s_sdram``: the 32 MB chip of an ULX3S; its pause after power-up is
+too long for a bench with many resets."""

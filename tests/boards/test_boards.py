@@ -22,7 +22,7 @@ def test_ulx3s():
     assert [pin.site for pin in ULX3S.pins("sdram.ba")] == ["P19", "N20"]
     assert len(ULX3S.pins("led")) == 8
     assert ULX3S.pins("sdram.we")[0].inverted and not ULX3S.pins("sdram.clk")[0].inverted
-    with pytest.raises(ValueError, match="ulx3s-85f has no pins called 'sdram.odt'"):
+    with pytest.raises(ValueError, match=r"ulx3s-85f has no pins called 'sdram\.odt'"):
         ULX3S.pins("sdram.odt")
     with pytest.raises(ValueError, match="did you mean 'ulx3s-85f'"):
         board("ulx3s-86f")
