@@ -158,7 +158,9 @@ def bitstream(options: Namespace) -> int:
     target = board(options.board)
     if options.memory and options.preset is not None:
         raise ValueError("--preset has no effect with --memory: there is no accelerator")
-    config = None if options.memory else preset(options.preset or target.preset)
+    if not options.memory and options.preset is None and target.preset is None:
+        raise ValueError(f"no accelerator fits {target.name}: take --memory")
+    config = None if options.memory else preset(options.preset or target.preset or "")
     check_folder("--output", options.output)
     with console.status("") as status:
         built = build_bitstream(target, config, options.output, seeds=range(1, options.seeds + 1), say=status.update)

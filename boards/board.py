@@ -33,8 +33,8 @@ class Board:
         For the command line; for people.
     definition : str
         ``module:Class`` of the platform in ``amaranth_boards``, which has device, package, speed grade and pins.
-    preset : str
-        Configuration of the accelerator.
+    preset : str or None
+        Configuration of the accelerator; None where none fits.
     memory : SdramConfig
         Chip, clock of the whole system, CAS latency, and the cycles of the pads.
     sdram_phase : float
@@ -52,7 +52,7 @@ class Board:
     name: str
     title: str
     definition: str
-    preset: str
+    preset: str | None
     memory: SdramConfig
     sdram_phase: float
     pad_ns: tuple[float, float]
@@ -116,6 +116,8 @@ BOARDS = {
         Board("ulx3s-85f", "Radiona ULX3S with an LFE5U-85F", "amaranth_boards.ulx3s:ULX3S_85F_Platform", "ulx3s",
               SdramConfig("ulx3s", "16Mx16", 60.0), sdram_phase=76.5, pad_ns=(3.0, 6.1), input_hold_ns=3.1, baud=3_000_000,
               high=("esp32.gpio0",)),
+        Board("icepi-zero", "Icepi Zero with an LFE5U-25F", "amaranth_boards.icepi_zero:IcepiZero1_3Platform", None,
+              SdramConfig("icepi", "16Mx16", 60.0), sdram_phase=76.5, pad_ns=(3.0, 6.1), input_hold_ns=3.1, baud=3_000_000),
     )
 }
 

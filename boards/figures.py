@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.memory.sdram import SdramController
 from ..accelerators.presets import preset
 from ..rtl_gen.emit import write_if_changed
@@ -25,9 +26,14 @@ _UNIT = "sdram_controller"
 _CONTEXT = 64
 
 
+def _accelerator(board: Board) -> AcceleratorConfig:
+    assert board.preset is not None
+    return preset(board.preset)
+
+
 def bandwidth(board: Board, execute: bool) -> dict[str, float] | None:
     """Shares of the SDRAM's data bus that sequential reads and writes reach, with the board's memory; remembered by content."""
-    config = memory_config(preset(board.preset), board.memory)
+    config = memory_config(_accelerator(board), board.memory)
     emitted = emit_unit(_UNIT, config)
     file = build_root() / "cache" / f"{hashlib.sha256(repr((emitted.verilog, config)).encode()).hexdigest()}.bandwidth.json"
     if not file.is_file():
@@ -53,7 +59,7 @@ def _memory_figures(board: Board, shares: dict[str, float]) -> list[Measurement]
 
 
 def _speed(board: Board, share: float) -> Measurement:
-    config = preset(board.preset)
+    config = _accelerator(board)
     memory = memory_config(config, board.memory)
     result = estimate(config, model_named("stories"), context=_CONTEXT, clock_mhz=board.clock_mhz, memory=Memory(
         SdramController(memory).latency["closed"], share * 2 / config.bus_bytes))
@@ -63,7 +69,7 @@ def _speed(board: Board, share: float) -> Measurement:
 
 
 def _bitstream_figures(board: Board) -> list[Measurement]:
-    built = build_bitstream(board, preset(board.preset), build_root() / "bitstream", seeds=(1, 2, 3))
+    built = build_bitstream(board, _accelerator(board), build_root() / "bitstream", seeds=(1, 2, 3))
     command = f"llmrtl bitstream --board {board.name}"
 
     def measured(name: str, value: float | str | bool, unit: str = "", note: str = "") -> Measurement:
@@ -77,7 +83,7 @@ def _bitstream_figures(board: Board) -> list[Measurement]:
 def board_figures(book: Book, say: Callable[[str], None], *, execute: bool = True) -> list[str]:
     """Add topic ``boards``; returns errors. Without ``execute`` only remembered figures of the memory are used."""
     errors = []
-    for board in BOARDS.values():
+    for board in (board for board in BOARDS.values() if board.preset is not None):
         try:
             say(f"{board.name}: bandwidth of its SDRAM")
             shares = bandwidth(board, execute)

@@ -132,11 +132,12 @@ class SdramController(wiring.Component):
         segment, taken = self._split(m, request)
         prepared = Signal()  # the segment goes on, to ``pending``
 
-        # Room for the answers of a segment of a read, taken when it goes on.
+        # Room for the answers of a segment of a read, taken when it goes on. The next segment comes two cycles later.
         credits, affordable, left = Signal(range(READ_BEATS + 1), init=READ_BEATS), Signal(init=1), Signal()
-        reserved = Signal.like(credits)
-        m.d.comb += [left.eq(axi.rvalid & axi.rready), reserved.eq(Mux(prepared & ~segment.p.write, segment.p.length + 1, 0))]
-        m.d.sync += [credits.eq(credits - reserved + left), affordable.eq(credits - reserved >= SEGMENT_BEATS)]
+        reserved = Signal(range(SEGMENT_BEATS + 1))
+        m.d.comb += left.eq(axi.rvalid & axi.rready)
+        m.d.sync += [reserved.eq(Mux(prepared & ~segment.p.write, segment.p.length + 1, 0)),
+                     credits.eq(credits - reserved + left), affordable.eq(credits - reserved >= SEGMENT_BEATS)]
 
         # Where a segment is transferred: pending, then current.
         current, pending = Signal(self._segment), Signal(self._segment)

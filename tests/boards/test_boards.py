@@ -7,6 +7,7 @@ import pytest
 from llmrtl.accelerators.memory.sdram_chips import CHIPS, SDRAM_PRESETS, SdramConfig, slowest
 from llmrtl.accelerators.presets import preset
 from llmrtl.boards.board import BOARDS, board
+from llmrtl.boards.bring_up import BringUp
 from llmrtl.boards.ecp5 import Ecp5Top, Pll, constraints, with_pll_attributes
 from llmrtl.boards.system import System
 
@@ -15,6 +16,10 @@ ULX3S = BOARDS["ulx3s-85f"]
 
 def top(target=ULX3S):
     return Ecp5Top(target, System(preset(target.preset), target.memory, baud=target.baud))
+
+
+def bring_up(target):
+    return Ecp5Top(target, BringUp(target.memory, baud=target.baud))
 
 
 def test_ulx3s():
@@ -28,8 +33,14 @@ def test_ulx3s():
         board("ulx3s-86f")
 
 
-def test_sdram_pins_have_margins():
-    assert min(ULX3S.margins().values()) > 1
+@pytest.mark.parametrize("target", BOARDS.values(), ids=list(BOARDS))
+def test_every_board(target):
+    located = re.findall(r'LOCATE COMP "(.+)" SITE "(.+)";', constraints(bring_up(target)))
+    assert len(located) == len({site for _, site in located})
+    assert min(target.margins().values()) > 1
+
+
+def test_sdram_pins_need_margins():
     assert min(replace(ULX3S, sdram_phase=0.0).margins().values()) < 0
     assert min(replace(ULX3S, memory=replace(ULX3S.memory, clock_mhz=110.0)).margins().values()) < 0
 
