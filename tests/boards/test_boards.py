@@ -6,10 +6,13 @@ from dataclasses import replace
 import pytest
 from llmrtl.accelerators.memory.sdram_chips import CHIPS, SDRAM_PRESETS, SdramConfig, slowest
 from llmrtl.accelerators.presets import preset
+from llmrtl.boards import bitstream as module
+from llmrtl.boards.bitstream import CELLS, Bitstream
 from llmrtl.boards.board import BOARDS, board
 from llmrtl.boards.bring_up import BringUp
 from llmrtl.boards.ecp5 import Ecp5Top, Pll, constraints, with_pll_attributes
 from llmrtl.boards.system import System
+from llmrtl.rtl_gen.cli import main
 
 ULX3S = BOARDS["ulx3s-85f"]
 
@@ -94,3 +97,28 @@ def test_slowest_chip():
 def test_config_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         SdramConfig(**SDRAM_PRESETS["ulx3s_sdram"].to_json() | change)
+
+
+@pytest.fixture
+def built():
+    return Bitstream("ulx3s-85f", "LFE5U-85F", "memory", 60.0, {"clock": 75.0}, 1, dict.fromkeys(CELLS, 1), dict.fromkeys(CELLS, 10),
+                     {"read setup": 1.5}, 1000, "0" * 64, {})
+
+
+def test_bitstream_that_misses_timing_is_a_failure(built, monkeypatch, tmp_path, capsys):
+    for changes, met in (({}, True), ({"fmax_mhz": {"clock": 59.9}}, False), ({"margins_ns": {"read setup": -0.1}}, False)):
+        found = replace(built, **changes)
+        assert found.met is met
+        monkeypatch.setattr(module, "build_bitstream", lambda *_, found=found, **__: found)
+        assert main(["bitstream", "--board", "ulx3s-85f", "--memory", "-o", str(tmp_path)]) == (not met)
+        assert ("timing is not met" in capsys.readouterr().out) is not met
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--board", "ulx3s"], "did you mean 'ulx3s-85f'"),
+    (["--board", "icepi-zero"], "no accelerator fits icepi-zero: take --memory"),
+    (["--board", "ulx3s-85f", "--memory", "--preset", "tiny"], "--preset has no effect with --memory"),
+])
+def test_bitstream_is_refused(arguments, message, capsys):
+    assert main(["bitstream", *arguments]) == 2
+    assert message in capsys.readouterr().err
