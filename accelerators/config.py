@@ -9,16 +9,16 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["CACHES", "HEADER_BITS", "INT4_STEP", "KV_STORAGES", "POSITION_BITS", "AcceleratorConfig", "Configuration", "ModelShape",
-           "bits_for_magnitude", "block_count", "ceil_div", "check_int", "check_name", "fp16_record_beats", "header_in_tail",
-           "record_beats"]
+__all__ = ["CACHES", "HEADER_BITS", "INT4_STEP", "KV_STORAGES", "POSITION_BITS", "THRESHOLD_FRACTION", "AcceleratorConfig",
+           "Configuration", "ModelShape", "bits_for_magnitude", "block_count", "ceil_div", "check_int", "check_name",
+           "fp16_record_beats", "header_in_tail", "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 HEADER_BITS = 64
 """Header of a K/V record: the scales of key and value."""
 
-CACHES = ("contiguous", "window", "paged")
+CACHES = ("contiguous", "window", "paged", "evict")
 """Controllers of the KV cache that an accelerator can have."""
 
 KV_STORAGES = ("int", "int4")
@@ -36,6 +36,9 @@ UNIFIED_BITS = 21
 
 POSITION_BITS = 20
 """Width of a position in a text that may be longer than the cache."""
+
+THRESHOLD_FRACTION = 12
+"""Fraction bits of the cosine from which on two keys are similar."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -247,11 +250,13 @@ class AcceleratorConfig(Configuration):
         Depth of the queue of all other data (gains, tables, embedding and K/V rows), beats, a power of two.
     top_k : int
         Longest candidate list of the sampler.
-    cache : ``"contiguous"``, ``"window"`` or ``"paged"``
+    cache : ``"contiguous"``, ``"window"``, ``"paged"`` or ``"evict"``
         Controller of the KV cache: all positions; the first ones and the latest ones of a text of any length; several sequences that
-        share blocks.
+        share blocks; a budget of rows per head for a text of any length, by score, what goes merged into what is similar.
     sequences, block_size : int
         With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two.
+    cache_heads : int
+        With ``cache = "evict"``: K/V heads of all layers, 2 to 256.
     attention_modes : bool
         Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
         runs, and ``probability_bits`` of at least 21.
@@ -291,6 +296,7 @@ class AcceleratorConfig(Configuration):
     block_size: int = 16
     kv_storage: str = "int"
     attention_modes: bool = False
+    cache_heads: int = 16
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -348,6 +354,10 @@ class AcceleratorConfig(Configuration):
         if self.cache == "paged" and not (self.chunks == 1 and self.block_size <= self.max_context < 1 << 18):
             raise ValueError(f"with cache = 'paged', chunks must be 1, and max_context at least block_size and below 2**18, not "
                              f"{self.chunks}, {self.max_context} and {self.block_size}")
+        check_int("cache_heads", self.cache_heads, 2, 256)
+        if self.cache == "evict" and (self.chunks, self.kv_bits, self.kv_storage, self.max_context >= 8) != (1, 8, "int", True):
+            raise ValueError(f"with cache = 'evict', chunks must be 1, kv_bits 8, kv_storage 'int' and max_context at least 8, not "
+                             f"{self.chunks}, {self.kv_bits}, {self.kv_storage!r} and {self.max_context}")
         if self.kv_storage not in KV_STORAGES:
             alone = ": attention takes integers; fp16 records are for units alone (cache/fp16.py)" if self.kv_storage == "fp16" else ""
             raise ValueError(f"kv_storage must be one of {', '.join(KV_STORAGES)}, not {self.kv_storage!r}{alone}")
@@ -356,8 +366,8 @@ class AcceleratorConfig(Configuration):
         if not isinstance(self.attention_modes, bool):
             raise TypeError(f"attention_modes must be True or False, not {self.attention_modes!r}")
         if self.attention_modes and (not self.attention_runs or self.probability_bits < UNIFIED_BITS):
-            raise ValueError(f"with attention_modes, cache must not be 'contiguous' and probability_bits at least {UNIFIED_BITS}, not "
-                             f"{self.cache!r} and {self.probability_bits}")
+            raise ValueError(f"with attention_modes, cache must be 'window' or 'paged' and probability_bits at least {UNIFIED_BITS}, "
+                             f"not {self.cache!r} and {self.probability_bits}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
@@ -369,7 +379,7 @@ class AcceleratorConfig(Configuration):
     @property
     def attention_runs(self) -> bool:
         """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
-        return self.cache != "contiguous"
+        return self.cache in ("window", "paged")
 
     @property
     def unified_window(self) -> int:
@@ -384,7 +394,12 @@ class AcceleratorConfig(Configuration):
     @property
     def max_positions(self) -> int:
         """Positions of the longest text."""
-        return (1 << POSITION_BITS) - 1 if self.cache == "window" else self.max_context
+        return (1 << POSITION_BITS) - 1 if self.cache in ("window", "evict") else self.max_context
+
+    @property
+    def max_budget(self) -> int:
+        """Rows of a head that a cache with a budget has room for: a quarter of the context, a power of two, 4 at least."""
+        return max(4, 1 << max(self.max_context // 4, 1).bit_length() - 1)
 
     @property
     def blocks(self) -> int:
@@ -475,4 +490,4 @@ class AcceleratorConfig(Configuration):
 
 
 _LATER = {field.name: field.default for field in fields(AcceleratorConfig)
-          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes")}
+          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads")}

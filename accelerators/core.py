@@ -8,6 +8,7 @@ from .attention.engine import Attention
 from .attention.exponents import HeadExponents
 from .cache.append import RecordPacker
 from .cache.contiguous import ContiguousCache
+from .cache.evict_cache import EvictCache
 from .cache.mover import RowMover
 from .cache.window import WindowCache
 from .config import AcceleratorConfig, ceil_div
@@ -139,10 +140,11 @@ class Core(wiring.Component):
         engine, norm, attention, head = TernaryEngine(config), NormQuantize(config), Attention(config), HeadMatvec(config)
         rope, residual, glu, embedding = Rope(config), ResidualAdd(config), Glu(config), Embedding(config)
         align, exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
-        window, paged = config.cache == "window", config.cache == "paged"
+        window, paged, evict = (config.cache == kind for kind in ("window", "paged", "evict"))
         packer, sampler = RecordPacker(config), Sampler(config)
         # Addresses of records; those of several sequences come from the front end, and it may have rows copied.
-        cache = None if paged else WindowCache(config) if window else ContiguousCache(config)
+        cache = (None if paged else WindowCache(config) if window else EvictCache(config, config.cache_heads) if evict else
+                 ContiguousCache(config))
         mover = RowMover(config, config.blocks * config.block_size) if paged else None
         vector_words = ceil_div(config.max_vector, lanes)
         gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
@@ -181,7 +183,7 @@ class Core(wiring.Component):
 
         # Control.
         m.d.comb += [frontend.start.eq(self.start), *(getattr(frontend, name).eq(getattr(self, name)) for name in settings(config))]
-        for name in ("o_program", "o_token") if paged else ("o_program", "o_data", "o_token"):
+        for name in ("o_program", "o_token") if paged or evict else ("o_program", "o_data", "o_token"):
             wiring.connect(m, getattr(frontend, name), wiring.flipped(getattr(self, name)))
         wiring.connect(m, wiring.flipped(self.i_program), frontend.i_program)
         wiring.connect(m, frontend.o_operation, operations.i)
@@ -225,6 +227,11 @@ class Core(wiring.Component):
             self._copy_on_write(m, frontend.o_copy, mover, copying)
             merge(m, [(frontend.o_data, ~copying), (mover.o_read, copying)], self.o_data)
             steer(m, self.i_data, [(i_data, ~copying), (mover.i_data, copying)])
+        # While tokens are appended, the cache reads for itself; what the front end reads next waits for them.
+        if evict:
+            i_data, appends = stream.Signature(i_data.p.shape()).create(path=("fetched_data",)), op[Opcode.APPEND]
+            merge(m, [(frontend.o_data, ~appends), (cache.o_fetch, appends)], self.o_data)
+            steer(m, self.i_data, [(i_data, ~appends), (cache.i_data, appends)])
 
         # Other memory data: open to the operation that runs, for as many packets as it announced.
         # All conditions are registers, so the gate is closed for two cycles at the end of a packet, until they know.
@@ -267,10 +274,16 @@ class Core(wiring.Component):
             wiring.connect(m, source, commands.i)
             pass_fields(m, commands.o, sink)
         for name, sink, others in (("o_sampler", sampler.i_command, {"greedy": self.greedy, "k": self.top_k}),
-                                   *([] if paged else [("o_request", cache.i_request, {"write": 1, "count": 1})])):
+                                   *([] if paged or evict else [("o_request", cache.i_request, {"write": 1, "count": 1})])):
             source = getattr(executor, name)
             command = buffered(m, source, f"command_{name[2:]}")
             pass_fields(m, command.o, sink, **others)
+        if evict:  # weights of a layer may still come when the next one appends
+            m.submodules.requests = requests = Queue(executor.o_request.p.shape(), COMMANDS)
+            wiring.connect(m, executor.o_request, requests.i)
+            pass_fields(m, requests.o, cache.i_request, write=~requests.o.p.scores, count=1,
+                        budget=self.kv_capacity[:len(cache.i_request.p.budget)])
+            wiring.connect(m, buffered(m, attention.o_weights, "row_weights").o, cache.i_weights)
         for name, queue in (("o_read", reads), ("o_write", writes)):
             # Many states of the executor make these.
             wiring.connect(m, buffered(m, getattr(executor, name), f"command_{name[2:]}").o, queue.i)
@@ -379,6 +392,18 @@ class Core(wiring.Component):
             m.d.comb += [self.kv_free_blocks.eq(frontend.kv_free_blocks),
                          frontend.program_done.eq(executor.operation_start & (executor.next_opcode == Opcode.END))]
             merge(m, [(buffered(m, packer.o, "record_data").o, ~copying), (mover.o_data, copying)], self.o_record_data)
+        elif evict:
+            pass_fields(m, cache.o_write, self.o_record)
+            wiring.connect(m, cache.o_data, wiring.flipped(self.o_record_data))
+            wiring.connect(m, buffered(m, packer.o, "record_data").o, cache.i_record)
+            m.d.comb += [
+                cache.i_written.valid.eq(self.i_record_done.valid), cache.i_written.p.eq(self.i_record_done.p),
+                cache.sinks.eq(self.kv_sinks), cache.recent.eq(self.kv_window), cache.threshold.eq(self.kv_threshold),
+                cache.beats.eq(executor.beats), cache.words.eq(executor.words), cache.clear.eq(self.start),
+                cache.o_append.ready.eq(1), executor.budget.eq(self.kv_capacity),
+                # The front end reads, what it reads it has checked.
+                cache.o_read.ready.eq(1),
+            ]
         else:
             pass_fields(m, cache.o_write, self.o_record)
             m.d.comb += cache.o_read.ready.eq(1)
@@ -391,13 +416,14 @@ class Core(wiring.Component):
             with m.If(cache.i_request.valid & cache.i_request.ready):
                 m.d.sync += length.eq(cache.i_request.p.position + 1)
             m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(length), cache.clear.eq(self.start)]
-        elif not paged:
+        elif not paged and not evict:
             # The front end lets no position beyond kv_capacity or max_context come here.
             m.d.comb += cache.capacity.eq(config.max_context)
         m.d.comb += [
             *([] if paged else [cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride)]),
             self.i_record_done.ready.eq(1),
-            executor.record_written.eq(self.i_record_done.valid & ~copying if paged else self.i_record_done.valid),
+            executor.record_written.eq(self.i_record_done.valid & ~copying if paged else cache.o_append.valid if evict else
+                                       self.i_record_done.valid),
         ]
 
         # Logits to tokens.
@@ -410,7 +436,7 @@ class Core(wiring.Component):
         ]
 
         # Errors and what is counted.
-        if window:
+        if window or evict:
             m.d.comb += [self.error.eq(Mux(cache.error & (frontend.error == 0), ErrorCause.CACHE_FULL, frontend.error)),
                          self.error_info.eq(Mux(frontend.error == 0, frontend.position, frontend.error_info))]
         else:

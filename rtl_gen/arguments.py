@@ -6,9 +6,10 @@ from math import nan
 
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset, with_cache
+from .compile import Budget
 from .formats import high_precision
 
-__all__ = ["DEFAULT_PRESET", "SEED_LIMITS", "TOKEN_LIMITS", "configuration", "number", "token_ids", "whole", "window"]
+__all__ = ["DEFAULT_PRESET", "SEED_LIMITS", "TOKEN_LIMITS", "budget", "configuration", "number", "token_ids", "whole", "window"]
 
 DEFAULT_PRESET = "edge"
 SEED_LIMITS = 0, (1 << 32) - 1
@@ -51,17 +52,36 @@ def token_ids(text: str) -> list[int]:
 
 
 def configuration(options: Namespace) -> AcceleratorConfig:
-    """The preset, with wider formats if ``--high-precision`` was given, and with another cache if ``--window`` was."""
+    """The preset, with wider formats if ``--high-precision`` was given, and with another cache if ``--window`` or ``--budget`` was."""
     config = preset(options.preset or DEFAULT_PRESET)
-    if window(options) is not None and config.cache != "window":
-        config = with_cache(config, "window")
+    for cache, wanted in (("window", window(options)), ("evict", budget(options))):
+        if wanted is not None and config.cache != cache:
+            config = with_cache(config, cache)
     return high_precision(config) if options.high_precision else config
+
+
+def _keeps_budget(options: Namespace) -> bool:
+    """Whether the KV cache is one with a budget of rows."""
+    if getattr(options, "budget", None) is not None and getattr(options, "window", None) is not None:
+        raise ValueError("give --window or --budget, not both: they are different KV caches")
+    return (getattr(options, "budget", None) is not None
+            or (getattr(options, "window", None) is None and preset(options.preset or DEFAULT_PRESET).cache == "evict"))
 
 
 def window(options: Namespace) -> tuple[int, int] | None:
     """Sinks and window, if ``--window`` was given."""
     if getattr(options, "window", None) is None:
-        if getattr(options, "sinks", None) is not None:
-            raise ValueError("--sinks has no effect without --window: all positions are kept")
+        if getattr(options, "sinks", None) is not None and not _keeps_budget(options):
+            raise ValueError("--sinks has no effect without --window or --budget: all positions are kept")
         return None
     return options.sinks or 0, options.window
+
+
+def budget(options: Namespace) -> Budget | None:
+    """Budget of rows and its rules, if ``--budget`` was given or the preset has such a KV cache."""
+    rules = {name: value for name in ("recent", "threshold") if (value := getattr(options, name, None)) is not None}
+    if _keeps_budget(options):
+        return Budget(getattr(options, "budget", None), getattr(options, "sinks", None), **rules)
+    for name in rules:
+        raise ValueError(f"--{name} has no effect without --budget")
+    return None

@@ -17,7 +17,7 @@ from .run_command import error_text
 
 __all__ = ["build_parser", "main"]
 
-_tokens, _seed, _clock = whole(*TOKEN_LIMITS), whole(*SEED_LIMITS), number(*CLOCK_MHZ, "MHz")
+_tokens, _count, _seed, _clock = whole(*TOKEN_LIMITS), whole(0, TOKEN_LIMITS[1]), whole(*SEED_LIMITS), number(*CLOCK_MHZ, "MHz")
 _PRESET = "accelerator configuration (see `llmrtl list`)"
 
 
@@ -36,11 +36,19 @@ def _sampling(option: Callable[..., None]) -> None:
            help="with --temperature: sample among the best K tokens; default: the preset's limit")
 
 
-def _window(option: Callable[..., None]) -> None:
+def _kept(option: Callable[..., None]) -> None:
+    """What the KV cache keeps, if not all positions."""
     option("--window", type=_tokens, metavar="W",
            help="a token sees the latest W positions, itself included, and the sinks: the KV cache keeps no others, and text may be "
                 "longer than it (StreamingLLM)")
-    option("--sinks", type=whole(0, TOKEN_LIMITS[1]), metavar="S", help="with --window: the first S positions are kept; default: 0")
+    option("--budget", type=_tokens, metavar="N",
+           help="the KV cache keeps N rows per head, those with the largest scores; what goes is merged into a similar row, and text "
+                "may be longer than it (EMS)")
+    option("--sinks", type=_count, metavar="S",
+           help="the first S positions are kept; default: with --window 0, with --budget N / 8, 4 at most")
+    option("--recent", type=_count, metavar="R", help="with --budget: the last R positions before a token are kept; default: N / 4")
+    option("--threshold", type=number(0, 1.5), metavar="T",
+           help="with --budget: cosine from which on two keys are similar; above 1 nothing is merged; default: 0.8")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
                      "token; every token is compared with the golden model. Exit status 1 if one differs.",
                      "--checkpoint models/stories --prompt 'Once upon a time' --tokens 20",
                      "--checkpoint models/stories --preset tiny --prompt-ids 1,2,3 --tokens 8 --temperature 0.8 --seed 7",
-                     "--checkpoint models/stories --window 128 --sinks 4 --tokens 700 --ignore-eos")
+                     "--checkpoint models/stories --window 128 --sinks 4 --tokens 700 --ignore-eos",
+                     "--checkpoint models/stories --budget 64 --tokens 200 --ignore-eos")
     option("--checkpoint", type=Path, required=True, metavar="DIR",
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
@@ -84,9 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     _sampling(option)
     option("--seed", type=_seed, metavar="S",
            help="seed of --temperature and of --prompt-length, 0 to 2**32 - 1; default: 1")
-    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow. With --window: "
-           "positions of the text; default: enough for prompt and tokens")
-    _window(option)
+    option("--context", type=_tokens, metavar="N", help="positions of KV cache; default: what model and preset allow. With --window "
+           "or --budget: positions of the text; default: enough for prompt and tokens")
+    _kept(option)
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",
            help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
     option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for GB/s and DRAM models")
@@ -203,9 +212,9 @@ def build_parser() -> argparse.ArgumentParser:
                      "build/model --checkpoint models/stories --preset edge", "build/model --program")
     option("stem", type=Path, metavar="STEM", help="path of the image without its suffix")
     option("--checkpoint", type=Path, metavar="DIR", help="the model to compile")
-    option("--context", type=_tokens, metavar="N", help="positions of KV cache (with --window: of the text); default: what model and "
-           "preset allow")
-    _window(option)
+    option("--context", type=_tokens, metavar="N", help="positions of KV cache (with --window or --budget: of the text); default: what "
+           "model and preset allow")
+    _kept(option)
     option("--program", action="store_true", help="print the program")
 
     option = command(commands.random_checkpoint, "random-checkpoint", "write a checkpoint with random weights",

@@ -11,7 +11,7 @@ from ..accelerators.control.isa import FIELDS, SCALARS, decode_program
 from ..accelerators.presets import PRESETS, preset
 from ..accelerators.top import Accelerator
 from ..sim.timing import Memory
-from .arguments import DEFAULT_PRESET, configuration, window
+from .arguments import DEFAULT_PRESET, budget, configuration, window
 from .calibration import calibrate
 from .checkpoint import Checkpoint
 from .comparison import compare_prompts
@@ -127,7 +127,8 @@ def image(options: Namespace) -> int:
     if not options.stem.name:
         raise ValueError(f"STEM {options.stem}: must end in the name of a file")
     if options.checkpoint is None:
-        if given := [f"--{name}" for name in ("preset", "context", "fraction-bits", "high-precision", "window", "sinks")
+        names = ("preset", "context", "fraction-bits", "high-precision", "window", "budget", "sinks", "recent", "threshold")
+        if given := [f"--{name}" for name in names
                      if (value := getattr(options, name.replace("-", "_"))) is not None and value is not False]:
             raise ValueError(f"{', '.join(given)}: only with --checkpoint; an image is what it was compiled as")
     else:
@@ -135,16 +136,18 @@ def image(options: Namespace) -> int:
         check_files(("STEM", path) for path in image_files(options.stem))
         checkpoint = Checkpoint.open(options.checkpoint)
         bits = calibrate(checkpoint) if options.fraction_bits is None else options.fraction_bits
-        compile_model(checkpoint, config, fraction_bits=bits, context=options.context, window=window(options), stem=options.stem)
+        compile_model(checkpoint, config, fraction_bits=bits, context=options.context, window=window(options), budget=budget(options),
+                      stem=options.stem)
     loaded = Image.load(options.stem, fresh=True)
     table = Table("section", "address", "bytes", "kind")
     for section in loaded.sections:
         table.add_row(section.name, f"{section.address:#010x}", f"{section.bytes:,}", section.kind)
     console.print(table)
     ternary = sum(section.bytes for section in loaded.sections if section.kind == "ternary")
+    what = "sinks and a ring" if loaded.window else "a budget of rows" if loaded.eviction else ""
     console.print(f"{loaded.data.size:,} bytes, {8 * ternary / loaded.model.ternary_parameters:.3f} bits per ternary weight, "
                   f"{loaded.memory_bytes:,} bytes with a KV cache of {loaded.kv_capacity} positions"
-                  f"{f' (sinks and a ring) for texts of up to {loaded.positions}' if loaded.window else ''}, "
+                  f"{f' ({what}) for texts of up to {loaded.positions}' if what else ''}, "
                   f"sha256 {loaded.sha256[:16]}", soft_wrap=True)
     if options.program:
         for op in decode_program(loaded.data[loaded.program_address:].tobytes()):

@@ -16,21 +16,32 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div, record_beats
+from ..accelerators.config import THRESHOLD_FRACTION, AcceleratorConfig, ModelShape, ceil_div, record_beats
 from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
 from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing
-from .image import Image, MemoryMap, Section, Window, image_files
+from .image import Eviction, Image, MemoryMap, Section, Window, image_files
 from .tensors import Contents, PackedTensors, TensorSizes, in_words
 
-__all__ = ["CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
+__all__ = ["Budget", "CompileError", "Plan", "compile_model", "fraction_bits_for", "plan"]
 
 ROPE_KEPT_BITS = 6
 
 
 class CompileError(ValueError):
     """The model does not fit the accelerator; the message names the parameter of each and the rule."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Rows of each K/V head that a cache with a budget keeps, and the rules for them (see ``Eviction``); ``None`` is a default: all
+    ``rows`` that the preset has, of them an eighth as sinks, 4 at most, and a quarter for the latest positions."""
+
+    rows: int | None = None
+    sinks: int | None = None
+    recent: int | None = None
+    threshold: float = 0.8
 
 
 def fraction_bits_for(peak: float) -> int:
@@ -127,17 +138,18 @@ class Plan(MemoryMap):
     program: list[Instruction]
 
 
-def plan(model: ModelShape, config: AcceleratorConfig, context: int | None = None, window: tuple[int, int] | None = None) -> Plan:
+def plan(model: ModelShape, config: AcceleratorConfig, context: int | None = None, window: tuple[int, int] | None = None,
+         budget: Budget | None = None) -> Plan:
     """Program and layout of a model of this shape. Fields of the program that depend on weights (scales, shifts) mean nothing.
 
     Raises ``CompileError`` as ``compile_model`` does.
     """
-    room = _room(model, config, context, window)
+    room = _room(model, config, context, window, budget)
     return _plan(model, config, TensorSizes(model, config), _Layout(config.bus_bytes), 0, room, lambda name: None)
 
 
 def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int,
-                  context: int | None = None, window: tuple[int, int] | None = None,
+                  context: int | None = None, window: tuple[int, int] | None = None, budget: Budget | None = None,
                   progress: Callable[[str], None] = lambda name: None, stem: Path | None = None) -> Image:
     """Compile ``checkpoint`` for ``config``. Sections go to a file as they are packed; the image is a map of it.
 
@@ -146,10 +158,12 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
     fraction_bits : int
         Of the residual stream, 0 to 24 (``fraction_bits_for`` of a calibration run's peak).
     context : int
-        Positions of KV cache; the smaller of the model's and the configuration's maximum by default. With a window: positions of
-        the longest text, the model's maximum by default.
+        Positions of KV cache; the smaller of the model's and the configuration's maximum by default. With a window or a budget:
+        positions of the longest text, the model's maximum by default.
     window : (int, int)
         For ``cache = "window"``, and only for it: sinks, and the latest positions that a token sees (see ``Window``).
+    budget : Budget
+        For ``cache = "evict"``, and only for it; all defaults without.
     progress : callable
         Called with the name of each section before it is packed.
     stem : Path
@@ -157,7 +171,7 @@ def compile_model(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction
 
     Raises ``CompileError`` if the model does not fit and ``CheckpointError`` for a bad checkpoint.
     """
-    room = _room(checkpoint.model, config, context, window)
+    room = _room(checkpoint.model, config, context, window, budget)
     if not 0 <= fraction_bits <= 24:
         raise CompileError(f"fraction_bits must be in 0..24, not {fraction_bits}")
     with TemporaryFile() if stem is None else replacing(image_files(stem)[0]) as file:
@@ -178,16 +192,39 @@ class _Room:
     capacity: int
     positions: int
     window: Window | None = None
+    eviction: Eviction | None = None
 
 
-def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, window: tuple[int, int] | None) -> _Room:
+def _evicting(model: ModelShape, config: AcceleratorConfig, positions: int, budget: Budget) -> _Room:
+    """``CompileError`` for a budget that the cache cannot keep."""
+    if model.layers * model.kv_heads > config.cache_heads:
+        raise CompileError(f"preset {config.name!r} cannot run this model: {model.layers} layers of {model.kv_heads} KV heads exceed "
+                           f"cache_heads {config.cache_heads}")
+    rows = config.max_budget if budget.rows is None else budget.rows
+    if not 1 <= rows <= config.max_budget:
+        raise CompileError(f"budget must be in 1..{config.max_budget} rows on preset {config.name!r}, not {rows}")
+    sinks = min(rows // 8, 4) if budget.sinks is None else budget.sinks
+    recent = rows // 4 if budget.recent is None else budget.recent
+    if sinks < 0 or recent < 0 or sinks + recent >= rows:
+        raise CompileError(f"sinks and recent positions (0 or more) must together be fewer than the budget, not {sinks} and {recent} "
+                           f"of {rows}")
+    if not 0 <= budget.threshold <= 1.5:
+        raise CompileError(f"threshold must be in 0..1.5, not {budget.threshold}")
+    return _Room(rows, positions, eviction=Eviction(sinks, recent, positions, round(budget.threshold * (1 << THRESHOLD_FRACTION))))
+
+
+def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, window: tuple[int, int] | None, budget: Budget | None
+          ) -> _Room:
     """``CompileError`` if the model does not fit, or the cache has not so many positions."""
     check_fit(model, config)
     if window is None and config.cache == "window":
         raise CompileError(f"the KV cache of preset {config.name!r} keeps a window: give one (--window, --sinks)")
     if window is not None and config.cache != "window":
         raise CompileError(f"sinks and window go with a cache of kind 'window'; that of {config.name!r} is {config.cache!r}")
-    limit = min(model.max_context, config.max_context) if window is None else config.max_positions
+    evict = config.cache == "evict"
+    if budget is not None and not evict:
+        raise CompileError(f"a budget goes with a cache of kind 'evict'; that of {config.name!r} is {config.cache!r}")
+    limit = config.max_positions if evict or window is not None else min(model.max_context, config.max_context)
     longest = min(limit, model.max_context) if context is None else context
     if not 1 <= longest <= limit:
         raise CompileError(f"context must be in 1..{limit}, not {longest}")
@@ -196,6 +233,8 @@ def _room(model: ModelShape, config: AcceleratorConfig, context: int | None, win
             raise CompileError(f"context is that of preset {config.name!r}: its KV cache has {config.block_size} positions per block"
                                f"; {context} was asked for")
         return _Room(config.blocks * config.block_size, limit)
+    if evict:
+        return _evicting(model, config, longest, budget or Budget())
     if window is None:
         return _Room(longest, limit)
     sinks, recent = window
@@ -228,7 +267,8 @@ def _plan(model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors |
     program_address, _ = layout.add("program", np.frombuffer(encode_program(program), np.uint8), "program")
     return Plan(model=model, config=config, program=program, operations=build.names, sections=layout.sections,
                 memory_bytes=memory_bytes, program_address=program_address, prompt_address=prompt_address,
-                kv_capacity=room.capacity, kv_record_beats=build.record_beats, kv_head_stride=build.head_stride, window=room.window)
+                kv_capacity=room.capacity, kv_record_beats=build.record_beats, kv_head_stride=build.head_stride, window=room.window,
+                eviction=room.eviction)
 
 
 class _Builder:
@@ -262,7 +302,8 @@ class _Builder:
         self.rope_beats = beats // self.room.positions
         for layer in range(model.layers):
             self.progress(f"layer {layer}")
-            self.layer(layer, layer * model.kv_heads * self.head_stride)
+            # With a budget, heads of all layers are numbered instead.
+            self.layer(layer, 0 if config.cache == "evict" else layer * model.kv_heads * self.head_stride)
         self.progress("lm head")
         wide = Flag.WIDE if config.head_activation_bits == 16 else Flag(0)
         self.norm("final norm", "final_norm", self.tensors.final_gain(), memory.residual, model.hidden_size,
@@ -317,13 +358,17 @@ class _Builder:
         if config.attention_runs:
             rotary["destination"] = memory.q
         self.emit(name + "rotary embedding", Opcode.ROPE, source=memory.q, count=model.heads + model.kv_heads, **rotary)
+        append, tiles = {}, config.query_lanes // model.group
+        if config.cache == "evict":
+            attention["other"] = append["other"] = layer * model.kv_heads
+            append["beats"], tiles = self.kv_beats, 1
         kept = 2.0 ** -ROPE_KEPT_BITS
         self.emit(name + "cache append", Opcode.APPEND, address=cache, source=memory.k, destination=memory.v,
-                  count=model.kv_heads, words=memory.head, scalar_a=Scalar.from_float(scale["k"] * kept),
+                  count=model.kv_heads, words=memory.head, **append, scalar_a=Scalar.from_float(scale["k"] * kept),
                   scalar_b=Scalar.from_float(scale["v"]))
         self.emit(name + "attention", Opcode.ATTEND, address=cache, source=memory.q, destination=memory.attention,
                   count=model.kv_heads, group=model.group, words=memory.head, beats=self.kv_beats,
-                  tiles=config.query_lanes // model.group, **attention,
+                  tiles=tiles, **attention,
                   scalar_a=Scalar.from_float(scale["q"] * kept * log2(np.e) / sqrt(model.head_dim)))
         self.norm(name + "attention sub-norm", f"layers.{layer}.attention_sub_norm", tensors.gain(layer, "attention_sub"),
                   memory.attention, model.heads * model.head_dim, Flag.ALIGN, Scalar.from_float(1.0), group=memory.head,

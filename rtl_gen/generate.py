@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..accelerators.config import AcceleratorConfig, ceil_div
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.isa import Opcode, decode_program
 from ..accelerators.control.regmap import UNIT_EVENTS, UNIT_NAMES
 from ..accelerators.top import Accelerator
@@ -20,7 +20,7 @@ from ..sim.native.locate import first_difference
 from ..sim.native.run import Generated, Run, Sampling, simulate
 from .calibration import calibrate
 from .checkpoint import Checkpoint
-from .compile import compile_model
+from .compile import Budget, compile_model
 from .emit import Emitted, emit
 from .files import write_atomically
 from .formats import cache_bytes, storage_name
@@ -34,10 +34,11 @@ DEFAULT_SEED = 1
 
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
-                   context: int | None = None, window: tuple[int, int] | None = None,
+                   context: int | None = None, window: tuple[int, int] | None = None, budget: Budget | None = None,
                    progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
     """Image and its ``.bin`` file in ``build/images``, compiled unless the same one is there and intact."""
-    key = hashlib.sha256(json.dumps([checkpoint.sha256, config.to_json(), fraction_bits, context, window, _compiler_hash()]).encode())
+    settings = [checkpoint.sha256, config.to_json(), fraction_bits, context, window, budget and asdict(budget), _compiler_hash()]
+    key = hashlib.sha256(json.dumps(settings).encode())
     stem = build_root() / "images" / f"{checkpoint.path.name}-{config.name}-{key.hexdigest()[:12]}"
     try:
         return Image.load(stem), image_files(stem)[0]
@@ -46,7 +47,8 @@ def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fractio
     if fraction_bits is None:
         progress("calibration")
         fraction_bits = calibrate(checkpoint)
-    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, window=window, progress=progress, stem=stem)
+    image = compile_model(checkpoint, config, fraction_bits=fraction_bits, context=context, window=window, budget=budget,
+                          progress=progress, stem=stem)
     return image, image_files(stem)[0]
 
 
@@ -162,7 +164,7 @@ def locate_mismatch(image: Image, image_file: Path, prompt: Sequence[int], run: 
 def _engine_summary(image: Image, prompt_tokens: int, generated: int, busy: int | None) -> dict[str, Any]:
     """How densely the ternary weights lie in memory, and how busy the lookup lanes were while a matrix was under way."""
     linears = [op for op in decode_program(image.data[image.program_address:].tobytes()) if op.opcode is Opcode.LINEAR]
-    chunks = ceil_div(prompt_tokens, image.config.token_lanes) + max(generated - 1, 0)
+    chunks = len(image.prompt_chunks(prompt_tokens)) + max(generated - 1, 0)
     weight_bytes = sum(section.bytes for section in image.sections if section.kind == "ternary")
     return {
         "ternary_bits_per_weight": round(8 * weight_bytes / image.model.ternary_parameters, 4),
@@ -254,8 +256,8 @@ def cache_summary(image: Image) -> dict[str, Any]:
              "bytes_per_position": per_position, "bytes_per_position_and_layer": per_position // layers,
              "bytes_per_position_in": {storage: layers * size for storage, size in layer.items()},
              "bytes": image.kv_capacity * per_position}
-    return cache if image.window is None else cache | asdict(image.window) | {"positions": image.kv_capacity,
-                                                                               "text_positions": image.positions}
+    kept = image.window or image.eviction
+    return cache if kept is None else cache | asdict(kept) | {"positions": image.kv_capacity, "text_positions": image.positions}
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from ..accelerators.config import AcceleratorConfig, ModelShape
 from ..accelerators.control.regmap import config_hash
 from .files import file_sha256, write_atomically
 
-__all__ = ["FORMAT_VERSION", "Image", "ImageError", "MemoryMap", "Section", "Window", "image_files"]
+__all__ = ["FORMAT_VERSION", "Eviction", "Image", "ImageError", "MemoryMap", "Section", "Window", "image_files"]
 
 FORMAT_VERSION = 1
 
@@ -53,6 +53,18 @@ class Window:
     positions: int
 
 
+@dataclass(frozen=True)
+class Eviction:
+    """What stays of a text of up to ``positions`` in a KV cache with a budget of rows: always the first ``sinks`` positions and the
+    last ``recent`` ones before a token; of the others what has the largest scores. What goes is merged into a row whose key has a
+    cosine of at least ``threshold / 4096``, or dropped (EMS, arXiv:2412.08521)."""
+
+    sinks: int
+    recent: int
+    positions: int
+    threshold: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryMap:
     """Where everything of a compiled model lies.
@@ -62,11 +74,11 @@ class MemoryMap:
     config, model : what it was compiled for.
     memory_bytes : bytes of memory in use, prompt buffer and KV cache included.
     program_address, prompt_address : byte addresses.
-    kv_capacity, kv_record_beats, kv_head_stride : positions (of all blocks, if it is paged), bus words per record, bytes from head
-        to head.
+    kv_capacity, kv_record_beats, kv_head_stride : positions (of all blocks, if it is paged; the budget, if there is one), bus words per
+        record, bytes from head to head.
     operations : tag -> name, e.g. ``"layer 3 gate+up"``.
     sections : ranges of the image.
-    window : of a KV cache that does not keep all positions, else ``None``.
+    window, eviction : of a KV cache that does not keep all positions, of either kind, else ``None``.
     """
 
     config: AcceleratorConfig
@@ -80,13 +92,27 @@ class MemoryMap:
     operations: list[str]
     sections: list[Section]
     window: Window | None = None
+    eviction: Eviction | None = None
 
     @property
     def positions(self) -> int:
         """Positions of the longest text."""
         if self.config.cache == "paged":
             return min(self.model.max_context, self.config.max_context)
-        return self.kv_capacity if self.window is None else self.window.positions
+        kept = self.window or self.eviction
+        return self.kv_capacity if kept is None else kept.positions
+
+    def chunk_room(self, position: int) -> int | None:
+        """Most tokens that the KV cache takes at a time, the first one at ``position``; ``None`` if it does not mind."""
+        return None if self.eviction is None else max(1, self.kv_capacity - position)
+
+    def prompt_chunks(self, length: int, position: int = 0) -> list[int]:
+        """Tokens of each chunk in which the hardware takes a prompt that begins at ``position``."""
+        chunks: list[int] = []
+        while (left := length - sum(chunks)) > 0:
+            room = self.chunk_room(position + sum(chunks))
+            chunks.append(min(left, self.config.token_lanes, room or left))
+        return chunks
 
     @property
     def kv_address(self) -> int:
@@ -122,7 +148,7 @@ class Image(MemoryMap):
         manifest = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "data"}
         manifest |= {"config": asdict(self.config), "model": asdict(self.model),
                      "sections": [asdict(section) for section in self.sections],
-                     "window": self.window and asdict(self.window),
+                     "window": self.window and asdict(self.window), "eviction": self.eviction and asdict(self.eviction),
                      "format_version": FORMAT_VERSION, "config_hash": config_hash(self.config), "bytes": int(self.data.size)}
         write_atomically(image_files(stem)[1], (json.dumps(manifest, indent=1) + "\n").encode())
 
@@ -154,5 +180,6 @@ class Image(MemoryMap):
         manifest["config"] = AcceleratorConfig.from_json(manifest["config"])
         manifest["model"] = ModelShape.from_json(manifest["model"])
         manifest["sections"] = [Section(**section) for section in manifest["sections"]]
-        manifest["window"] = Window(**manifest["window"]) if manifest.get("window") else None
+        for name, kind in (("window", Window), ("eviction", Eviction)):
+            manifest[name] = kind(**manifest[name]) if manifest.get(name) else None
         return cls(data=data, **manifest)

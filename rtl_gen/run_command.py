@@ -21,9 +21,9 @@ from ..accelerators.config import AcceleratorConfig
 from ..sim.native.build import build_driver
 from ..sim.native.run import Generated, Run, Sampling
 from ..sim.native.timeline import Timeline, draw
-from .arguments import configuration, window
+from .arguments import budget, configuration, window
 from .checkpoint import Checkpoint
-from .compile import plan
+from .compile import Budget, plan
 from .files import write_atomically
 from .generate import (
     DEFAULT_SEED,
@@ -75,6 +75,7 @@ class _Request:
     sampling: Sampling
     context: int | None
     window: tuple[int, int] | None
+    budget: Budget | None
 
     @classmethod
     def of(cls, options: Namespace) -> "_Request":
@@ -86,20 +87,20 @@ class _Request:
             raise ValueError("--seed has no effect without --temperature or --prompt-length: the best token is taken")
         sampling = chosen_sampling(options, config)
         checkpoint = Checkpoint.open(options.checkpoint)
-        tokenizer, seen = load_tokenizer(checkpoint), window(options)
+        tokenizer, seen, kept = load_tokenizer(checkpoint), window(options), budget(options)
         prompt = _prompt(options, checkpoint, tokenizer)
         needed = options.fill_context + len(prompt) + options.tokens - 1
         context = options.context
-        if seen is not None:
+        if seen is not None or kept is not None:
             if options.fill_context:
-                raise ValueError("--fill-context fills a KV cache that keeps all positions: it does not go with --window")
+                raise ValueError("--fill-context fills a KV cache that keeps all positions: it does not go with --window or --budget")
             context = max(checkpoint.model.max_context, needed) if context is None else context
-        capacity = plan(checkpoint.model, config, context, seen).positions
+        capacity = plan(checkpoint.model, config, context, seen, kept).positions
         if needed > capacity:
             filled = f"{options.fill_context} filled positions, " if options.fill_context else ""
             raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {capacity}")
-        return cls(config, checkpoint, tokenizer, prompt, sampling, context, seen)
+        return cls(config, checkpoint, tokenizer, prompt, sampling, context, seen, kept)
 
 
 def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:
@@ -228,7 +229,7 @@ def _run(options: Namespace, request: _Request, summaries: list[Path]) -> int:
             status.update(f"[cyan]{what}")
         say("compile")
         image, image_file = compiled_image(checkpoint, config, fraction_bits=options.fraction_bits, context=request.context,
-                                           window=request.window, progress=lambda name: say(f"compile: {name}"))
+                                           window=request.window, budget=request.budget, progress=lambda name: say(f"compile: {name}"))
         say("emit Verilog")
         emitted = emitted_accelerator(config, observe=options.check_hidden, trace=options.trace is not None)
         say("build the simulator (Verilator and C++; kept for the next time)")
@@ -299,7 +300,10 @@ def _report(summary: dict[str, Any], show: Callable[[str | Table], None]) -> Non
     sizes = cache["bytes_per_position_in"]
     others = ", ".join(f"{storage} {sizes[storage]:,}" for storage in sizes if storage != cache["storage"])
     table.add_row("KV cache per token", f"{cache['bytes_per_position']:,} bytes of {cache['storage']} ({others})")
-    if "sinks" in cache:
+    if "threshold" in cache:
+        table.add_row("KV cache", f"a budget of {cache['positions']} rows per head, {cache['sinks']} sinks and the latest "
+                      f"{cache['recent']} positions among them: {cache['bytes']:,} bytes")
+    elif "sinks" in cache:
         table.add_row("KV cache", f"{cache['sinks']} sinks and the latest {cache['recent']} positions: {cache['bytes']:,} bytes")
     memory = summary["memory"]
     for phase, achieved in memory["achieved_gb_s"].items():

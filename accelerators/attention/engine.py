@@ -4,6 +4,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..cache.evict_scores import attention_weight_layout
 from ..config import AcceleratorConfig
 from ..streams import Fork, Queue, StreamBuffer, connect
 from .finish import NORMALIZE, Finish
@@ -26,6 +27,7 @@ from .parting import Parting
 from .rows import RowSplitter
 from .scores import Scores
 from .softmax import Softmax
+from .weights import AttentionWeights
 
 __all__ = ["MINIMUM_ROW", "Attention"]
 
@@ -62,6 +64,10 @@ class Attention(wiring.Component):
         ... Mix -- sums --> Parting --> Finish -> o, o_exponent
                totals --------^  '-------------> o_part, o_sums
 
+    With ``cache = "evict"`` the cache is told what part of the attention each row got, summed over the lanes::
+
+        Softmax -- probabilities, maxima --> AttentionWeights -> o_weights
+
     Parameters
     ----------
     config : AcceleratorConfig
@@ -92,6 +98,9 @@ class Attention(wiring.Component):
         With ``attention_modes``, of partial operations instead: state of each lane, ``words`` words of weighted sums per lane.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left a unified maximum (``Softmax``).
+    o_weights : Out(stream of attention_weight_layout)
+        With ``cache = "evict"``, a packet per operation: see ``AttentionWeights``; those of ``max_budget`` rows at most. An operation
+        waits if the weights of two before it have not left.
 
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
     first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
@@ -120,6 +129,7 @@ class Attention(wiring.Component):
             "o_exponent": Out(stream.Signature(EXPONENT)),
             **({"o_part": Out(stream.Signature(partial_layout(config))), "o_sums": Out(stream.Signature(mixed_layout(config))),
                 "missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
+            **({"o_weights": Out(stream.Signature(attention_weight_layout(config)))} if config.cache == "evict" else {}),
         })
 
     @classmethod
@@ -156,6 +166,11 @@ class Attention(wiring.Component):
             ends = [(softmax.o_total, parting.i_state), (mix.o, mixed.i), (mixed.o, parting.i),
                     (parting.o_total, finish.i_total), (parting.o, finish.i),
                     (parting.o_part, wiring.flipped(self.o_part)), (parting.o_sums, wiring.flipped(self.o_sums))]
+        if config.cache == "evict":
+            m.submodules.weights = weights = AttentionWeights(config)
+            m.submodules.probabilities = probabilities = StreamBuffer(weights.i.p.shape())
+            ends += [(softmax.o_probability, probabilities.i), (probabilities.o, weights.i),
+                     (weights.o, wiring.flipped(self.o_weights))]
         for source, sink in (
                 (wiring.flipped(self.i_query), scores.i_query), (wiring.flipped(self.i_lane), lanes.i_lane),
                 (wiring.flipped(self.i_rows), splitter.i), (splitter.o_header, headers.i),

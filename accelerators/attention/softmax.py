@@ -9,6 +9,7 @@ from ..exp import POW2_LATENCY, pow2_negative
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
 from .formats import WEIGHT_BITS, row_sum_bits, score_layout, state_layout, weight_layout
+from .weights import probability_layout
 
 __all__ = ["Softmax"]
 
@@ -17,6 +18,9 @@ CLEAR = 32
 
 DEPTH = 17 + POW2_LATENCY
 """Registers from a score to the queue of weights."""
+
+PROBABILITY_DEPTH = DEPTH - 5
+"""Registers from a score to its probability."""
 
 
 def clipped(value: Value, limit: int) -> Value:
@@ -61,6 +65,8 @@ class Softmax(wiring.Component):
         ``sum`` is at least ``2**(B-1)``, or ``2**19`` below a unified maximum.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left the unified maximum, for either reason.
+    o_probability : Out(stream of probability_layout)
+        With ``cache = "evict"``, for every item: what ``AttentionWeights`` takes, 5 cycles before the weight.
 
     Latency: 24 cycles. Interval: 1 cycle. ``query_lanes`` (3 at least) totals can wait; then no
     further ``final`` item is taken.
@@ -76,6 +82,7 @@ class Softmax(wiring.Component):
             "o_weight": Out(stream.Signature(weight_layout(config))),
             "o_total": Out(stream.Signature(state_layout(config))),
             **({"missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
+            **({"o_probability": Out(stream.Signature(probability_layout(config)))} if config.cache == "evict" else {}),
         })
 
     @classmethod
@@ -95,9 +102,15 @@ class Softmax(wiring.Component):
         m.submodules.totals = totals = CreditQueue(self.o_total.p.shape(), max(config.query_lanes, 3))
         connect(m, weights.o, wiring.flipped(self.o_weight))
         connect(m, totals.o, wiring.flipped(self.o_total))
+        open_ = weights.credit & (totals.credit | ~self.i.p.final) & ~(recent & (previous == self.i.p.lane))
+        taps = None
+        if config.cache == "evict":
+            m.submodules.taps = taps = CreditQueue(self.o_probability.p.shape(), PROBABILITY_DEPTH + ROUND_TRIP)
+            connect(m, taps.o, wiring.flipped(self.o_probability))
+            m.d.comb += taps.spend.eq(accepted)
+            open_ &= taps.credit
         m.d.comb += [
-            self.i.ready.eq(weights.credit & (totals.credit | ~self.i.p.final) & ~(recent & (previous == self.i.p.lane))),
-            weights.spend.eq(accepted), totals.spend.eq(accepted & self.i.p.final),
+            self.i.ready.eq(open_), weights.spend.eq(accepted), totals.spend.eq(accepted & self.i.p.final),
         ]
 
         # Logit and its ceiling: 8 stages. The running maximum: two more, one for its memory.
@@ -143,6 +156,9 @@ class Softmax(wiring.Component):
             weights.i.valid.eq(register(valid, 5, reset=True)),
             totals.i.valid.eq(register(valid & item.final, 5, reset=True)),
         ]
+        if taps is not None:
+            m.d.comb += [taps.i.valid.eq(valid), taps.i.p.p.eq(p), taps.i.p.maximum.eq(peak.maximum), taps.i.p.lane.eq(item.lane),
+                         taps.i.p.last.eq(item.final & item.last)]
         if config.attention_modes:
             m.d.comb += [totals.i.p.maximum.eq(register(peak.maximum, 5)), totals.i.p.partial.eq(register(item.partial, 5))]
         return m

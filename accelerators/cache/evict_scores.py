@@ -44,8 +44,8 @@ def attention_weight_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def evict_slots(config: AcceleratorConfig) -> int:
-    """Rows of a head that the units have room for by default: a quarter of the context, a power of two, 4 at least."""
-    return max(4, 1 << max(config.max_context // 4, 1).bit_length() - 1)
+    """Rows of a head that the units have room for by default."""
+    return config.max_budget
 
 
 def score_command(heads: int, slots: int) -> data.StructLayout:

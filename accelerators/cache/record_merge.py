@@ -74,7 +74,8 @@ class RecordMerge(wiring.Component):
     i_command : In(stream of merge_command)
         Taken when the candidate's record is there.
     beats, words : In(16)
-        Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand still.
+        Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand from a candidate's first beat until its record has
+        left, or it is dropped.
     o : Out(stream of word_layout)
         The merged record, one packet. Nothing for a candidate that is dropped.
 
@@ -155,8 +156,8 @@ class RecordMerge(wiring.Component):
 
         with m.FSM():
             with m.State("RECORD"):
-                m.d.comb += splitter.i_command.valid.eq(1)
-                with m.If(splitter.i_command.ready):
+                m.d.comb += splitter.i_command.valid.eq(self.i.valid)
+                with m.If(self.i.valid & splitter.i_command.ready):
                     m.next = "BEATS"
             with m.State("BEATS"):
                 m.d.sync += [value.eq(0), step.eq(Step.TOTAL), total.eq((both << LEVEL_BITS) - both)]

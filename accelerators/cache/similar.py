@@ -6,15 +6,14 @@ from amaranth.lib.wiring import In, Out
 
 from ..attention.formats import max_beats
 from ..attention.rows import RowSplitter
-from ..config import AcceleratorConfig, ceil_div, check_int
+from ..config import THRESHOLD_FRACTION, AcceleratorConfig, ceil_div, check_int
 from ..numerics.pipelined import LIMB_BITS, adder_tree, unsigned_product
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue
 from .evict_scores import evict_slots
 
-__all__ = ["THRESHOLD_BITS", "THRESHOLD_FRACTION", "SimilarKey"]
+__all__ = ["THRESHOLD_BITS", "SimilarKey"]
 
-THRESHOLD_FRACTION = 12
 THRESHOLD_BITS = THRESHOLD_FRACTION + 1
 
 BEHIND = 2

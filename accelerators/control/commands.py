@@ -39,7 +39,8 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
         "o_engine": data.StructLayout({"tiles": 16, "block_rows": 16, "rows": 24, "tokens": tokens}),
         # The front end makes those of several sequences.
         **({} if config.cache == "paged" else {
-            "o_request": data.StructLayout({"base": 32, "head": 8, "position": range(config.max_positions + 1)})}),
+            "o_request": data.StructLayout({**({"scores": 1} if config.cache == "evict" else {}), "base": 32, "head": 8,
+                                            "position": range(config.max_positions + 1)})}),
         "o_attention": attention_command(config),
         "o_lane": data.StructLayout({**({"start": context, "ends": 1} if runs else {}), "limit": context,
                                      "token": range(max(config.token_lanes, 2)), "head": 8}),

@@ -34,6 +34,9 @@ class Executor(wiring.Component):
         Scales of the activations that NORM produced, token after token.
     i_rows : In(stream of rows_layout), window : In(20)
         Where attention takes runs: those of ATTEND, tile after tile; with a window, the latest positions that a token sees.
+    budget : In(20); beats, words : Out(16)
+        With a budget of rows per K/V head: the budget, and those fields of the operation. ``o_request`` then also has a request with
+        ``scores`` for each attention of a head: its weights count for the rows of the head.
     magnitudes : In, per slot {first: 6, second: 6}
         Bit lengths of the latest matrix result.
     top_exponents : In, per token signed(16)
@@ -69,6 +72,7 @@ class Executor(wiring.Component):
             "i_scale": In(stream.Signature(SCALAR)),
             **({"i_rows": In(stream.Signature(rows_layout(config)))} if config.attention_runs else {}),
             **({"window": In(POSITION_BITS)} if config.cache == "window" else {}),
+            **({"budget": In(POSITION_BITS), "beats": Out(16), "words": Out(16)} if config.cache == "evict" else {}),
             "magnitudes": In(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), config.token_slots)),
             "top_exponents": In(data.ArrayLayout(signed(16), lanes)),
             "inverse_temperature": In(SCALAR),
@@ -120,6 +124,9 @@ class Executor(wiring.Component):
             self.tag.eq(Mux(waiting, self.linear_tag, op.tag)),
             self.next_opcode.eq(op.opcode),
         ]
+
+        if issue.config.cache == "evict":
+            m.d.comb += [self.beats.eq(op.beats), self.words.eq(op.words)]
 
         last = operation.sampled if issue.config.cache == "paged" else operation.tokens - 1
         from_last = (op.opcode == Opcode.HEAD) | ((op.opcode == Opcode.NORM) & issue.flag[Flag.TO_HEAD])

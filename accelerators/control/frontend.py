@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
 from ..cache.paged import PagedCache, copy_layout
+from ..cache.similar import THRESHOLD_BITS
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
@@ -16,7 +17,7 @@ from .batch import Batch
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
-from .rows import RowReads, contiguous_rows, paged_rows, rows_layout, window_rows
+from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, rows_layout, window_rows
 
 __all__ = ["BURST", "TOKEN_BITS", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
 
@@ -42,8 +43,9 @@ def settings(config: AcceleratorConfig) -> dict[str, int]:
         "max_new_tokens": TOKEN_BITS, "eos_token": TOKEN_BITS, "ignore_eos": 1, "kv_capacity": TOKEN_BITS, "kv_record_beats": 16,
         "kv_head_stride": 32,
     }
-    window = dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), POSITION_BITS)
-    return widths | (window if config.cache == "window" else {})
+    if config.cache in ("window", "evict"):
+        widths |= dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), POSITION_BITS)
+    return widths | ({"kv_threshold": THRESHOLD_BITS} if config.cache == "evict" else {})
 
 
 class FrontEnd(wiring.Component):
@@ -77,9 +79,13 @@ class FrontEnd(wiring.Component):
         Of the KV cache, bus words and bytes.
     kv_sinks, kv_window, kv_positions : In(20)
         With ``cache = "window"``: a token sees the first ``kv_sinks`` positions and the latest ``kv_window`` ones, itself included;
-        ``kv_capacity`` slots hold them and ``token_lanes - 1`` positions more; ``kv_positions`` is the longest text.
+        ``kv_capacity`` slots hold them and ``token_lanes - 1`` positions more; ``kv_positions`` is the longest text. With
+        ``cache = "evict"``: a head has a budget of ``kv_capacity`` rows, ``max_budget`` at most; the first ``kv_sinks`` positions and
+        the last ``kv_window`` ones before a token always stay. When the budget is used up, a chunk has one token.
+    kv_threshold : In(13)
+        With ``cache = "evict"``, for ``EvictCache``.
     o_rows : Out(stream of rows_layout)
-        But with ``cache = "contiguous"``: the runs of rows that ``o_data`` reads.
+        Where attention takes runs: the runs of rows that ``o_data`` reads.
     o_record : Out(stream of {address, beats}), program_done : In(1), kv_free_blocks : Out, o_copy : Out(stream of copy_layout)
         With ``cache = "paged"``: writes of K/V records, in the executor's order; pulse when the executor has come to the end of the
         program; blocks of the pool that nobody has; rows to be copied, before anything of a step is read or written, to be taken when
@@ -102,9 +108,9 @@ class FrontEnd(wiring.Component):
         token id or the position that the cause speaks of.
     position, generated : Out(20)
 
-    Latency: 4 cycles from ``start`` to the first command, 5 with a window. Interval: 1 + 512 / bus_bits cycles per instruction and
-    the memory's latency (1 or more), while the data reads of the previous one are issued; 4 cycles per row of EMBED and ROPE, and one
-    more than the interval of ``ContiguousCache`` (11 or more) per query tile and KV head of ATTEND.
+    Latency: 4 cycles from ``start`` to the first command, 5 with a window, 6 with a budget. Interval: 1 + 512 / bus_bits cycles per
+    instruction and the memory's latency (1 or more), while the data reads of the previous one are issued; 4 cycles per row of EMBED
+    and ROPE, and one more than the interval of ``ContiguousCache`` (11 or more) per query tile and KV head of ATTEND.
     """
 
     latency = None
@@ -217,9 +223,10 @@ class FrontEnd(wiring.Component):
         # Cache rows of attention.
         capacity = Signal(range(config.max_context + 1))
         m.d.sync += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
-        window = config.cache == "window"
-        longest = self.kv_positions if window else capacity  # text
-        m.submodules.cache = cache = {"contiguous": ContiguousCache, "window": WindowCache, "paged": PagedCache}[config.cache](config)
+        window, evict = config.cache == "window", config.cache == "evict"
+        longest = self.kv_positions if window or evict else capacity  # text
+        m.submodules.cache = cache = {"contiguous": ContiguousCache, "window": WindowCache, "paged": PagedCache,
+                                      "evict": ContiguousCache}[config.cache](config)
         head = Signal(8)
         first = Signal(range(lanes + 1))
         tile_end = Signal(range(lanes + 1))
@@ -230,10 +237,17 @@ class FrontEnd(wiring.Component):
             m.d.comb += cache.capacity.eq(capacity)
         m.d.comb += [
             cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride),
-            cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address), cache.i_request.p.head.eq(head),
+            cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address),
+            cache.i_request.p.head.eq(op.other + head if evict else head),
         ]
         if config.cache == "contiguous":
             m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end)]
+        if evict:  # rows of a head up to its budget, and tokens that may be appended at a time
+            there, left = Signal.like(capacity), Signal(TOKEN_BITS + 1)
+            m.d.sync += there.eq(Mux(position + tile_end < capacity, position + tile_end, capacity))
+            m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(there), left.eq(capacity - self.position)]
+            room = Signal(range(lanes + 1))
+            m.d.sync += room.eq(Mux(self.position + 1 >= capacity, 1, Mux(left < lanes, left, lanes)))
 
         tokens_end = batch.stops[first] if several else count
         m.d.sync += tile_end.eq(Mux(first + op.tiles < tokens_end, first + op.tiles, tokens_end))
@@ -294,18 +308,24 @@ class FrontEnd(wiring.Component):
                 self._batch_states(m, batch, cache, prompt_command, collecting_prompt, fail)
             else:
                 with m.State("CHECK_LENGTH"):
-                    m.next = "CHECK_WINDOW" if window else "CHUNK"
+                    m.next = "CHECK_WINDOW" if window or evict else "CHUNK"
                     fail(ErrorCause.PROMPT_TOO_LONG, needed > longest, needed)
-            if window:
+            if window or evict:
                 slots, no_room = Signal(POSITION_BITS + 1), Signal()
-                m.d.sync += [slots.eq(self.kv_sinks + self.kv_window), no_room.eq((slots > capacity) | (self.kv_window == 0))]
+                none = ((slots > capacity) | (self.kv_window == 0) if window else
+                        (slots >= capacity) | (capacity > config.max_budget))
+                m.d.sync += [slots.eq(self.kv_sinks + self.kv_window), no_room.eq(none)]
                 with m.State("CHECK_WINDOW"):
                     m.next = "CHUNK"
                     fail(ErrorCause.CACHE_FULL, no_room, slots)
+            if evict:
+                with m.State("CHUNK"):  # ``room`` is a register late
+                    m.next = "CHUNK_TOKENS"
             if not several:
-                with m.State("CHUNK"):
-                    m.d.sync += [counts[loading].eq(Mux(remaining > lanes, lanes, remaining)),
-                                 finals[loading].eq(remaining <= lanes), row.eq(0)]
+                most = room if evict else lanes
+                with m.State("CHUNK_TOKENS" if evict else "CHUNK"):
+                    m.d.sync += [counts[loading].eq(Mux(remaining > most, most, remaining)),
+                                 finals[loading].eq(remaining <= most), row.eq(0)]
                     m.next = "PROMPT_COMMAND"
                     with m.If(remaining == 0):
                         m.d.sync += [counts[0].eq(1), tokens[0][0].eq(result.token)]
@@ -409,7 +429,7 @@ class FrontEnd(wiring.Component):
                 paged_rows(row_reads, cache, batch)
                 self._record_states(m, row_reads, batch, row, cache)
             else:
-                (window_rows if window else contiguous_rows)(row_reads, cache)
+                (window_rows if window else evict_rows if evict else contiguous_rows)(row_reads, cache)
             with m.State("TOKEN"):
                 m.d.comb += self.i_token.ready.eq(1)
                 with m.If(self.i_token.valid):

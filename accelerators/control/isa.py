@@ -42,12 +42,13 @@ class Opcode(IntEnum):
     table."""
     APPEND = 6
     """Quantize K and V, append to the cache. address (layer's cache), source (K), destination (V), count (KV heads), words (per
-    head), scalar_a, scalar_b (weight scales of K and V)."""
+    head), scalar_a, scalar_b (weight scales of K and V). With a budget of rows: address (whole cache), other (number of the layer's
+    first KV head among those of all layers), beats (of K per row); until the ATTEND behind it nothing else may read memory."""
     ATTEND = 7
     """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
     group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
     scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks). With attention modes, and rows
-    not 0: a unified maximum, shift (base-2 logit)."""
+    not 0: a unified maximum, shift (base-2 logit). With a budget of rows: address and other as of APPEND, tiles 1."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9

@@ -2,10 +2,9 @@
 
 A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, never on the configuration, so
 one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
-has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window,
-KV_FREE_BLOCKS, KV_ADDRESS and KV_HEADS where it is paged: there a prompt is a batch (``entries``). CONFIG_CACHE tells which, and is
-not there for a cache
-of all positions of one sequence.
+has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window or a budget
+of rows, KV_THRESHOLD with the latter; KV_FREE_BLOCKS, KV_ADDRESS and KV_HEADS where it is paged: there a prompt is a batch
+(``entries``). CONFIG_CACHE tells which, and is not there for a cache of all positions of one sequence.
 """
 
 import json
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import CACHES, POSITION_BITS, AcceleratorConfig
+from ..config import CACHES, POSITION_BITS, THRESHOLD_FRACTION, AcceleratorConfig
 from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
@@ -261,14 +260,19 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
     if config.cache != "contiguous":
         b.offset = 0x17C
         b.add("CONFIG_CACHE", "KV cache of another kind than contiguous; where it is, there is no such register.",
-              Field("config_cache", "const", "1: sinks and a window; 2: paged.", 0, 8, CACHES.index(config.cache)),
+              Field("config_cache", "const", "1: sinks and a window; 2: paged; 3: a budget of rows.", 0, 8, CACHES.index(config.cache)),
               Field("config_sequences", "const", "Sequences, if paged.", 8, 8, config.sequences),
               Field("config_block_size", "const", "Positions of a block, if paged.", 16, 16, config.block_size))
-    if config.cache == "window":
+    if config.cache in ("window", "evict"):
         b.offset = 0x180
+        latest = ("Latest positions that a token sees, itself included." if config.cache == "window" else
+                  "Latest positions before a token that the KV cache keeps.")
         b.single("KV_SINKS", "rw", "First positions that the KV cache keeps. Set before a start.", width=POSITION_BITS)
-        b.single("KV_WINDOW", "rw", "Latest positions that a token sees, itself included. Set before a start.", width=POSITION_BITS)
+        b.single("KV_WINDOW", "rw", f"{latest} Set before a start.", width=POSITION_BITS)
         b.single("KV_POSITIONS", "rw", "Positions of the longest text, as many as the rotary table has.", width=POSITION_BITS)
+    if config.cache == "evict":
+        b.single("KV_THRESHOLD", "rw", "Cosine from which on keys of rows are similar, 12 fraction bits; above 1 nothing is merged. "
+                 "Set before a start.", width=THRESHOLD_FRACTION + 1)
 
     if config.cache == "paged":
         b.offset = 0x190

@@ -15,7 +15,7 @@ from ..streams import StreamBuffer
 from .batch import Batch
 from .errors import ErrorCause
 
-__all__ = ["RowReads", "contiguous_rows", "paged_rows", "rows_layout", "window_rows"]
+__all__ = ["RowReads", "contiguous_rows", "evict_rows", "paged_rows", "rows_layout", "window_rows"]
 
 
 def rows_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -75,9 +75,22 @@ class RowReads:
 
 def contiguous_rows(x: RowReads, cache: ContiguousCache) -> None:
     """All positions up to the tile's last token, in one read."""
+    with x.m.State("TILE"):
+        x.m.next = "ROWS"
+    _read(x, cache)
+
+
+def evict_rows(x: RowReads, cache: ContiguousCache) -> None:
+    """All rows that there are when the tile's last token has been appended, in one read; their number is a register later."""
+    with x.m.State("TILE"):
+        x.m.next = "TILE_ROWS"
+    with x.m.State("TILE_ROWS"):
+        x.m.next = "ROWS"
+    _read(x, cache)
+
+
+def _read(x: RowReads, cache: ContiguousCache) -> None:
     m = x.m
-    with m.State("TILE"):
-        m.next = "ROWS"
     with m.State("ROWS"):
         m.d.comb += cache.i_request.valid.eq(1)
         with m.If(cache.i_request.ready):

@@ -151,7 +151,8 @@ def _append(x: Issue) -> None:
             steps.drive(x.launched["record_written"], 1)
             steps.go("READ")
         else:
-            x.send("o_request", "READ", ("record_written",), base=op.address, head=x.head, position=x.position)
+            head = op.other + x.head if x.config.cache == "evict" else x.head
+            x.send("o_request", "READ", ("record_written",), base=op.address, head=head, position=x.position)
 
 
 def _attend(x: Issue) -> None:
@@ -161,8 +162,14 @@ def _attend(x: Issue) -> None:
     tile_tokens, group, lanes = Signal(count), Signal(count), Signal(count)
     m.d.comb += [tile_tokens.eq(x.tile_end - x.tile), group.eq(op.group),
                  lanes.eq(adder_tree([Mux(bit, tile_tokens << k, 0) for k, bit in enumerate(group)]))]  # too small for a multiplier
-    position = x.position + 1
-    if x.rows is None:
+    position, evict = x.position + 1, x.config.cache == "evict"
+    if evict:
+        # Registers, as there are more rows than positions sooner or later: a state lies between a change of the tile and its use.
+        budget, end = x.executor.budget, operation.position + x.tile_end
+        there, limit = Signal(range(x.config.max_context + 1)), Signal(range(x.config.max_context + 1))
+        m.d.sync += [there.eq(Mux(end < budget, end, budget)), limit.eq(Mux(position < budget, position, budget))]
+        run, bounds = {"rows": there}, {"limit": limit}
+    elif x.rows is None:
         run, bounds = {"rows": operation.position + x.tile_end}, {"limit": position}
     else:
         # Registers: states lie between a change of the token or of the run and the lane.
@@ -180,7 +187,10 @@ def _attend(x: Issue) -> None:
         bounds = {"start": start, "limit": limit, "ends": rows.ends}
         if x.config.attention_modes:
             run |= {"unified": op.rows != 0, "phi": op.shift}
-    begin = "ATTEND" if x.rows is None else "ATTEND_RUN"
+    begin = "ATTEND" if x.rows is None and not evict else "ATTEND_RUN"
+    if evict:
+        with steps.state("ATTEND"):
+            x.send("o_request", begin, scores=1, base=op.address, head=op.other + x.head)
     if x.rows is not None:
         with steps.state("ATTEND"):
             steps.drive(x.executor.i_rows.ready, 1)

@@ -27,12 +27,13 @@ class Recorded(dict):
 
 
 class _PartBench(UnitBench):
-    """``inputs`` and ``outputs`` name, for each port, the stream of ``Operations``; ``mode_outputs`` those of ports that come with
-    modes, ``fallbacks`` says whether they are counted."""
+    """``inputs`` and ``outputs`` name, for each port, the stream of ``Operations``; ``mode_outputs`` and ``evict_outputs`` those of
+    ports that come with modes and with a budget of rows; ``fallbacks`` says whether they are counted."""
 
     inputs: Mapping[str, str] = {}
     outputs: Mapping[str, str] = {}
     mode_outputs: Mapping[str, str] = {}
+    evict_outputs: Mapping[str, str] = {}
     fallbacks = False
 
     def __init__(self, config: AcceleratorConfig):
@@ -43,7 +44,8 @@ class _PartBench(UnitBench):
         """The streams of the unit."""
         streams = operations.streams
         stimulus = Recorded({port: self._filled(streams[name]) for port, name in self.inputs.items()})
-        outputs = {**self.outputs, **(self.mode_outputs if self.config.attention_modes else {})}
+        outputs = {**self.outputs, **(self.mode_outputs if self.config.attention_modes else {}),
+                   **(self.evict_outputs if self.config.cache == "evict" else {})}
         stimulus.expected = {port: streams[name] for port, name in outputs.items()}
         stimulus.weights = streams["weights"]
         counted = self.fallbacks and self.config.attention_modes
@@ -176,7 +178,11 @@ class SoftmaxBench(_PartBench):
 
     inputs = {"i": "scores"}
     outputs = {"o_weight": "weights", "o_total": "states"}
+    evict_outputs = {"o_probability": "probabilities"}
     fallbacks = True
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"latency": trace.latency("i", "o_weight"), "interval": trace.interval("i")}
 
 
 class MixBench(_PartBench):
@@ -221,6 +227,7 @@ class AttentionBench(_PartBench):
     inputs = {"i_command": "commands", "i_query": "queries", "i_lane": "lanes", "i_rows": "rows"}
     outputs = {"o": "results", "o_exponent": "exponents"}
     mode_outputs = {"o_part": "parts", "o_sums": "partial_sums"}
+    evict_outputs = {"o_weights": "row_weights"}
     fallbacks = True
     modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate", "llmrtl.sim.bench.attention_packed")
 

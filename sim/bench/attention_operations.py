@@ -9,6 +9,7 @@ from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, hea
 from ..golden.attention import WEIGHT_BITS, Partial, finished, scaled_down
 from ..golden.cache import restored, stored
 from ..golden.lanes import LaneState
+from ..golden.weights import attention_weights
 from .unit import Items
 
 __all__ = ["Mode", "Operations", "Run"]
@@ -52,9 +53,9 @@ class Operations:
     Attributes
     ----------
     streams : Items
-        ``commands``, ``queries``, ``lanes``, ``rows``, ``headers``, ``keys``, ``values``, ``dots``,
-        ``scores``, ``weights``, ``totals``, ``sums``, ``results``, ``exponents``; with modes ``partial_sums`` and ``parts``, and of
-        all operations together ``all_sums`` and ``states``.
+        ``commands``, ``queries``, ``lanes``, ``rows``, ``headers``, ``keys``, ``values``, ``dots``, ``scores``, ``weights``,
+        ``probabilities``, ``row_weights``, ``totals``, ``sums``, ``results``, ``exponents``; with modes ``partial_sums`` and
+        ``parts``, and of all operations together ``all_sums`` and ``states``.
     missed, passed : int
         Lanes that left a unified maximum.
     """
@@ -65,7 +66,7 @@ class Operations:
         self.bound = 1 << (config.kv_bits - 1)
         self.streams: Items = {name: [] for name in (
             "commands", "queries", "lanes", "rows", "headers", "keys", "values", "dots", "scores", "weights",
-            "states", "totals", "all_sums", "sums", "results", "exponents", "parts", "partial_sums")}
+            "probabilities", "row_weights", "states", "totals", "all_sums", "sums", "results", "exponents", "parts", "partial_sums")}
         self.missed = self.passed = 0
 
     def add_random(self) -> None:
@@ -99,8 +100,10 @@ class Operations:
         lanes, head_dim = runs[0].q.shape
         states = [LaneState(config, mode.phi) for _ in range(lanes)]
         sums = np.zeros((lanes, head_dim), np.int64)
+        first_item = len(streams["probabilities"])
         for number, run in enumerate(runs):
             self._add_run(run, states, sums, mode, number == 0, number == len(runs) - 1)
+        self._add_row_weights(streams["probabilities"][first_item:], lanes)
         for lane, state in enumerate(states):
             self.missed, self.passed = self.missed + state.missed, self.passed + state.passed
             words = self.words(sums[lane], "sums")
@@ -118,6 +121,14 @@ class Operations:
             streams["results"] += self.words(x, "x")
             streams["exponents"].append({"exponent": exponent})
         return [state.partial(acc) for state, acc in zip(states, sums, strict=True)]
+
+    def _add_row_weights(self, items: Sequence[dict[str, Any]], lanes: int) -> None:
+        """Weights of the rows of an operation, as many as a cache with a budget may have; a lane that saw none has no maximum."""
+        p, maxima = (np.array([item[name] or 0 for item in items], np.int64).reshape(-1, lanes)[:self.config.max_budget]
+                     for name in ("p", "maximum"))
+        weights = attention_weights(p, maxima)
+        self.streams["row_weights"] += [{"weight": int(weight), "last": int(row == len(weights) - 1)}
+                                        for row, weight in enumerate(weights)]
 
     def _add_run(self, run: Run, states: list[LaneState], sums: np.ndarray, mode: Mode, begins: bool, ends: bool) -> None:
         config, streams = self.config, self.streams
@@ -159,6 +170,8 @@ class Operations:
                     "visible": visible, "first": begins and row == 0, "final": final, "last": last, **modes})
                 weight, shift = state.step(dot, query, k_scales[row], v_scales[row]) if visible else (0, 0)
                 sums[lane] = scaled_down(sums[lane], shift) + weight * v[row]
+                streams["probabilities"].append({"p": state.p if visible else 0, "maximum": state.maximum, "lane": lane,
+                                                 "last": final and last})
                 coarse = weight >= 1 << WEIGHT_BITS
                 streams["weights"].append({
                     "factor": weight >> config.probability_bits - WEIGHT_BITS + 1 if coarse else weight,

@@ -17,7 +17,7 @@ from .unit import Items, UnitBench
 __all__ = ["ExecutorBench"]
 
 INVERSE_TEMPERATURE = Scalar.from_float(1.4)
-WINDOW = 9
+WINDOW, BUDGET = 9, 40
 EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "exponent_stored", "record_written",
           "token_sampled")
 
@@ -99,7 +99,8 @@ class Units(Model):
         """The outputs that route the data are those of the operation under way."""
         inputs = self.inputs[self.started - 1]
         want: dict[str, int] = {"opcode": inputs.op.opcode, "flags": inputs.op.flags, "tokens": inputs.tokens,
-                                "group": inputs.op.group, "tag": inputs.op.tag}
+                                "group": inputs.op.group, "tag": inputs.op.tag,
+                                **({"beats": inputs.op.beats, "words": inputs.op.words} if "beats" in self.ports else {})}
         for name, value in want.items():
             if self.level(name) != value:
                 raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {value:d}")
@@ -121,7 +122,7 @@ class ExecutorBench(UnitBench):
         self.inputs: list[Inputs] = []
 
     def constants(self) -> Mapping[str, int]:
-        window = {"window": WINDOW} if self.config.cache == "window" else {}
+        window = {"window": {"window": WINDOW}, "evict": {"budget": BUDGET}}.get(self.config.cache, {})
         return {"inverse_temperature": INVERSE_TEMPERATURE.mantissa | (INVERSE_TEMPERATURE.exponent & 0xFFFF) << 24, **window}
 
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
@@ -156,6 +157,8 @@ class ExecutorBench(UnitBench):
             tiles=rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else rng.getrandbits(16),
             **scalar_words)
         lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
+        if config.cache == "evict" and rng.random() < 0.5:
+            position = rng.randint(0, 2 * BUDGET)
         rows: list[list[dict[str, int]]] = []
         several: dict[str, Any] = {}
         if config.cache == "paged":
@@ -225,7 +228,7 @@ class ExecutorBench(UnitBench):
 
     def _golden(self) -> list[tuple[int, Command]]:
         """All commands, each with the number of its operation."""
-        golden = Executor(self.config, INVERSE_TEMPERATURE, WINDOW)
+        golden = Executor(self.config, INVERSE_TEMPERATURE, WINDOW, BUDGET)
         return [(number, command) for number, inputs in enumerate(self.inputs) for command in golden.commands(inputs)]
 
     def begin(self, stimulus: Items) -> None:

@@ -16,6 +16,8 @@ __all__ = ["FrontEndBench", "Generation", "instruction_fields"]
 
 VOCABULARY = 300
 EOS = VOCABULARY - 1
+OWNERS = dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), ("window", "evict")) | {"kv_threshold": ("evict",)}
+"""Settings that some caches have only, and which."""
 
 
 def instruction_fields(op: Instruction) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class FrontEndBench(UnitBench):
     def __init__(self, config: Any):
         super().__init__(config)
         self.generations: list[Generation] = []
-        self.longest = "kv_positions" if config.cache == "window" else "kv_capacity"
+        self.longest = "kv_positions" if config.cache in ("window", "evict") else "kv_capacity"
         """Setting that ends the text."""
 
     # Generations.
@@ -80,7 +82,7 @@ class FrontEndBench(UnitBench):
         config = self.config
         code = encode_program(self.program(rng) if program is None else program)
         base = rng.randint(1, 1000) * INSTRUCTION_BYTES
-        room = (1 << 20) - 1 if config.cache == "window" and rng.random() < 0.3 else config.max_context
+        room = (1 << 20) - 1 if config.cache in ("window", "evict") and rng.random() < 0.3 else config.max_context
         start = rng.randint(0, room - length - steps) if rng.random() < 0.7 else 0
         beats = record_beats(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         capacity, window = rng.randint(start + length + steps, (1 << 20) - 1), {}
@@ -89,6 +91,14 @@ class FrontEndBench(UnitBench):
             slots = rng.randint(sinks + config.token_lanes, config.max_context)
             window = {"kv_sinks": sinks, "kv_window": rng.randint(1, slots - sinks - config.token_lanes + 1), "kv_positions": capacity}
             capacity = slots if rng.random() < 0.8 else rng.randint(config.max_context, (1 << 20) - 1)
+        if config.cache == "evict":
+            budget = rng.randint(2, config.max_budget)
+            sinks = rng.randrange(budget)
+            window = {"kv_sinks": sinks, "kv_window": rng.randrange(budget - sinks), "kv_positions": capacity,
+                      "kv_threshold": rng.getrandbits(13)}
+            if rng.random() < 0.5:
+                start = max(0, min(start, budget - rng.randint(0, length)))
+            capacity = budget
         settings = Settings(
             program_address=base, prompt_address=base + len(code), prompt_length=length, start_position=start,
             max_new_tokens=steps, eos_token=EOS, ignore_eos=0, kv_capacity=capacity,
@@ -163,8 +173,9 @@ class FrontEndBench(UnitBench):
         elif self.running < 0 or (level("done") and self.running + 1 < len(self.generations)):
             self.running += 1
             self.tokens = self.sampled = 0
-            ports |= {name: value for name, value in asdict(self.generations[self.running].settings).items()
-                      if self.config.cache == "window" or name not in ("kv_sinks", "kv_window", "kv_positions")} | {"start": 1}
+            values = asdict(self.generations[self.running].settings)
+            ports |= {name: value for name, value in values.items() if self.config.cache in OWNERS.get(name, (self.config.cache,))}
+            ports["start"] = 1
             self.start_cycle = cycle
         if self.running >= 0:
             stop_after = self.generations[self.running].stop_after
@@ -251,5 +262,5 @@ class FrontEndBench(UnitBench):
         if self.config.cache == "contiguous":
             found["tile"] = max(8, self.config.max_context.bit_length()) + 3
         else:
-            found["start"] += 1
+            found["start"] += 2 if self.config.cache == "evict" else 1
         return found if self.config.token_lanes == 1 else found | {"row": 4}

@@ -93,6 +93,20 @@ async def no_room_for_the_window(dut: Any) -> None:
 
 
 @cocotb.test()
+async def no_room_for_the_budget(dut: Any) -> None:
+    """What always stays takes all rows; more rows than there are."""
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
+        bad = bench.generation(rng, 2, 1)
+        sinks, recent = rng.randint(0, 4), rng.randint(0, 10)
+        rows = sinks + recent if number % 2 else (bench.config.max_budget + 1, 1 << 19)[number // 2 % 2]
+        bad.settings = replace(bad.settings, kv_sinks=sinks, kv_window=recent, kv_capacity=rows)
+        return bad, sinks + recent
+
+    if Environment(dut).bench.config.cache == "evict":
+        await _stops(dut, ErrorCause.CACHE_FULL, spoil)
+
+
+@cocotb.test()
 async def token_out_of_range(dut: Any) -> None:
     """In the prompt, at any place of a chunk; or sampled."""
     def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:

@@ -51,8 +51,8 @@ from .exp import pow2_negative
 from .numerics import Scalar, round_shift
 
 __all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "Partial", "Rows",
-           "attend", "attend_parts", "attend_runs", "checked", "final_shifts", "finish", "finished", "logits", "query_scale",
-           "scaled_down", "weights"]
+           "attend", "attend_parts", "attend_runs", "checked", "final_shifts", "finish", "finished", "logits", "probabilities",
+           "query_scale", "scaled_down", "weights"]
 
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane whose V rows all have scale zero: below all in use, so that alignment ignores it."""
@@ -152,6 +152,16 @@ def checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConf
     return q, limits, k, k_scales, v, v_scales
 
 
+def probabilities(q, queries, k, k_scales, config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray]:
+    """``(p, m')`` of lanes that see all rows, int64 ``[lanes, rows]`` each; ``queries``: ``query_scale`` of each lane."""
+    frac = config.logit_frac_bits
+    # float64 holds the dot products, below 2**41, exactly.
+    dots = (np.asarray(q, np.float64) @ k.astype(np.float64).T).astype(INT64)
+    logit = logits(dots, (queries[:, :1], queries[:, 1:]), k_scales, config)
+    maxima = np.maximum.accumulate(-(-logit >> frac), axis=1)
+    return pow2_negative((maxima << frac) - logit, config), maxima
+
+
 def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config: AcceleratorConfig
            ) -> tuple[np.ndarray, np.ndarray]:
     """Attention of several lanes (token, query head) against the rows of one K/V head.
@@ -183,15 +193,11 @@ def attend(q, scales: Sequence[Scalar], limits, k, k_scales, v, v_scales, config
     scaled = v_scales[:, 0] != 0
     undefined = INT64(-(1 << 20))
     tops = np.maximum.accumulate(np.where(scaled, v_scales[:, 1], undefined))
-    frac = config.logit_frac_bits
-    # float64 holds the dot products, below 2**41, exactly. Rows beyond a lane's limit come last and are left out below.
-    queries = np.array([query_scale(scale) for scale in scales], INT64).reshape(-1, 2, 1)
+    # Rows beyond a lane's limit come last and are left out below.
+    queries = np.array([query_scale(scale) for scale in scales], INT64)
     for first in range(0, len(q), _LANE_BLOCK):
         block = slice(first, first + _LANE_BLOCK)
-        dots = (q[block].astype(np.float64) @ k.astype(np.float64).T).astype(INT64)
-        logit = logits(dots, (queries[block, 0], queries[block, 1]), k_scales, config)
-        maxima = np.maximum.accumulate(-(-logit >> frac), axis=1)
-        p = pow2_negative((maxima << frac) - logit, config)
+        p, maxima = probabilities(q[block], queries[block], k, k_scales, config)
         w = weights(p, v_scales[:, 0], np.where(scaled, tops - v_scales[:, 1], 0), config)
         for lane in range(first, min(first + _LANE_BLOCK, len(q))):
             rows = int(min(limits[lane], len(k)))

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...accelerators.config import THRESHOLD_FRACTION
 from .cache import DROPPED_BITS, stored_scale
 from .numerics import Scalar, round_shift
 
@@ -35,7 +36,6 @@ WEIGHT_FRACTION = 16
 
 GLOBAL_MAX = (1 << 32) - 1
 
-THRESHOLD_FRACTION = 12
 ONE = 1 << THRESHOLD_FRACTION
 """A threshold of 1: above it no key is similar."""
 

@@ -57,8 +57,8 @@ class Inputs:
 class Executor:
     """Remembers, like the hardware, the scales of the activations and of the products of GLU."""
 
-    def __init__(self, config: AcceleratorConfig, inverse_temperature: Scalar, window: int = 0) -> None:
-        self.config, self.inverse_temperature, self.window = config, inverse_temperature, window
+    def __init__(self, config: AcceleratorConfig, inverse_temperature: Scalar, window: int = 0, budget: int = 0) -> None:
+        self.config, self.inverse_temperature, self.window, self.budget = config, inverse_temperature, window, budget
         self.scales = [[Scalar(0, 0)] * config.token_lanes for _ in range(config.chunks)]
         self.products = [Scalar(0, 0)] * config.token_lanes
 
@@ -129,12 +129,17 @@ class Executor:
         for token, activation_scale in enumerate(self.scales[inputs.chunk][:inputs.tokens]):
             for head in range(op.count):
                 if self.config.cache != "paged":
-                    yield Command("o_request", {"base": op.address, "head": head, "position": inputs.at(token)}, ("record_written",))
+                    yield self._request(op, head, ("record_written",), position=inputs.at(token))
                 key, value = (list(self._quantize(token, base + head * op.words, op.words, activation_scale * Scalar(*scale), op))
                               for base, scale in ((op.source, op.scalar_a), (op.destination, op.scalar_b)))
                 if self.config.cache == "paged":
                     key[0] = replace(key[0], launches=("record_written",))
                 yield from key + value
+
+    def _request(self, op: Instruction, head: int, launches: tuple[str, ...], **fields: int) -> Command:
+        if self.config.cache == "evict":
+            fields = {"scores": 0, **fields, "head": (op.other + head) % (1 << 8)}
+        return Command("o_request", {"base": op.address, "head": head, "position": 0, **fields}, launches)
 
     def _attend_runs(self, op: Instruction, inputs: Inputs, kv_head: int, tile: range, runs: Sequence[dict[str, int]]
                      ) -> Iterator[Command]:
@@ -168,16 +173,22 @@ class Executor:
                 continue
             for first in range(0, inputs.tokens, op.tiles):
                 tile = range(first, min(first + op.tiles, inputs.tokens))
-                yield Command("o_attention", {"lanes": len(tile) * op.group, "rows": inputs.position + tile.stop,
+                if self.config.cache == "evict":
+                    yield self._request(op, kv_head, (), scores=1)
+                yield Command("o_attention", {"lanes": len(tile) * op.group, "rows": self._there(inputs.position + tile.stop),
                                               "beats": op.beats, "words": op.words}, ("packet_taken",))
                 for token in tile:
                     for head in range(kv_head * op.group, (kv_head + 1) * op.group):
                         offset = head * op.words
-                        yield Command("o_lane", {"limit": inputs.position + token + 1, "token": token, "head": head},
+                        yield Command("o_lane", {"limit": self._there(inputs.position + token + 1), "token": token, "head": head},
                                       ("exponent_stored",))
                         yield from self._quantize(token, op.source + offset, op.words,
                                                   self.scales[inputs.chunk][token] * Scalar(*op.scalar_a), op)
                         yield self._access("o_write", token, op.destination + offset, op.words)
+
+    def _there(self, positions: int) -> int:
+        """Rows of a head after so many positions."""
+        return min(positions, self.budget) if self.config.cache == "evict" else positions
 
     def _residual(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token in range(inputs.tokens):

@@ -31,6 +31,7 @@ class Settings:
     kv_sinks: int = 0
     kv_window: int = 0
     kv_positions: int = 0
+    kv_threshold: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class FrontEnd:
     def _generate(self, prompt: Sequence[int], sampled: Iterator[tuple[int, int]], stop_after: int | None) -> None:
         capacity, lanes = min(self.settings.kv_capacity, self.config.max_context), self.config.token_lanes
         slots, windowed = self.settings.kv_sinks + self.settings.kv_window, self.config.cache == "window"
-        self.ring, capacity = capacity - self.settings.kv_sinks, self.settings.kv_positions if windowed else capacity
+        evicts, self.rows_there = self.config.cache == "evict", capacity
+        self.ring, capacity = capacity - self.settings.kv_sinks, self.settings.kv_positions if windowed or evicts else capacity
         length = self.settings.prompt_length
         if not (length and self.settings.max_new_tokens):
             self._fail(ErrorCause.EMPTY_PROMPT, length)
@@ -103,12 +105,17 @@ class FrontEnd:
             self._fail(ErrorCause.PROMPT_TOO_LONG, self.position + length)
         if windowed and (self.settings.kv_window == 0 or self.ring < self.settings.kv_window):
             self._fail(ErrorCause.CACHE_FULL, slots)
-        for start in range(0, length, lanes * self.config.chunks):
-            chunks = []
-            for first in range(start, min(start + lanes * self.config.chunks, length), lanes):
-                chunks.append(prompt[first:min(first + lanes, length)])
-                self.program.append(Read(self.settings.prompt_address + first * self.config.bus_bytes, len(chunks[-1])))
-            self._chunks(chunks, start + lanes * self.config.chunks >= length)
+        if evicts and (slots >= self.rows_there or self.rows_there > self.config.max_budget):
+            self._fail(ErrorCause.CACHE_FULL, slots)
+        start = 0
+        while start < length:
+            chunks: list[Sequence[int]] = []
+            while start < length and len(chunks) < self.config.chunks:
+                most = max(1, min(lanes, self.rows_there - self.position)) if evicts else lanes
+                chunks.append(prompt[start:min(start + most, length)])
+                self.program.append(Read(self.settings.prompt_address + start * self.config.bus_bytes, len(chunks[-1])))
+                start += len(chunks[-1])
+            self._chunks(chunks, start >= length)
         while True:
             token, value = next(sampled)
             self.generated += 1
@@ -174,12 +181,18 @@ class FrontEnd:
                     if self.config.cache == "window":
                         self._read_window(op.address, head, position + first, rows, position + len(tokens))
                         continue
+                    if self.config.cache == "evict":
+                        rows = min(rows, self.rows_there)
                     command = contiguous_command(
-                        op.address, head, 0, rows, capacity=self.config.max_context,
+                        op.address, self._head(op, head), 0, rows, capacity=self.config.max_context,
                         record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,
                         bus_bits=self.config.bus_bits)
                     assert command is not None
                     self.data.append(Read(command.address, command.beats, self.appends))
+
+    def _head(self, op: Instruction, head: int) -> int:
+        """Number of a head of an operation among those behind its address."""
+        return (op.other + head) % (1 << 8) if self.config.cache == "evict" else head
 
     def _read_window(self, base: int, head: int, first: int, end: int, length: int) -> None:
         """Runs of the tokens ``first`` to ``end - 1``: the sinks, then what the first one sees and the others."""

@@ -24,8 +24,8 @@ class LaneState:
     ----------
     maximum, top : int or None
         Integer running maximum of the logits; largest V exponent so far.
-    total : int
-        Sum of probabilities.
+    p, total : int
+        Probability of the latest row; sum of probabilities.
     unified : bool
         The maximum is ``phi``, as it was from the first row on.
     missed, passed : bool
@@ -36,7 +36,7 @@ class LaneState:
         self.config, self.phi = config, phi
         self.maximum: int | None = None
         self.top: int | None = None
-        self.total = 0
+        self.p = self.total = 0
         self.unified = self.missed = self.passed = False
 
     def step(self, dot: int, query: tuple[int, int], key, value) -> tuple[int, int]:
@@ -45,7 +45,7 @@ class LaneState:
         logit = int(logits(np.array([dot]), query, np.array([key]), self.config)[0])
         maximum = self._maximum(-(-logit >> frac))
         shift = 0 if self.maximum is None else maximum - self.maximum
-        p = int(pow2_negative(np.int64((maximum << frac) - logit), self.config))
+        self.p = p = int(pow2_negative(np.int64((maximum << frac) - logit), self.config))
         self.maximum, self.total = maximum, int(scaled_down(self.total, shift)) + p
         mantissa, exponent = int(value[0]), int(value[1])
         if not mantissa:

@@ -2,7 +2,7 @@
 
 Everything the machine knows comes from the image (program, packed weights, tables), as in hardware, so the compiler is
 checked with it. Tokens of a chunk are independent of how the prompt is cut into chunks, so the machine may take a whole
-prompt as one chunk where the hardware takes several.
+prompt as one chunk where the hardware takes several. But what a KV cache with a budget of rows takes at a time, it says itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..blas import single_threaded_blas
 from . import elementwise, head, ternary
 from .attention import Rows, attend, attend_runs
 from .cache import pack_records, restored, stored, stored_scale
+from .evict_layer import EvictLayer
 from .numerics import Scalar
 from .sampler import Sampler
 
@@ -104,6 +105,7 @@ class Machine:
         self.position = 0
         self._weights: dict[int, Any] = {}
         self._caches: dict[int, _LayerCache] = {}
+        self._evicting: dict[int, EvictLayer] = {}
         self._handlers: dict[Opcode, Callable[[Instruction], None]] = {
             opcode: getattr(self, "_" + opcode.name.lower()) for opcode in Opcode if opcode is not Opcode.END}
 
@@ -134,22 +136,31 @@ class Machine:
         if self.position + len(tokens) > self.image.positions:
             raise OverflowError(f"the KV cache holds {self.image.positions} positions; "
                                 f"{self.position + len(tokens)} needed")
+        self.results: list[np.ndarray] = []
+        self._real_scales: list[float] = []
+        left = list(tokens)
+        while left:
+            count = self.image.chunk_room(self.position) or len(left)
+            here, left = left[:count], left[count:]
+            self._execute(here, every, final=not left)
+        return self.results
+
+    def _execute(self, tokens: list[int], every: bool, final: bool) -> None:
+        """The program over tokens that go into the cache at a time, the ``final`` ones of a chunk or others."""
         lanes = self.config.vector_lanes
-        self.tokens = list(tokens)
+        self.tokens = tokens
         self.memory = np.zeros((len(tokens), self.config.vector_memory // lanes, lanes), np.int64)
         self.activations: np.ndarray = np.zeros((len(tokens), 0), np.int64)
         self.scales = [Scalar(0, 0)] * len(tokens)
         self.products = [Scalar(0, 0)] * len(tokens)
         self.magnitudes = [(0, 0)] * len(tokens)
         self.exponents: np.ndarray = np.zeros((len(tokens), 0), np.int64)
-        self.results: list[np.ndarray] = []
-        self._real_scales: list[float] = []
         self._every = every
         with single_threaded_blas():
             for op in self.program[:-1]:
-                self._handlers[op.opcode](op)
+                if every or final or Flag.LAST_CHUNK not in op.flags:
+                    self._handlers[op.opcode](op)
         self.position += len(tokens)
-        return self.results
 
     def fill_cache(self, positions: int, seed: int = 1) -> None:
         """Fill an empty cache with random records, as if ``positions`` tokens had been prefilled: the next one is at ``positions``.
@@ -160,8 +171,8 @@ class Machine:
 
         Raises ``ValueError`` unless the cache keeps all positions, is empty, and has room for ``positions`` and one more.
         """
-        if self.image.window is not None:
-            raise ValueError("a cache of sinks and a window is not filled")
+        if self.image.window is not None or self.image.eviction is not None:
+            raise ValueError("a cache of sinks and a window, or of a budget of rows, is not filled")
         if self.position:
             raise ValueError(f"the cache must be empty to be filled, it holds {self.position} positions")
         if not 1 <= positions < self.image.kv_capacity:
@@ -282,6 +293,8 @@ class Machine:
         exponents = np.zeros((tokens, heads), np.int64)
         q, scales = self._quantized_heads(op.source, heads, op.words, Scalar(*op.scalar_a))
         limits = np.repeat(np.arange(self.position, self.position + tokens) + 1, op.group)
+        if isinstance(cache, EvictLayer):
+            limits = np.minimum(limits, self.image.kv_capacity)
         phi = op.shift if self.config.attention_modes and op.rows else None
         if self.image.window is not None:
             sink_q, sink_scales = self._quantized_heads(op.other, heads, op.words, Scalar(*op.scalar_a))
@@ -289,13 +302,16 @@ class Machine:
             group = slice(kv_head * op.group, (kv_head + 1) * op.group)
             lane_scales = [scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
             queries = q[:, group].reshape(len(limits), -1)
-            rows = cache.rows(kv_head, self.position + tokens)
+            rows = cache.rows(kv_head) if isinstance(cache, EvictLayer) else cache.rows(kv_head, self.position + tokens)
             if self.image.window is None and phi is None:
                 x, e = attend(queries, lane_scales, limits, *rows, self.config)
+                if isinstance(cache, EvictLayer):
+                    cache.weigh(kv_head, queries, lane_scales, limits, op.group)
             elif self.image.window is None:
                 x, e = attend_runs([Rows(queries, lane_scales, np.zeros_like(limits), limits, *rows)], self.config, phi)
             else:
                 sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
+                assert isinstance(cache, _LayerCache)
                 x, e = attend_runs(self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
                                                 (queries, lane_scales)), self.config, phi)
             outputs[:, group] = x.reshape(tokens, op.group, -1)
@@ -371,8 +387,12 @@ class Machine:
         """The same vector of all tokens."""
         return self.memory[:, base:base + words].reshape(len(self.tokens), -1)
 
-    def _cache(self, op: Instruction) -> _LayerCache:
+    def _cache(self, op: Instruction) -> _LayerCache | EvictLayer:
         """Cache of the layer that an APPEND or ATTEND addresses."""
+        if self.image.eviction is not None:
+            if op.other not in self._evicting:
+                self._evicting[op.other] = EvictLayer(op.count, self.image.kv_capacity, self.image.eviction, self.config)
+            return self._evicting[op.other]
         if op.address not in self._caches:
             self._caches[op.address] = _LayerCache(op.count, self.image.positions, op.words * self.config.vector_lanes,
                                                    self.config)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def _expected(image: Image, prompt: Sequence[int], generated: Sequence[int], fil
     machine = Machine(image, trace=lambda tag, position, values: results.setdefault(tag, []).append(values.copy()))
     if fill_context:
         machine.fill_cache(fill_context)
-    lanes = image.config.token_lanes
     program = list(decode_program(image.data[image.program_address:].tobytes()))
-    chunks = [list(prompt[start:start + lanes]) for start in range(0, len(prompt), lanes)]
+    left = iter(prompt)
+    chunks = [list(islice(left, count)) for count in image.prompt_chunks(len(prompt), fill_context)]
     final = len(chunks) - 1
     chunks += [[token] for token in generated]
     for number, tokens in enumerate(chunks):

@@ -227,6 +227,9 @@ def setup_registers(image: Image, sampling: Sampling, memory_model: str, watchdo
     }
     if image.window is not None:
         values |= {"KV_SINKS": image.window.sinks, "KV_WINDOW": image.window.recent, "KV_POSITIONS": image.window.positions}
+    if image.eviction is not None:
+        kept = image.eviction
+        values |= {"KV_SINKS": kept.sinks, "KV_WINDOW": kept.recent, "KV_POSITIONS": kept.positions, "KV_THRESHOLD": kept.threshold}
     if image.config.cache == "paged":
         values |= {"KV_ADDRESS": image.kv_address, "KV_HEADS": image.model.layers * image.model.kv_heads}
     if image.config.memory_ports > 1:

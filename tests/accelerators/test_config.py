@@ -106,7 +106,8 @@ def test_nan_is_refused():
 def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
     # Left out at their default, so that the hashes of older configurations stay.
-    later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int", "attention_modes": False}
+    later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int", "attention_modes": False,
+             "cache_heads": 16}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -119,11 +120,16 @@ def test_from_json_checks_too():
 
 def test_cache_is_one_that_there_is():
     for value in ("ring", "", 2, None):
-        with pytest.raises(ValueError, match=f"cache must be one of contiguous, window, paged, not {value!r}"):
+        with pytest.raises(ValueError, match=f"cache must be one of contiguous, window, paged, evict, not {value!r}"):
             replace(TINY, cache=value)
     for options in ({"chunks": 2}, {"block_size": 1024}):
         with pytest.raises(ValueError, match="with cache = 'paged', chunks must be 1, and max_context at least block_size"):
             replace(TINY, cache="paged", **options)
+    for options in ({"chunks": 2}, {"kv_bits": 16}, {"kv_storage": "int4"}, {"max_context": 7}):
+        with pytest.raises(ValueError, match="with cache = 'evict', chunks must be 1, kv_bits 8, kv_storage 'int' and max_context"):
+            replace(TINY, cache="evict", **options)
+    with pytest.raises(ValueError, match=r"cache_heads must be in 2\.\.256, not 1"):
+        replace(TINY, cache_heads=1)
 
 
 def test_storage_is_one_that_there_is():
@@ -140,8 +146,8 @@ def test_storage_is_one_that_there_is():
 def test_attention_modes_need_runs_and_fraction_bits():
     modes = replace(preset("tiny_modes"))
     assert modes.attention_runs and (modes.unified_window, modes.accumulator_bits) == (3, 24 + 8 + 10)
-    for options in ({"cache": "contiguous"}, {"probability_bits": 20}):
-        with pytest.raises(ValueError, match="with attention_modes, cache must not be 'contiguous' and probability_bits at least 21"):
+    for options in ({"cache": "contiguous"}, {"cache": "evict"}, {"probability_bits": 20}):
+        with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' or 'paged' and probability_bits at least 21"):
             replace(modes, **options)
     with pytest.raises(TypeError, match="attention_modes must be True or False, not 1"):
         replace(modes, attention_modes=1)

@@ -26,14 +26,17 @@ def bases(config):
 
 def test_offsets_do_not_depend_on_the_configuration():
     window = {"KV_SINKS": 0x180, "KV_WINDOW": 0x184, "KV_POSITIONS": 0x188}.items()
-    assert all((window <= register_map(config).offsets.items()) == (config.cache == "window") for config in PRESETS.values())
+    assert all((window <= register_map(config).offsets.items()) == (config.cache in ("window", "evict")) for config in PRESETS.values())
+    budget = {"KV_THRESHOLD": 0x18C}.items()
+    assert all((budget <= register_map(config).offsets.items()) == (config.cache == "evict") for config in PRESETS.values())
     paged = {"KV_FREE_BLOCKS": 0x190, "KV_ADDRESS": 0x194, "KV_HEADS": 0x198}.items()
     assert all((paged <= register_map(config).offsets.items()) == (config.cache == "paged") for config in PRESETS.values())
     kind = {"CONFIG_CACHE": 0x17C}.items()
     assert all((kind <= register_map(config).offsets.items()) == (config.cache != "contiguous") for config in PRESETS.values())
     modes = {"ATTENTION_MISSED": 0x1A0, "ATTENTION_PASSED": 0x1A4}.items()
     assert all((modes <= register_map(config).offsets.items()) == config.attention_modes for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window - paged - kind - modes for config in PRESETS.values()]
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes
+            for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
 

@@ -139,11 +139,15 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
                                                                        "context of 25; this model on preset 'tiny' has 24"),
     (("--prompt-ids", "1", "--context", "25"), "context must be in 1..24, not 25"),
     (("--prompt-ids", "1", "--temperature", "1", "--top-k", "9"), "--top-k must be at most 8 on preset 'tiny', not 9"),
-    (("--prompt-ids", "1", "--sinks", "4"), "--sinks has no effect without --window: all positions are kept"),
+    (("--prompt-ids", "1", "--sinks", "4"), "--sinks has no effect without --window or --budget: all positions are kept"),
+    (("--prompt-ids", "1", "--recent", "4"), "--recent has no effect without --budget"),
+    (("--prompt-ids", "1", "--window", "4", "--budget", "8"), "give --window or --budget, not both: they are different KV caches"),
+    (("--prompt-ids", "1", "--budget", "33"), "budget must be in 1..32 rows on preset 'tiny_evict', not 33"),
+    (("--prompt-ids", "1", "--budget", "8", "--high-precision"), "with cache = 'evict', chunks must be 1, kv_bits 8"),
     (("--prompt-ids", "1", "--window", "124", "--sinks", "4"),
      "must together be at most 127 on preset 'tiny_window', max_context less a chunk's token_lanes - 1, not 4 + 124"),
     (("--prompt-ids", "1", "--window", "8", "--fill-context", "9"),
-     "--fill-context fills a KV cache that keeps all positions: it does not go with --window"),
+     "--fill-context fills a KV cache that keeps all positions: it does not go with --window or --budget"),
     (("--prompt-ids", "1", "--window", "8", "--context", "9", "--tokens", "10"), "need a context of 10; this model on preset "
                                                                                  "'tiny_window' has 9"),
     (("--prompt-ids", "1", "--preset", "tiny_window"),
@@ -152,9 +156,10 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
     (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
     (("--prompt-ids", "1", "--preset", "huge"),
-     "preset must be one of edge, kv260, tiny, tiny_int4, tiny_modes, tiny_paged, tiny_window, not 'huge'\n"),
+     "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_window, not 'huge'\n"),
     (("--prompt-ids", "1", "--preset", "egde"),
-     "preset must be one of edge, kv260, tiny, tiny_int4, tiny_modes, tiny_paged, tiny_window, not 'egde'; did you mean 'edge'?\n"),
+     "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_window, not 'egde'; did you mean "
+     "'edge'?\n"),
 ])
 def test_bad_run(model, tmp_path, capsys, folder, unbuilt, options, message):
     """Nothing is begun, and no summary of an earlier run is left to be taken for one of this."""

@@ -1,0 +1,202 @@
+"""The accelerator with a KV cache of a budget of rows per head: texts much longer than it, every token against the golden model."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from llmrtl.accelerators.control.errors import ErrorCause
+from llmrtl.accelerators.control.isa import Opcode, decode_program
+from llmrtl.accelerators.presets import preset, with_cache
+from llmrtl.rtl_gen.checkpoint import Checkpoint
+from llmrtl.rtl_gen.compile import Budget, CompileError, compile_model, plan
+from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.rtl_gen.image import Image
+from llmrtl.rtl_gen.lint import lint
+from llmrtl.sim.golden.machine import Machine
+from llmrtl.sim.native.build import build_driver
+from llmrtl.sim.native.locate import first_difference
+from llmrtl.sim.native.run import simulate
+
+from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
+
+TINY = preset("tiny_evict")
+WIDE = with_cache(replace(preset("tiny"), name="wide", token_lanes=4, query_lanes=5, bus_bits=64, vector_lanes=4, tables=16), "evict")
+MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
+BUDGETS = [Budget(16, threshold=0.5), Budget(7, 1, 2, 1.1), Budget(2, 0, 0, 0.0), Budget(32, 30, 1, 0.3)]
+"""Many merges; no merge; two rows, all merged that can be; one row that may go."""
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def checkpoint(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    shape, linear_class = MODELS[request.param]
+    write_checkpoint(folder, shape, seed=7, linear_class=linear_class)
+    return Checkpoint.open(folder)
+
+
+def compiled(checkpoint, config, folder, budget):
+    image = compile_model(checkpoint, config, fraction_bits=20, budget=budget, context=200)
+    image.save(folder / "image")
+    return image, folder / "image.bin"
+
+
+def steps(image, prompt, count):
+    return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
+
+
+def said(run):
+    return [(token.token, token.value) for token in run.tokens]
+
+
+# The golden machine alone.
+
+def test_below_the_budget_nothing_differs(checkpoint, tmp_path):
+    """As long as nothing goes, the text is that of a cache of all positions."""
+    image, _ = compiled(checkpoint, TINY, tmp_path, Budget(40))
+    plain = compile_model(checkpoint, preset("tiny"), fraction_bits=20)
+    assert steps(image, [1, 2, 3] * 5, 20) == steps(plain, [1, 2, 3] * 5, 20)
+    assert steps(image, [1, 2, 3] * 5, 40) != steps(plain, [1, 2, 3] * 5, 40)
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_every_token_is_in_one_row_or_dropped(checkpoint, tmp_path, budget):
+    """In every head of every layer; first and last positions are there; rows stand for several tokens only where they may."""
+    image, _ = compiled(checkpoint, TINY, tmp_path, budget)
+    machine = Machine(image)
+    list(machine.generate([1, 2, 3] * 8, 20))
+    heads = [head for layer in machine._evicting.values() for head in layer.heads]
+    assert len(heads) == checkpoint.model.layers * checkpoint.model.kv_heads
+    for head in heads:
+        entries = head.scores.entries
+        assert len(entries) == len(head.records) == budget.rows and head.length == machine.position == 43
+        assert sum(entry.tokens for entry in entries) + head.dropped == 43
+        assert {*range(image.eviction.sinks), *range(42 - image.eviction.recent, 43)} <= {entry.position for entry in entries}
+        assert all(entry.tokens == 1 for entry in entries) == (budget.threshold > 1)
+
+
+def test_a_prompt_in_parts_is_the_same_prompt(checkpoint, tmp_path):
+    """However the tokens come, beyond the budget they are taken one by one."""
+    image, _ = compiled(checkpoint, TINY, tmp_path, Budget(10, threshold=0.5))
+    prompt = [1, 2, 3] * 8
+    whole = Machine(image)
+    expected = whole.chunk(prompt)[-1]
+    parts = Machine(image)
+    for first in range(0, len(prompt), 5):
+        values = parts.chunk(prompt[first:first + 5])[-1]
+    assert values.tolist() == expected.tolist()
+    assert [row.tolist() for row in Machine(image).chunk(prompt, every=True)][-1] == expected.tolist()
+
+
+def test_image_and_program(checkpoint, tmp_path):
+    """The manifest keeps the rules; heads are numbered over all layers; a prompt is cut where the budget ends."""
+    image, _ = compiled(checkpoint, TINY, tmp_path, Budget(7, 1, 2, 0.5))
+    loaded = Image.load(tmp_path / "image")
+    assert loaded.eviction == image.eviction and (loaded.positions, loaded.kv_capacity) == (200, 7)
+    assert (image.eviction.sinks, image.eviction.recent, image.eviction.threshold) == (1, 2, 2048)
+    assert image.prompt_chunks(12) == [2, 2, 2, 1, 1, 1, 1, 1, 1] and image.prompt_chunks(3, 6) == [1, 1, 1]
+    program = decode_program(image.data[image.program_address:].tobytes())
+    caching = [op for op in program if op.opcode in (Opcode.APPEND, Opcode.ATTEND)]
+    kv_heads = checkpoint.model.kv_heads
+    assert [(op.address, op.other) for op in caching] == [(image.kv_address, layer * kv_heads) for layer in (0, 1) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("config", "budget", "message"), [
+    (TINY, Budget(65), r"budget must be in 1\.\.64 rows on preset 'tiny_evict', not 65"),
+    (TINY, Budget(0), r"budget must be in 1\.\.64 rows"),
+    (TINY, Budget(8, 4, 4), "sinks and recent positions .* must together be fewer than the budget, not 4 and 4 of 8"),
+    (TINY, Budget(8, threshold=1.6), r"threshold must be in 0\.\.1\.5, not 1\.6"),
+    (preset("tiny"), Budget(8), "a budget goes with a cache of kind 'evict'; that of 'tiny' is 'contiguous'"),
+    (replace(TINY, cache_heads=3), None, "2 layers of 2 KV heads exceed cache_heads 3")], ids=str)
+def test_budgets_that_are_refused(config, budget, message):
+    with pytest.raises(CompileError, match=message):
+        plan(SMALL_BITNET, config, budget=budget)
+
+
+# The accelerator.
+
+@pytest.fixture(scope="module", params=[TINY, WIDE], ids=lambda config: config.name)
+def config(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def emitted(config):
+    return emitted_accelerator(config)
+
+
+@pytest.fixture(scope="module")
+def program(emitted):
+    return build_driver(emitted)
+
+
+@pytest.mark.bench
+def test_lint(emitted):
+    assert lint(emitted) == []
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_far_beyond_the_budget(program, checkpoint, config, tmp_path, budget):
+    """Prompts shorter and longer than the budget; a memory of any latency that hesitates."""
+    image, file = compiled(checkpoint, config, tmp_path, budget)
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for length in (1, budget.rows, budget.rows + 1, 45):
+        prompt = [rng.randrange(48) for _ in range(length)]
+        run = simulate(program, image, file, prompt, 30, latency=rng.randrange(1, 60), stall=rng.choice((0, 30)), seed=seed % 1000 + 1)
+        assert run.error is None and said(run) == steps(image, prompt, 30)
+
+
+@pytest.mark.bench
+def test_a_text_after_another(program, checkpoint, config, tmp_path):
+    """Rows and scores of the text before are nobody's when the next one begins, nor what was still to come of it."""
+    image, file = compiled(checkpoint, config, tmp_path, Budget(8, threshold=0.5))
+    run = simulate(program, image, file, [1, 2, 3], 30, again=True)
+    assert run.before.error is None and run.error is None
+    assert said(run.before) == said(run) == steps(image, [1, 2, 3], 30)
+
+
+@pytest.mark.bench
+def test_a_text_that_goes_on(program, checkpoint, config, tmp_path):
+    """From a later position on, with the rows and scores that the run before has left."""
+    image, file = compiled(checkpoint, config, tmp_path, Budget(8, threshold=0.5))
+    machine = Machine(image)
+    first = [(step.token, step.value) for step in machine.generate([1, 2, 3] * 4, 5)]
+    run = simulate(program, image, file, [1, 2, 3] * 4, 5)
+    assert said(run) == first and run.registers["POSITION"] == machine.position == 16
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize(("registers", "cause"), [
+    ({"KV_SINKS": 8}, ErrorCause.CACHE_FULL), ({"KV_CAPACITY": 4}, ErrorCause.CACHE_FULL), ({"KV_CAPACITY": 65}, ErrorCause.CACHE_FULL),
+    ({"KV_POSITIONS": 2}, ErrorCause.PROMPT_TOO_LONG), ({"START_POSITION": 5}, ErrorCause.CACHE_FULL)], ids=str)
+def test_bad_registers(program, checkpoint, config, tmp_path, registers, cause):
+    """A cause code, and the next run is right."""
+    image, file = compiled(checkpoint, config, tmp_path, Budget(8, 2, 2, 0.5))
+    prompt = [1, 2, 3] * 4
+    run = simulate(program, image, file, prompt, 3, registers=registers, again=True, cycle_limit=2_000_000)
+    assert run.before.cause is cause
+    assert run.error is None and said(run) == steps(image, prompt, 3)
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("memory", [
+    {"error_response": 2}, {"error_response": 3}], ids=str)
+def test_bus_errors(program, checkpoint, config, tmp_path, memory):
+    """Wherever rows are read and written there is an error: the run stops, the next one is right."""
+    image, file = compiled(checkpoint, config, tmp_path, Budget(8, threshold=0.5))
+    begin = image.kv_address + 7 * image.kv_record_beats * config.bus_bytes
+    run = simulate(program, image, file, [1, 2, 3] * 4, 3, error_begin=begin, error_end=begin + config.bus_bytes, again=True,
+                   cycle_limit=2_000_000, **memory)
+    assert run.before.cause in (ErrorCause.BUS_READ_ERROR, ErrorCause.BUS_WRITE_ERROR)
+    assert run.error is None and said(run) == steps(image, [1, 2, 3] * 4, 3)
+
+
+@pytest.mark.bench
+def test_every_operation(checkpoint, tmp_path):
+    """Not only tokens: results of all operations, in chunks that end with the budget."""
+    image, file = compiled(checkpoint, TINY, tmp_path, Budget(7, threshold=0.5))
+    observed, prompt = tmp_path / "observed.bin", [1, 2, 3] * 4
+    run = simulate(build_driver(emitted_accelerator(TINY, observe=True)), image, file, prompt, 6, observe=observed)
+    assert run.error is None and first_difference(image, observed, prompt, [token.token for token in run.tokens]) is None
