@@ -100,7 +100,7 @@ class Attention(wiring.Component):
         With ``attention_modes``: lanes since reset that left a unified maximum (``Softmax``).
     o_weights : Out(stream of attention_weight_layout)
         With ``cache = "evict"``, a packet per operation: see ``AttentionWeights``; those of ``max_budget`` rows at most. An operation
-        waits if the weights of two before it have not left.
+        waits if the weights of two before it have not left: ``lanes`` times twice its rows, and some 25 cycles per lane.
 
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
     first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
