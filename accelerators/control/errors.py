@@ -49,8 +49,8 @@ ERROR_TEXT = {
     ErrorCause.CONTEXT_FULL:
         "The next token would be beyond the end of the cache. Info: position.",
     ErrorCause.CACHE_FULL:
-        "A read or write of the KV cache was beyond its capacity, or sinks and window are (or there is no window). Info: position, or "
-        "slots of sinks and window.",
+        "A read or write of the KV cache was beyond its capacity, or sinks and window are (or there is no window); a budget is not "
+        "above sinks and window, or larger than the accelerator's. Info: position, or slots of sinks and window.",
     ErrorCause.TOKEN_OUT_OF_RANGE:
         "A prompt token is not in the vocabulary. Info: the token.",
     ErrorCause.ILLEGAL_INSTRUCTION:

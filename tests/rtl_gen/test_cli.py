@@ -120,6 +120,20 @@ def test_window(model, tmp_path, capsys):
     assert f"2 sinks and the latest 8 positions: {cache['bytes']:,} bytes" in capsys.readouterr().out
 
 
+@pytest.mark.bench  # an accelerator of its own; it is that of tests/test_evict_accelerator.py
+def test_budget(model, tmp_path, capsys):
+    """Beyond the cache and beyond the model's longest context (24)."""
+    options = ("--prompt-ids", "1,2,3", "--tokens", "40", "--ignore-eos", "--budget", "8", "--recent", "3", "--threshold", "0.5")
+    assert run(model, tmp_path, *options, "--preset", "tiny_evict") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["golden_match"] is True and summary["tokens_generated"] == 40 and summary["preset"] == "tiny_evict"
+    cache = summary["kv_cache"]
+    assert (cache["kind"], cache["sinks"], cache["recent"], cache["positions"], cache["text_positions"]) == ("evict", 1, 3, 8, 42)
+    assert cache["threshold"] == 2048 and cache["bytes"] == 8 * cache["bytes_per_position"]
+    says = f"a budget of 8 rows per head, 1 sinks and the latest 3 positions among them: {cache['bytes']:,} bytes"
+    assert says in " ".join(capsys.readouterr().out.split())
+
+
 def test_run_on_a_dram_model(model, tmp_path, capsys):
     options = ("--prompt-ids", "1,2,3", "--tokens", "3", "--ignore-eos", "--memory-model", "ddr4", "--clock-mhz", "100")
     assert run(model, tmp_path, *options, "--read-trace", str(tmp_path / "reads.csv")) == 0
