@@ -6,6 +6,7 @@ makes of it what its own rules ask for.
 
 from dataclasses import dataclass, replace
 from math import ceil, floor
+from typing import Any
 
 from ..config import Configuration, check_int, check_name
 from ..names import unknown_name
@@ -102,7 +103,7 @@ def slowest(name: str, *chips: SdramChip) -> SdramChip:
     most = {field: max(getattr(chip, field) for chip in chips) for field in (
         "rc", "rfc", "ras", "rcd", "rp", "rrd", "wr", "mrd", "setup_ns", "rrd_clocks", "wr_clocks", "mrd_clocks", "power_up_ns")}
     least = {field: min(getattr(chip, field) for chip in chips) for field in ("ras_most", "hold_ns", "refresh_ns")}
-    each = {field: {latency: max(getattr(chip, field)[latency] for chip in chips) for latency in (2, 3)}
+    each: dict[str, Any] = {field: {latency: max(getattr(chip, field)[latency] for chip in chips) for latency in (2, 3)}
             for field in ("clock_ns", "access_ns")}
     return replace(chips[0], name=name, data_sheet="; ".join(chip.data_sheet for chip in chips), **most, **least, **each)
 

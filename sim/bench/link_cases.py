@@ -5,6 +5,7 @@ from typing import Any
 import cocotb
 
 from .environment import Environment
+from .link import HostLinkBench
 
 
 @cocotb.test()
@@ -12,14 +13,15 @@ async def faults(dut: Any) -> None:
     """Bytes on the line get lost, come twice, change, have no stop bit: the host asks again, and all is done once. Then on a good
     line, without a reset, everything works at once."""
     env = Environment(dut)
-    env.bench.faults = 0.02
-    rng = env.rng("faults")
-    await env.run(env.bench.stimulus(rng, "faults"))
-    host = env.bench.host
+    bench, rng = env.bench, env.rng("faults")
+    assert isinstance(bench, HostLinkBench)
+    bench.faults = 0.02
+    await env.run(bench.stimulus(rng, "faults"))
+    host = bench.host
     assert host.repeats > 5 and host.splitter.dropped > 0, "the line was too good"
-    env.bench.faults = 0.0
+    bench.faults = 0.0
     host.clear()
-    env.bench.script, env.bench.tokens = [env.bench.request(rng, 77), env.bench.request(rng, 99)], []
+    bench.script, bench.tokens = [bench.request(rng, 77), bench.request(rng, 99)], []
     host.begin(*(lambda: True,) * 2)
     for _ in range(40_000):
         await env.step(None)

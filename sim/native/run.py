@@ -297,8 +297,9 @@ def read_results(lines: Iterable[str], image: Image, on_token: Callable[[Generat
     for each in (run, run.before):
         if each is not None:
             if each.registers.keys() >= CORE:
+                by_offset = {offset: each.registers.get(name, 0) for offset, name in names.items()}
                 try:
-                    check_core(lambda offset, values=each.registers: values[names[offset]], image.config)
+                    check_core(by_offset.__getitem__, image.config)
                 except ValueError as error:
                     each.foreign = str(error)
             _join_halves(each.registers)
