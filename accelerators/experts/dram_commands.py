@@ -1,6 +1,8 @@
 """Commands of a pseudo channel, and the pins through which they leave."""
 
-from amaranth.lib import data, enum
+from enum import IntEnum
+
+from amaranth.lib import data
 
 from ..config import ceil_div
 from .config import SLOTS, ExpertConfig
@@ -11,7 +13,7 @@ BUNDLE_BANKS = 8
 """Banks of a bundle: 4 bank groups x 2. Bank ``group + 4 * bank[0]``."""
 
 
-class Command(enum.Enum, shape=4):
+class Command(IntEnum):
     """``ALL_*``: all banks of a bundle. ``HALF_ACTIVATE``: banks ``bank`` to ``bank + 3`` of it, one after another, tRRD apart.
     ``ACTIVATE``, ``READ``, ``PRECHARGE``: one bank. ``PRECHARGE_CHANNEL``, ``REFRESH``: all banks of the pseudo channel."""
 
