@@ -196,7 +196,7 @@ class TopShareBench(UnitBench):
 class RecomputeListBench(ValueDeviationBench):
     """The same lists, with a share of each."""
 
-    patience = 8000
+    patience = 30_000
 
     SHARES = (0, 1, 38, 128, 256)
 
