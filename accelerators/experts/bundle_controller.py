@@ -110,7 +110,8 @@ class BundleController(wiring.Component):
             m.submodules.banks = banks = NormalPath(config)
             connect(m, wiring.flipped(self.i_normal), banks.i)
             m.d.comb += [banks.slots.eq(self.slots & ~bundles.used), banks.claim.eq(bundles.claim), banks.free.eq(bundles.free),
-                         banks.one.eq(window.one), bundles.busy.eq(banks.busy)]
+                         banks.one.eq(window.one & (~bundles.halves.any()).replicate(SLOTS)),
+                         bundles.busy.eq(banks.busy)]
             window.start_one(m, banks.activated)
             paths.append(banks)
             given.append(banks.given)

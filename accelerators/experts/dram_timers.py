@@ -105,17 +105,19 @@ class ActivateWindow:
         self.timing = config.timing
         rrd, faw = self.timing.rrd, self.timing.faw
         self.between = Timer(m, 4 * rrd, "rrd")
-        # The newest first.
         self.most = faw + 3 * rrd - 1
+        # The newest first. Of four, the later ones come later: they may meet a younger one.
         self.last = [Signal(range(self.most + 1), name=f"faw_{k}") for k in range(4)]
         self.ready = [Signal(SLOTS, init=-1, name=f"faw_ready_{k}") for k in range(4)]
+        self.later = [Signal(SLOTS, init=-1, name=f"faw_later_{k}") for k in range(4)]
         self.one = self.between.ready & self.ready[3]
-        self.four = self.between.ready & self.ready[0]
+        self.four = self.between.ready & self.later[0] & self.later[1] & self.later[2] & self.later[3]
         self._pass(m, self.last)
 
     def _pass(self, m: Module, before: list[Signal]) -> None:
-        for left, ready, old in zip(self.last, self.ready, before, strict=True):
-            m.d.sync += passed(old, self.most, left, ready)
+        for k, old in enumerate(before):
+            m.d.sync += passed(old, self.most, self.last[k], self.ready[k])
+            m.d.sync += self.later[k].eq(Cat(old <= SLOTS + slot + (3 - k) * self.timing.rrd for slot in range(SLOTS)))
 
     def start_one(self, m: Module, taken: Value) -> None:
         self.between.start(m, taken, self.timing.rrd)
@@ -130,9 +132,10 @@ class ActivateWindow:
 
     def _load(self, m: Module, taken: Value, place: int, tck: int) -> None:
         for slot in range(SLOTS):
-            left = max(tck + slot - SLOTS, 0)
+            left, lead = max(tck + slot - SLOTS, 0), (3 - place) * self.timing.rrd
             with m.If(taken[slot]):
-                m.d.sync += [self.last[place].eq(left), self.ready[place].eq(Cat(Const(left <= k, 1) for k in range(SLOTS)))]
+                m.d.sync += [self.last[place].eq(left), self.ready[place].eq(Cat(Const(left <= k, 1) for k in range(SLOTS))),
+                             self.later[place].eq(Cat(Const(left <= k + lead, 1) for k in range(SLOTS)))]
 
 
 class Refresh(wiring.Component):

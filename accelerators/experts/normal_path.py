@@ -182,8 +182,8 @@ class NormalPath(wiring.Component):
         ]
         with m.If(read.taken.any()):
             m.d.sync += after.eq(-(read.bank << 1))
-        closed_long = register(soon["rp"][0] & soon["rc"][0])
-        resting = closed_long & ~opened & ~row.bank
+        closed_long = soon["rp"][0] & soon["rc"][0]
+        resting = closed_long & register(closed_long) & ~opened & ~row.bank
         m.d.comb += [
             self.closed.eq(~opened.any()),
             self.closable.eq(register(Cat((a & b).all() for a, b in zip(soon["ras"], rtp, strict=True)))),
