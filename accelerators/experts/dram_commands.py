@@ -31,7 +31,7 @@ class Command(IntEnum):
 
 def slot_layout(config: ExpertConfig) -> data.StructLayout:
     """A command slot (tCK)."""
-    return data.StructLayout({"command": Command, "bundle": range(config.bundles), "bank": range(BUNDLE_BANKS),
+    return data.StructLayout({"command": 4, "bundle": range(config.bundles), "bank": range(BUNDLE_BANKS),
                               "row": range(config.rows), "column": range(config.columns)})
 
 
