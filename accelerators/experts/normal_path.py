@@ -22,8 +22,8 @@ TAG_BITS = 8
 GROUPS = 4
 """Bank groups of a rank."""
 
-DEPTH, LOOK_AHEAD = 4, 40
-"""Requests that wait at a bank, and at all of them. With 40 streams take as long as in the public simulator, which looks at 32 requests
+DEPTH, LOOK_AHEAD = 4, 42
+"""Requests that wait at a bank, and at all of them. With 42 streams take as long as in the public simulator, which looks at 32 requests
 and has those besides for which it has opened a row."""
 
 
@@ -37,8 +37,8 @@ class NormalPath(wiring.Component):
     """Reads of single banks. Part of ``BundleController``.
 
     Each bank has a queue of four requests, served in order. Of the banks whose request waits for a read, and of those that wait for an
-    activate or a precharge, one each is given a command per cycle: the first ready one behind the last one of the reads. A row stays
-    open until a request for another row is next, the bundle path claims the bundle, or a refresh is due::
+    activate or a precharge, one each is given a command per cycle: the first ready one behind the last that was read. A row stays open
+    until a request for another row is next, the bundle path claims the bundle, or a refresh is due::
 
         i -> queue of the bank -> row open?  yes: READ
                                              no:  PRECHARGE, ACTIVATE
@@ -131,13 +131,11 @@ class NormalPath(wiring.Component):
             ending = soon["ras"][slot] & rtp[slot] & opened & ((some & ~fits) | claimed)
             beginning = soon["rp"][slot] & soon["rc"][slot] & activate & some & ~opened & free
             changes.append((ending | beginning) & ~row.bank & ~read.bank)
-        after = Signal(count)  # banks behind the one that was picked last for a read
-        _, behind = read.pick(m, reads, after, self.hold)
-        changed, _ = row.pick(m, changes, after, self.hold)
+        after = Signal(count)  # banks behind the one that was read last
+        read.pick(m, reads, after, self.hold)
+        changed = row.pick(m, changes, after, self.hold)
         with m.If(row.free):
             m.d.sync += activates.eq((changed & ~opened).any())
-        with m.If(read.free & reads[-1].any()):
-            m.d.sync += after.eq(behind)
         left = self.slots & (~self.hold).replicate(SLOTS)
         m.d.comb += [
             row.taken.eq(first_slot(row.slots & left & ((self.one & self.over) | (~activates).replicate(SLOTS)))),
@@ -182,6 +180,8 @@ class NormalPath(wiring.Component):
             *(here.eq((here & ~down) | (down & above) | (up & below)) for below, here, above in zip(
                 [~Const(0, count), *more_than], more_than, [*more_than[1:], Const(0, count)], strict=False)),
         ]
+        with m.If(read.taken.any()):
+            m.d.sync += after.eq(-(read.bank << 1))
         closed_long = soon["rp"][0] & soon["rc"][0]
         resting = closed_long & register(closed_long) & ~opened & ~row.bank
         m.d.comb += [
@@ -230,20 +230,19 @@ class Picked:
         self.slots = Cat(self.early, Const(1, 1)) & self.valid.replicate(SLOTS)
         self.free = self.taken.any() | ~self.valid
 
-    def pick(self, m: Module, allowed: list[Value], after: Signal, hold: Value) -> tuple[Value, Value]:
+    def pick(self, m: Module, allowed: list[Value], after: Signal, hold: Value) -> Value:
         """The first of the banks in ``after`` that is allowed in the last slot of the next cycle (so it is if it is in the first one),
-        else the first of all; and the banks behind it."""
+        else the first of all."""
         count = len(after)
-        both, least = Signal(2 * count, name=f"{self.name}_both"), Signal(2 * count, name=f"{self.name}_least")
-        m.d.comb += [both.eq(Cat(allowed[-1] & after, allowed[-1])), least.eq(-both)]
-        first, above = both & least, both ^ least
+        both, first = Signal(2 * count, name=f"{self.name}_both"), Signal(2 * count, name=f"{self.name}_first")
+        m.d.comb += [both.eq(Cat(allowed[-1] & after, allowed[-1])), first.eq(both & -both)]
         picked = first[:count] | first[count:]
         m.d.sync += self.early.eq(1)
         with m.If(self.free):
             m.d.sync += [self.bank.eq(picked), self.early.eq((picked & allowed[0]).any())]
         with m.If(hold):
             m.d.sync += self.bank.eq(0)
-        return picked, Mux(both[:count].any(), above[:count], above[count:])
+        return picked
 
 
 def place_of(given: data.View, number: Value, ranks: int) -> list[Any]:
