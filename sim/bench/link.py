@@ -88,7 +88,7 @@ class HostLinkBench(UnitBench):
         self.rng = random.Random(rng.getrandbits(32))
         sequence = rng.randrange(256)
         self.script = []
-        for _ in range({"stress": 4, "faults": 30, "sink_stalled_from_start": 2}.get(case, 5)):
+        for _ in range({"faults": 25, "reset_mid_stream": 2, "sink_stalled_from_start": 2}.get(case, 4)):
             self.script.append(self.request(rng, sequence % 256))
             sequence += len(self.script[-1])
         return {"i_token": [{"token": rng.getrandbits(32), "value": rng.getrandbits(64), "last": rng.getrandbits(1)}

@@ -83,7 +83,8 @@ class LinkRegisters(Model):
 
     def sample(self, cycle: int) -> bool:
         ports = self.ports
-        high = {name for name in ("awvalid", "wvalid", "bready", "arvalid", "rready") if str(ports[name].value) == "1"}
+        answers = ("rready", "bready") if self._level["rvalid"] or self._level["bvalid"] else ()
+        high = {name for name in ("awvalid", "wvalid", "arvalid", *answers) if str(ports[name].value) == "1"}
         if self._level["rvalid"] and "rready" in high:
             self._set("rvalid", False)
         if self._level["bvalid"] and "bready" in high:

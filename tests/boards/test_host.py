@@ -1,6 +1,11 @@
 """Host library and `llmrtl chat` against golden models, on good and on bad lines."""
 
+import os
+import pty
 import random
+import select
+import threading
+import tty
 import zlib
 from dataclasses import replace
 
@@ -234,3 +239,27 @@ def test_a_simulated_core_of_another_version_is_refused(image):
     assert error() is None
     found["CONFIG_HASH"] ^= 1
     assert "the image is for 'tiny'" in error()
+
+
+def test_over_a_pseudo_terminal(image):
+    """pyserial at one end of a pseudo-terminal, the golden board at the other."""
+    board, (ours, theirs) = GoldenBoard(image), pty.openpty()
+    tty.setraw(theirs)
+    ends = threading.Event()
+
+    def serve():
+        while not ends.is_set():
+            if select.select([ours], [], [], 0.02)[0]:
+                board.write(os.read(ours, 4096))
+                os.write(ours, board.read(1 << 16))
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        device = Device(HostLink(chat_module.open_line(os.ttyname(theirs), 3_000_000), patience=0.5), image)
+        device.load()
+        assert list(device.generate(PROMPT, 5)) == golden_tokens(image, 5)
+    finally:
+        ends.set()
+        thread.join()
+        os.close(ours)
+        os.close(theirs)
