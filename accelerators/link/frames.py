@@ -106,7 +106,7 @@ class FrameSender(wiring.Component):
         Writes a byte of data.
     o : Out(stream of {byte})
 
-    Latency: 1 cycle from ``i`` to ``o``. Interval: 3 cycles per byte, 4 with an escape.
+    Latency: 1 cycle from ``i`` to ``o``. Interval: 5 cycles per byte, 6 with an escape.
     """
 
     latency = None
@@ -131,7 +131,7 @@ class FrameSender(wiring.Component):
         byte = Signal(8)
         m.d.comb += [
             write.addr.eq(self.data_address), write.data.eq(self.data), write.en.eq(self.data_enable), read.addr.eq(count),
-            crc.data.eq(Mux(in_data, read.data, shift)),
+            crc.data.eq(byte),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -152,9 +152,11 @@ class FrameSender(wiring.Component):
                     m.next = "END"
                 with m.Else():
                     m.next = "TAKE"
-            with m.State("TAKE"):
+            with m.State("TAKE"):  # block memory is slow to give it
+                m.d.sync += [byte.eq(Mux(in_data, read.data, shift)), shift.eq(shift >> 8), count.eq(count + 1)]
+                m.next = "HASH"
+            with m.State("HASH"):
                 m.d.comb += crc.valid.eq(~in_crc)
-                m.d.sync += [byte.eq(crc.data), shift.eq(shift >> 8), count.eq(count + 1)]
                 m.next = "ESCAPE"
             with m.State("ESCAPE"):
                 m.d.comb += [self.o.valid.eq(_needs_escape(byte)), self.o.p.byte.eq(ESCAPE)]
