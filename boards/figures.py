@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.memory.sdram import SdramController
+from ..accelerators.memory.sdram_chips import SdramConfig
 from ..accelerators.presets import preset
 from ..rtl_gen.emit import write_if_changed
 from ..rtl_gen.estimate import estimate, model_named
@@ -31,9 +32,14 @@ def _accelerator(board: Board) -> AcceleratorConfig:
     return preset(board.preset)
 
 
+def _memory(board: Board) -> SdramConfig:
+    assert board.memory is not None
+    return memory_config(_accelerator(board), board.memory)
+
+
 def bandwidth(board: Board, execute: bool) -> dict[str, float] | None:
     """Shares of the SDRAM's data bus that sequential reads and writes reach, with the board's memory; remembered by content."""
-    config = memory_config(_accelerator(board), board.memory)
+    config = _memory(board)
     emitted = emit_unit(_UNIT, config)
     file = build_root() / "cache" / f"{hashlib.sha256(repr((emitted.verilog, config)).encode()).hexdigest()}.bandwidth.json"
     if not file.is_file():
@@ -48,6 +54,7 @@ def bandwidth(board: Board, execute: bool) -> dict[str, float] | None:
 
 
 def _memory_figures(board: Board, shares: dict[str, float]) -> list[Measurement]:
+    assert board.memory is not None
     peak, figures = board.memory.peak_mb_s, []
     for direction in ("read", "write"):
         share = shares[f"{direction}_share"]
@@ -60,7 +67,7 @@ def _memory_figures(board: Board, shares: dict[str, float]) -> list[Measurement]
 
 def _speed(board: Board, share: float) -> Measurement:
     config = _accelerator(board)
-    memory = memory_config(config, board.memory)
+    memory = _memory(board)
     result = estimate(config, model_named("stories"), context=_CONTEXT, clock_mhz=board.clock_mhz, memory=Memory(
         SdramController(memory).latency["closed"], share * 2 / config.bus_bytes))
     figure = next(figure for figure in result.figures if figure.name == "decode/tokens_per_second")

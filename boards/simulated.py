@@ -114,8 +114,8 @@ def build_board(emitted: Emitted, memory: SdramConfig | None = None) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     (work / "board.sv").write_text(emitted.verilog)
     (work / "interface.h").write_text(interface)
-    command = [str(VERILATOR), *flags, "--Mdir", str(work), f"-I{NATIVE}", f"-I{MEMORY}", str(work / "board.sv"),
-               str(NATIVE / "board.cpp"), "-o", str(work / "Vboard")]
+    command = [str(VERILATOR), *flags, "--Mdir", str(work), f"-I{NATIVE}", str(work / "board.sv"), str(NATIVE / "board.cpp"),
+               "-o", str(work / "Vboard")]
     log = folder / "build.log"
     with open(log, "w") as output:
         done = subprocess.run(command, env={**os.environ, **verilator_environment(**optimize)}, stdout=output,

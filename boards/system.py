@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -77,7 +77,10 @@ class System(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, bus_bits = self.config, self.config.bus_bits
-        m.submodules.accelerator = accelerator = Accelerator(config)  # drives the clock domain
+        m.domains.sync = ClockDomain()
+        m.d.comb += [ClockSignal().eq(self.aclk), ResetSignal().eq(~self.aresetn)]
+        accelerator = Accelerator(config)
+        m.submodules.accelerator = DomainRenamer("accelerator")(accelerator)  # it makes its clock domain itself
         m.submodules.controller = controller = SdramController(self.memory)
         m.submodules.link = link = HostLink(bus_bits, clock_hz=round(1e6 * self.memory.clock_mhz), baud=self.baud)
         m.submodules.read_arbiter = reads = ReadArbiter(bus_bits, 2, client_id_bits=MASTER_ID_BITS)

@@ -240,7 +240,7 @@ def build_parser() -> argparse.ArgumentParser:
                      "BOARD.bit, the report BOARD.json (clock, utilization, margins of the SDRAM's pins), Verilog and constraints. "
                      "Takes many minutes; results are kept by content. Exit status 1 if timing is not met.",
                      "--board ulx3s-85f", "--board ulx3s-85f --memory")
-    option("--board", required=True, metavar="BOARD", help="ulx3s-85f, or, with --memory, icepi-zero")
+    option("--board", required=True, metavar="BOARD", help="ulx3s-85f; icepi-zero (with --memory); icebreaker (self-test)")
     option("--preset", help=f"{_PRESET}; default: the board's")
     option("--memory", action="store_true", help="host link and memory alone, to try a board: built in a minute")
     option("--seeds", type=whole(1, 100), default=3, metavar="N", help="try so many seeds of place and route until timing is met")

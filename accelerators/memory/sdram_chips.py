@@ -100,9 +100,9 @@ def slowest(name: str, *chips: SdramChip) -> SdramChip:
     """A chip as slow as the slowest of ``chips``, which must be organised alike: for a board that comes with any of them."""
     if len({(chip.row_bits, chip.column_bits) for chip in chips}) != 1:
         raise ValueError(f"chips must be organised alike, not {', '.join(chip.name for chip in chips)}")
-    most = {field: max(getattr(chip, field) for chip in chips) for field in (
+    most: dict[str, Any] = {field: max(getattr(chip, field) for chip in chips) for field in (
         "rc", "rfc", "ras", "rcd", "rp", "rrd", "wr", "mrd", "setup_ns", "rrd_clocks", "wr_clocks", "mrd_clocks", "power_up_ns")}
-    least = {field: min(getattr(chip, field) for chip in chips) for field in ("ras_most", "hold_ns", "refresh_ns")}
+    least: dict[str, Any] = {field: min(getattr(chip, field) for chip in chips) for field in ("ras_most", "hold_ns", "refresh_ns")}
     each: dict[str, Any] = {field: {latency: max(getattr(chip, field)[latency] for chip in chips) for latency in (2, 3)}
             for field in ("clock_ns", "access_ns")}
     return replace(chips[0], name=name, data_sheet="; ".join(chip.data_sheet for chip in chips), **most, **least, **each)

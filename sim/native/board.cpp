@@ -20,7 +20,7 @@
 #include "Vboard.h"
 #include "interface.h"
 #ifdef SDRAM_FIGURES
-#include "sdram.h"
+#include "../memory/sdram.h"
 #else
 #include "memory.h"
 #endif

@@ -7,6 +7,7 @@ import pytest
 from llmrtl.accelerators.memory.sdram_chips import CHIPS, SDRAM_PRESETS, SdramConfig, slowest
 from llmrtl.accelerators.presets import preset
 from llmrtl.boards import bitstream as module
+from llmrtl.boards import ice40
 from llmrtl.boards.bitstream import CELLS, Bitstream
 from llmrtl.boards.board import BOARDS, board
 from llmrtl.boards.bring_up import BringUp
@@ -36,8 +37,11 @@ def test_ulx3s():
         board("ulx3s-86f")
 
 
-@pytest.mark.parametrize("target", BOARDS.values(), ids=list(BOARDS))
-def test_every_board(target):
+WITH_MEMORY = {name: each for name, each in BOARDS.items() if each.memory is not None}
+
+
+@pytest.mark.parametrize("target", WITH_MEMORY.values(), ids=list(WITH_MEMORY))
+def test_every_board_with_memory(target):
     located = re.findall(r'LOCATE COMP "(.+)" SITE "(.+)";', constraints(bring_up(target)))
     assert len(located) == len({site for _, site in located})
     assert min(target.margins().values()) > 1
@@ -46,6 +50,12 @@ def test_every_board(target):
 def test_sdram_pins_need_margins():
     assert min(replace(ULX3S, sdram_phase=0.0).margins().values()) < 0
     assert min(replace(ULX3S, memory=replace(ULX3S.memory, clock_mhz=110.0)).margins().values()) < 0
+
+
+def test_self_test_of_a_board_without_memory():
+    target = BOARDS["icebreaker"]
+    assert (target.clock_mhz, target.margins()) == (12, {})
+    assert ice40.constraints(target) == "set_io aclk 35\nset_io rx 6\nset_io tx 9\nset_io leds[0] 37\nset_io leds[1] 11\n"
 
 
 def test_constraints_name_every_pin_once():
@@ -118,6 +128,7 @@ def test_bitstream_that_misses_timing_is_a_failure(built, monkeypatch, tmp_path,
     (["--board", "ulx3s"], "did you mean 'ulx3s-85f'"),
     (["--board", "icepi-zero"], "no accelerator fits icepi-zero: take --memory"),
     (["--board", "ulx3s-85f", "--memory", "--preset", "tiny"], "--preset has no effect with --memory"),
+    (["--board", "icebreaker", "--memory"], "icebreaker has no memory: there is the self-test"),
 ])
 def test_bitstream_is_refused(arguments, message, capsys):
     assert main(["bitstream", *arguments]) == 2
