@@ -4,22 +4,20 @@ from enum import IntEnum
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4Signature, Response
-from ..streams import Queue, StreamBuffer
+from ..streams import Queue
 from .bursts import ADDRESS_BITS
 from .sdram_chips import SdramConfig
+from .sdram_requests import ANSWERS, LONGEST_BURST, SEGMENT_BEATS, SdramRequests, segment_layout
 
 __all__ = ["SdramController", "SdramSignature"]
 
 BANKS = 4
-LONGEST_BURST = 256
-ANSWERS = 4
 READ_BEATS = 64
-SEGMENT_BEATS = 16
 START_REFRESHES = 8
 PRECHARGE_ALL = 1 << 10
 
@@ -96,12 +94,6 @@ class SdramController(wiring.Component):
         self.interval = config.burst
         opened = 9 + config.cas_latency + config.pad_cycles + config.burst
         self.latency = {"open": opened, "closed": opened + 1 + self._opening}
-        self._word_bits = config.bus_bytes.bit_length() - 1
-        self._page_bits = page = chip.column_bits + 1 - self._word_bits  # address bits of a bus word within a page
-        self._segment = data.StructLayout({
-            "write": 1, "outside": 1, "last": 1, "id": config.id_bits, "column": page, "bank": 2, "row": chip.row_bits,
-            "length": range(SEGMENT_BEATS)})
-        self._request = data.StructLayout({"write": 1, "id": config.id_bits, "address": ADDRESS_BITS, "length": 8})
         # Cycles after a READ or WRITE until PRECHARGE: its data, and the row has been open for long enough.
         open_since = timing.ras - timing.rcd
         self._read_hold = max(config.burst + config.cas_latency - 2, open_since)
@@ -128,8 +120,13 @@ class SdramController(wiring.Component):
         axi = self.s_axi
         m.d.comb += [beats.i.p.data.eq(axi.wdata), beats.i.p.strobes.eq(axi.wstrb), beats.i.valid.eq(axi.wvalid),
                      axi.wready.eq(beats.i.ready)]
-        request = self._requests(m)
-        segment, taken = self._split(m, request)
+        m.submodules.requests = requests = SdramRequests(config)
+        for channel, request in (("ar", requests.i_read), ("aw", requests.i_write)):
+            m.d.comb += [request.p.id.eq(getattr(axi, f"{channel}id")), request.p.address.eq(getattr(axi, f"{channel}addr")),
+                         request.p.length.eq(getattr(axi, f"{channel}len")), request.valid.eq(getattr(axi, f"{channel}valid")),
+                         getattr(axi, f"{channel}ready").eq(request.ready)]
+        m.d.comb += [requests.beat.eq(axi.wvalid & axi.wready), requests.answered.eq(axi.bvalid & axi.bready)]
+        segment, taken = requests.o, requests.o.ready
         prepared = Signal()  # the segment goes on, to ``pending``
 
         # Room for the answers of a segment of a read, taken when it goes on. The next segment comes two cycles later.
@@ -140,7 +137,7 @@ class SdramController(wiring.Component):
                      credits.eq(credits - reserved + left), affordable.eq(credits - reserved >= SEGMENT_BEATS)]
 
         # Where a segment is transferred: pending, then current.
-        current, pending = Signal(self._segment), Signal(self._segment)
+        current, pending = Signal(segment_layout(config)), Signal(segment_layout(config))
         active, waiting = Signal(), Signal()
         access, finished = Signal(), Signal()  # READ or WRITE (or what stands for it outside of the chip) now; the last of its segment
         with m.If(~active | finished):
@@ -158,70 +155,6 @@ class SdramController(wiring.Component):
         self._prepare(m, segment, taken, current, active, pending, waiting, affordable, free, prepared, access)
         self._transfer(m, current, active, access, finished, beats)
         return m
-
-    def _requests(self, m):
-        """AR and AW, one after another, those of writes when their data are in the queue and their answer has room."""
-        axi = self.s_axi
-        m.submodules.addresses = addresses = Queue(
-            data.StructLayout({"id": self.config.id_bits, "address": ADDRESS_BITS, "length": 8}), ANSWERS)
-        m.submodules.requests = requests = StreamBuffer(self._request)
-        m.d.comb += [
-            addresses.i.p.id.eq(axi.awid), addresses.i.p.address.eq(axi.awaddr), addresses.i.p.length.eq(axi.awlen),
-            addresses.i.valid.eq(axi.awvalid), axi.awready.eq(addresses.i.ready),
-        ]
-        grant_write, answered = Signal(), Signal()
-        arrived = Signal(range(2 * LONGEST_BURST))  # beats that belong to no granted write
-        enough, room, turn = Signal(), Signal(init=1), Signal()
-        answers = Signal(range(ANSWERS + 1))  # writes granted and not answered
-        m.d.comb += answered.eq(axi.bvalid & axi.bready)
-        beat = axi.wvalid & axi.wready
-        with m.If(grant_write):
-            m.d.sync += [arrived.eq(arrived + beat - addresses.o.p.length - 1), enough.eq(0)]
-        with m.Else():
-            m.d.sync += [arrived.eq(arrived + beat), enough.eq(addresses.o.valid & (arrived > addresses.o.p.length))]
-        m.d.sync += [answers.eq(answers + grant_write - answered), room.eq(answers < ANSWERS - 1)]
-        may_write = enough & room
-        m.d.comb += [
-            grant_write.eq(requests.i.ready & may_write & (turn | ~axi.arvalid)),
-            axi.arready.eq(requests.i.ready & ~(may_write & turn)),
-            addresses.o.ready.eq(grant_write),
-            requests.i.valid.eq(grant_write | (axi.arvalid & axi.arready)),
-            requests.i.p.write.eq(grant_write),
-            requests.i.p.id.eq(Mux(grant_write, addresses.o.p.id, axi.arid)),
-            requests.i.p.address.eq(Mux(grant_write, addresses.o.p.address, axi.araddr)),
-            requests.i.p.length.eq(Mux(grant_write, addresses.o.p.length, axi.arlen)),
-        ]
-        with m.If(requests.i.valid & requests.i.ready):
-            m.d.sync += turn.eq(~grant_write)
-        return requests.o
-
-    def _split(self, m, request):
-        """Segments of a request. ``taken`` frees the register."""
-        config, page, block = self.config, self._page_bits, SEGMENT_BEATS.bit_length() - 1
-        segment, taken = stream.Signature(self._segment).create(path=("segment",)), Signal()
-        begun, word, left = Signal(), Signal(ADDRESS_BITS - self._word_bits), Signal(8)
-        here, beats = Signal.like(word), Signal(8)
-        room = Signal(block)  # beats to the next multiple of a segment, less one
-        final = Signal()
-        rows = page + 2 + config.data_sheet.row_bits
-        m.d.comb += [
-            here.eq(Mux(begun, word, request.p.address[self._word_bits:])),
-            beats.eq(Mux(begun, left, request.p.length)),
-            room.eq(~here[:block]),
-            final.eq(beats <= room),
-            request.ready.eq(final & ~segment.valid),
-        ]
-        with m.If(taken):
-            m.d.sync += segment.valid.eq(0)
-        with m.If(request.valid & ~segment.valid):
-            m.d.sync += [
-                segment.valid.eq(1), segment.p.write.eq(request.p.write), segment.p.id.eq(request.p.id), segment.p.last.eq(final),
-                segment.p.length.eq(Mux(final, beats, room)),
-                segment.p.column.eq(here[:page]), segment.p.bank.eq(here[page:page + 2]), segment.p.row.eq(here[page + 2:rows]),
-                segment.p.outside.eq(here[rows:].any()),
-                begun.eq(~final), word.eq(Cat(Const(0, block), here[block:] + 1)), left.eq(beats - room - 1),
-            ]
-        return segment, taken
 
     def _prepare(self, m, segment, taken, current, active, pending, waiting, affordable, free, prepared, access):
         """Start-up, refreshes, and an open row for each segment; gives the command and address of all cycles."""

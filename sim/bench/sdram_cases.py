@@ -69,7 +69,7 @@ async def bandwidth(dut: Any) -> None:
     bench.master.outstanding = 8
     beats = bench.burst_beats
     figures = {}
-    least = min(1 << 17, bench.size // 4)
+    least = 1 << 15
     for direction in ("read", "write"):
         await _ready(env)
         bench.memory.want = bench.memory.contents.copy()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from amaranth.hdl import Module
 from llmrtl.accelerators.axi import AXI4LiteSignature, AXI4Signature, AXI4StreamSignature, merge_channels
-from llmrtl.accelerators.memory.arbiter import ReadArbiter
+from llmrtl.accelerators.memory.arbiter import ReadArbiter, WriteArbiter
 from llmrtl.accelerators.memory.bursts import BurstSplitter
 from llmrtl.accelerators.memory.reader import BurstReader
 from llmrtl.accelerators.memory.stripe import PortStripe
@@ -46,6 +46,9 @@ def test_signature_names():
     (lambda: BurstWriter(64, outstanding=65), r"outstanding must be in 2..64, not 65"),
     (lambda: ReadArbiter(64, 1), r"clients must be in 2..16, not 1"),
     (lambda: ReadArbiter(64, 2, policy="fair"), "policy must be one of round_robin, priority, not 'fair'"),
+    (lambda: ReadArbiter(64, 2, client_id_bits=9), r"client_id_bits must be in 0..8, not 9"),
+    (lambda: WriteArbiter(64, 17), r"clients must be in 2..16, not 17"),
+    (lambda: WriteArbiter(48, 2), "bus_bits must be a power of two, not 48"),
     (lambda: PortStripe(96, 2, id_bits=1), "bus_bits must be a power of two, not 96"),
     (lambda: PortStripe(64, 1, id_bits=1), r"ports must be in 2..8, not 1"),
     (lambda: PortStripe(64, 3, id_bits=1), "ports must be a power of two, not 3"),
