@@ -167,6 +167,8 @@ UNITS: dict[str, Unit] = {
         Unit("uart_receiver", _A + "link:UartReceiver", _B + "uart:UartReceiverBench", ("tiny",)),
         Unit("uart_transmitter", _A + "link:UartTransmitter", _B + "uart:UartTransmitterBench", ("tiny",)),
         Unit("host_link", _A + "link:HostLink", _B + "link:HostLinkBench"),
+        _expert("expert_activation", "activation:GatedActivation", "expert_elementwise:GatedActivationBench", _ELEMENTS),
+        _expert("expert_combine", "combine:Combine", "expert_elementwise:CombineBench", _ELEMENTS),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )

@@ -16,6 +16,8 @@ __all__ = ["EXPERT_PRESETS", "FORMATS", "SCALE_EXPONENT_BITS", "SLOTS", "ExpertC
 class Format:
     """A format of elements. In sums of products an element is an integer times ``2**low``.
 
+    An integer is what a float is below its smallest exponent, with a limit instead of infinity, and 0 for what is no number.
+
     Members
     -------
     exponent_bits, fraction_bits : int
@@ -37,16 +39,17 @@ class Format:
 
     @property
     def bias(self) -> int:
-        return (1 << self.exponent_bits - 1) - 1
+        return (1 << self.exponent_bits - 1) - 1 if self.exponent_bits else 1 - self.fraction_bits
 
     @property
     def nan(self) -> int:
         """The quiet NaN that is given."""
-        return (((1 << self.exponent_bits) - 1) << 1 | 1) << self.fraction_bits - 1
+        return (((1 << self.exponent_bits) - 1) << 1 | 1) << self.fraction_bits - 1 if self.exponent_bits else 0
 
     @property
     def infinity(self) -> int:
-        return ((1 << self.exponent_bits) - 1) << self.fraction_bits
+        """Magnitude that too large values get; 127 for integers."""
+        return ((1 << self.exponent_bits) - 1) << self.fraction_bits if self.exponent_bits else (1 << self.fraction_bits) - 1
 
 
 FORMATS = {"fp16": Format(5, 10, -24, 40), "bf16": Format(8, 7, -32, 48), "int8": Format(0, 7, 0, 8)}

@@ -6,10 +6,10 @@ from amaranth.lib.wiring import In, Out
 
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
-from .config import ExpertConfig
+from .config import ExpertConfig, Format
 from .rounding import SCALE, SumRounder, rounded_layout
 
-__all__ = ["Gemm", "gemm_word", "result_tag"]
+__all__ = ["Gemm", "elements", "exact_product", "gemm_word", "result_tag"]
 
 COARSE = 8
 """Products are moved by multiples of this, then by the rest."""
@@ -95,8 +95,8 @@ class Gemm(wiring.Component):
         m.d.comb += [self.i.ready.eq(rows.credit | ~self.i.p.last), rows.spend.eq(accepted & self.i.p.last)]
 
         # Weights are taken apart once for all tokens.
-        weights = self._elements(pipeline, self.i.p.weights)
-        products = [[self._product(pipeline, a, b) for a, b in zip(self._elements(pipeline, x), weights, strict=True)]
+        weights = elements(pipeline, self.i.p.weights, config.format)
+        products = [[exact_product(pipeline, a, b, config) for a, b in zip(elements(pipeline, x, config.format), weights, strict=True)]
                     for x in self.i.p.x]
         depth = self._stages - 1
         valid, tile = register(accepted, depth, reset=True), register(self.i.p.tile, depth)
@@ -126,35 +126,37 @@ class Gemm(wiring.Component):
             m.d.sync += lane.eq(Mux(lane == lanes - 1, 0, lane + 1))
         return m
 
-    def _elements(self, pipeline: Pipeline, word: Value) -> list[tuple[Value, Value, Value, Value]]:
-        """``(significand, negative, shift, special)`` of the elements of a word, two registers later."""
-        form, register, elements = self.config.format, pipeline.register, []
-        word = register(word)
-        for k in range(self.config.lanes):
-            bits = word.word_select(k, form.storage_bits)
-            if not form.exponent_bits:
-                elements.append((register(bits.as_signed()), Const(0, 1), Const(0, 1), Const(0, 1)))
-                continue
-            fraction, exponent = bits[:form.fraction_bits], bits[form.fraction_bits:-1]
-            significand = Cat(fraction, exponent.any())
-            # As integer: significand << shift.
-            shift = Mux(exponent.any(), exponent, 1) - (form.bias + form.fraction_bits + form.low)
-            most = form.bits - form.fraction_bits - 1
-            special, down = exponent.all() | (shift > most), shift < 0
-            significand = Mux(down, Mux(shift <= -len(significand), 0, significand >> (-shift)[:3]), significand)
-            elements.append((register(significand), register(bits[-1]), register(Mux(down | special, 0, shift)[:most.bit_length()]),
-                             register(special)))
-        return elements
 
-    def _product(self, pipeline: Pipeline, a, b) -> tuple[Value, Value]:
-        """Exact product of two elements, three registers later, and whether one of them is special, one register later."""
-        register, width = pipeline.register, self.config.product_bits
-        product, negative, shift = register(a[0] * b[0]), register(a[1] ^ b[1]), register(a[2] + b[2])
-        special = register(a[3] | b[3])
-        if not self.config.format.exponent_bits:
-            return register(product, 2)[:width].as_signed(), special
-        low = COARSE.bit_length() - 1
-        coarse = register((product << Cat(Const(0, low), shift[low:]))[:width - 1])
-        negative, shift = register(negative), register(shift[:low])
-        moved = (coarse << shift)[:width - 1]
-        return register(Mux(negative, -moved, moved)[:width].as_signed()), special
+def elements(pipeline: Pipeline, word: Value, form: Format) -> list[tuple[Value, Value, Value, Value]]:
+    """``(significand, negative, shift, special)`` of the elements of a word, two registers later."""
+    register, parts = pipeline.register, []
+    word = register(word)
+    for k in range(len(word) // form.storage_bits):
+        bits = word.word_select(k, form.storage_bits)
+        if not form.exponent_bits:
+            parts.append((register(bits.as_signed()), Const(0, 1), Const(0, 1), Const(0, 1)))
+            continue
+        fraction, exponent = bits[:form.fraction_bits], bits[form.fraction_bits:-1]
+        significand = Cat(fraction, exponent.any())
+        # As integer: significand << shift.
+        shift = Mux(exponent.any(), exponent, 1) - (form.bias + form.fraction_bits + form.low)
+        most = form.bits - form.fraction_bits - 1
+        special, down = exponent.all() | (shift > most), shift < 0
+        significand = Mux(down, Mux(shift <= -len(significand), 0, significand >> (-shift)[:3]), significand)
+        parts.append((register(significand), register(bits[-1]), register(Mux(down | special, 0, shift)[:most.bit_length()]),
+                      register(special)))
+    return parts
+
+
+def exact_product(pipeline: Pipeline, a, b, config: ExpertConfig) -> tuple[Value, Value]:
+    """Exact product of two elements, three registers later, and whether one of them is special, one register later."""
+    register, width = pipeline.register, config.product_bits
+    product, negative, shift = register(a[0] * b[0]), register(a[1] ^ b[1]), register(a[2] + b[2])
+    special = register(a[3] | b[3])
+    if not config.format.exponent_bits:
+        return register(product, 2)[:width].as_signed(), special
+    low = COARSE.bit_length() - 1
+    coarse = register((product << Cat(Const(0, low), shift[low:]))[:width - 1])
+    negative, shift = register(negative), register(shift[:low])
+    moved = (coarse << shift)[:width - 1]
+    return register(Mux(negative, -moved, moved)[:width].as_signed()), special

@@ -1,6 +1,6 @@
 """Exact sums become floating-point numbers, with one rounding."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,9 +8,12 @@ from ..config import check_int
 from ..numerics.normalizer import leading_zeros
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
-from .config import SCALE_EXPONENT_BITS, ExpertConfig
+from .config import SCALE_EXPONENT_BITS, ExpertConfig, Format
 
-__all__ = ["SumRounder", "rounded_layout", "sum_layout"]
+__all__ = ["ROUND_STAGES", "SCALE", "SumRounder", "round_magnitude", "rounded_layout", "sum_layout"]
+
+ROUND_STAGES = 6
+"""Registers of ``round_magnitude``."""
 
 SCALE = data.StructLayout({"mantissa": 16, "exponent": signed(SCALE_EXPONENT_BITS)})
 """Factor of integer sums: ``mantissa * 2**exponent``."""
@@ -55,7 +58,7 @@ class SumRounder(wiring.Component):
         check_int("tag_bits", tag_bits, 1, 32)
         self.config, self.tag_bits = config, tag_bits
         self.integers = not config.format.exponent_bits
-        self._stages = 7 + 3 * self.integers
+        self._stages = 1 + 3 * self.integers + ROUND_STAGES
         self.latency = self._stages + CreditQueue.latency
         super().__init__({
             "i": In(stream.Signature(sum_layout(config, tag_bits))),
@@ -72,43 +75,50 @@ class SumRounder(wiring.Component):
         form = self.config.result_format
         m.submodules.results = results = CreditQueue(self.o.p.shape(), self._stages + ROUND_TRIP)
         connect(m, results.o, wiring.flipped(self.o))
-        register = Pipeline(m).register
+        pipeline = Pipeline(m)
+        register = pipeline.register
         accepted = self.i.valid & self.i.ready
         m.d.comb += [self.i.ready.eq(results.credit), results.spend.eq(accepted),
                      results.i.valid.eq(register(accepted, self._stages, reset=True)),
                      results.i.p.tag.eq(register(self.i.p.tag, self._stages))]
-        special, negative = register(self.i.p.special, self._stages - 1), register(self.i.p.sum[-1], self._stages - 1)
-
         magnitude = register(Mux(self.i.p.sum[-1], -self.i.p.sum, self.i.p.sum)[:self.config.sum_bits])
-        unit = Const(2 * self.config.format.low, signed(8))
+        special, negative, unit = register(self.i.p.special), register(self.i.p.sum[-1]), Const(2 * self.config.format.low, signed(8))
         if self.integers:
             # Two 17-bit halves times 16 bits, then their sum.
             mantissa = self.scale.mantissa
             low, high = register(magnitude[:17] * mantissa), register(magnitude[17:] * mantissa)
             magnitude = register(register((high << 17) + low))
-            unit = self.scale.exponent
-
-        # The top bit to the left end.
-        width, fraction = 1 << (len(magnitude) - 1).bit_length(), form.fraction_bits
-        zeros = register(leading_zeros(Cat(magnitude, Const(0, width - len(magnitude)))))
-        magnitude = register(magnitude)
-        coarse = register((magnitude << Cat(Const(0, 4), zeros[4:]))[:width])
-        fine, exponent = register(zeros[:4]), Signal(signed(12))  # exponent field; below 1 for subnormals
-        m.d.sync += exponent.eq(width - 1 + form.bias + unit - zeros)
-        normal, later_exponent = register((coarse << fine)[:width]), register(exponent)
-
-        # Hidden bit, fraction and guard; what lies below is sticky. Subnormals move down.
-        kept, sticky = register(normal[width - fraction - 2:]), register(normal[:width - fraction - 2].any())
-        is_zero, largest = register(~normal[-1]), (1 << form.exponent_bits) - 2
-        down = register(Mux(later_exponent >= 1, 0, Mux(later_exponent < -fraction, fraction + 2, 1 - later_exponent))[:4])
-        base = register(Mux(later_exponent >= 1, later_exponent - 1, 0)[:form.exponent_bits])
-        infinite, is_zero = register(later_exponent > largest), register(is_zero)
-        moved = register(kept >> down)
-        sticky = register(sticky | (kept & ((1 << down) - 1)[:len(kept)]).any())
-        base, infinite = register(base), register(infinite)
-        up = moved[0] & (sticky | moved[1])
-        bits = Signal(form.storage_bits - 1)
-        m.d.comb += bits.eq((base << fraction) + moved[1:] + up)
-        m.d.comb += results.i.p.value.eq(register(Mux(special, form.nan, Cat(
-            Mux(is_zero, 0, Mux(infinite, form.infinity, bits)), negative & ~is_zero))))
+            special, negative, unit = register(special, 3), register(negative, 3), self.scale.exponent
+        m.d.comb += results.i.p.value.eq(round_magnitude(pipeline, magnitude, negative, special, unit, form))
         return m
+
+
+def round_magnitude(pipeline: Pipeline, magnitude: Value, negative: Value, special: Value, unit: Value, form: Format) -> Value:
+    """``magnitude * 2**unit`` with its sign, as bits of ``form``, ``ROUND_STAGES`` registers later; ``special``: ``form.nan``."""
+    register = pipeline.register
+
+    # The top bit to the left end.
+    width, fraction = 1 << (len(magnitude) - 1).bit_length(), form.fraction_bits
+    zeros = register(leading_zeros(Cat(magnitude, Const(0, width - len(magnitude)))))
+    magnitude, unit = register(magnitude), register(unit)
+    coarse = register((magnitude << Cat(Const(0, 4), zeros[4:]))[:width])
+    fine, exponent = register(zeros[:4]), Signal(signed(12))  # exponent field; below 1 for subnormals
+    pipeline.m.d.sync += exponent.eq(width - 1 + form.bias + unit - zeros)
+    normal, later_exponent = register((coarse << fine)[:width]), register(exponent)
+
+    # Hidden bit, fraction and guard; what lies below is sticky. Subnormals move down.
+    kept, sticky = register(normal[width - fraction - 2:]), register(normal[:width - fraction - 2].any())
+    is_zero, largest = register(~normal[-1]), max((1 << form.exponent_bits) - 2, 0)
+    down = register(Mux(later_exponent >= 1, 0, Mux(later_exponent < -fraction, fraction + 2, 1 - later_exponent))[:4])
+    base = register(Mux(later_exponent >= 1, later_exponent - 1, 0)[:max(form.exponent_bits, 1)])
+    infinite, is_zero = register(later_exponent > largest), register(is_zero)
+    moved = register(kept >> down)
+    sticky = register(sticky | (kept & ((1 << down) - 1)[:len(kept)]).any())
+    base, infinite = register(base), register(infinite)
+    up = moved[0] & (sticky | moved[1])
+    bits, size = Signal(form.storage_bits), Signal(form.storage_bits - 1)
+    special, negative = register(special, ROUND_STAGES - 1), register(negative, ROUND_STAGES - 1)
+    pipeline.m.d.comb += [bits.eq((base << fraction) + moved[1:] + up),
+                          size.eq(Mux(is_zero, 0, Mux(infinite | bits[-1], form.infinity, bits)))]
+    value = Cat(size, negative & ~is_zero) if form.exponent_bits else Mux(negative, -size, size)[:form.storage_bits]
+    return register(Mux(special, form.nan, value))

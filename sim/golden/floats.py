@@ -15,7 +15,7 @@ import numpy as np
 
 from ...accelerators.experts.config import FORMATS
 
-__all__ = ["SPLIT", "decode", "dot", "encode", "round_sum"]
+__all__ = ["SPLIT", "decode", "dot", "encode", "multiply_add", "round_sum"]
 
 LIMB = 14
 """Bits of the parts in which integers are multiplied: products of two, summed 2**16 times, are exact in float64."""
@@ -44,17 +44,25 @@ def decode(stored: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 def dot(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Exact ``x @ w.T`` of the integers ``[tokens, n]`` and ``[rows, n]`` of ``decode``, n at most 2**16: ``(high, low)``, the
     sum is ``high * 2**SPLIT + low`` with ``0 <= low < 2**SPLIT``."""
-    def limbs(values: np.ndarray) -> list[np.ndarray]:
-        parts = []
-        for k in range(LIMBS):
-            parts.append((values & (1 << LIMB) - 1 if k < LIMBS - 1 else values).astype(np.float64))
-            values = values >> LIMB
-        return parts
-
-    a, b = limbs(x), limbs(w)
+    a, b = ([limb.astype(np.float64) for limb in _limbs(values)] for values in (x, w))
     sums = [sum((np.rint(a[i] @ b[k - i].T).astype(np.int64) for i in range(max(0, k - LIMBS + 1), min(k, LIMBS - 1) + 1)),
                 start=np.zeros((len(x), len(w)), np.int64)) for k in range(2 * LIMBS - 1)]
     return _carried(sums)
+
+
+def multiply_add(old: np.ndarray, weight: np.ndarray, value: np.ndarray, name: str) -> np.ndarray:
+    """``old + weight * value`` of stored bits of a float format, rounded once; NaN with a special one."""
+    (a, special_a), (b, special_b), (c, special_c) = (decode(each, name) for each in (weight, value, old))
+    one = np.int64(1 << -FORMATS[name].low)
+    pairs = [(_limbs(a), _limbs(b)), (_limbs(c), _limbs(one))]
+    sums = [sum((x[i] * y[k - i] for x, y in pairs for i in range(max(0, k - LIMBS + 1), min(k, LIMBS - 1) + 1)),
+                start=np.zeros_like(a)) for k in range(2 * LIMBS - 1)]
+    return round_sum(*_carried(sums), special_a | special_b | special_c, name, 2 * FORMATS[name].low)
+
+
+def _limbs(values: np.ndarray) -> list[np.ndarray]:
+    """``LIMBS`` parts of ``LIMB`` bits, the highest one signed."""
+    return [values >> k * LIMB & (1 << LIMB) - 1 if k < LIMBS - 1 else values >> k * LIMB for k in range(LIMBS)]
 
 
 def _carried(sums: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +91,7 @@ def round_sum(high: np.ndarray, low: np.ndarray, special: np.ndarray, name: str,
 
 
 def encode(values: np.ndarray, unit, name: str) -> np.ndarray:
-    """``values * 2**unit`` of integers as bits of the float format ``name``, rounded to nearest even."""
+    """``values * 2**unit`` of integers as bits of the format ``name``, rounded to nearest even; int8 is -127 to 127."""
     form = FORMATS[name]
     values = np.asarray(values, np.int64)
     magnitude, negative = np.abs(values), values < 0
@@ -100,6 +108,8 @@ def encode(values: np.ndarray, unit, name: str) -> np.ndarray:
     # A carry out of the significand makes the exponent larger by itself.
     bits = np.where(normal, (exponent << form.fraction_bits) + kept, kept)
     bits = np.where(magnitude == 0, 0, np.minimum(bits, form.infinity))
+    if not form.exponent_bits:
+        return np.where(negative, -bits, bits) & (1 << form.storage_bits) - 1
     return bits | negative.astype(np.int64) << form.storage_bits - 1
 
 
