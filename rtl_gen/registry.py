@@ -169,6 +169,7 @@ UNITS: dict[str, Unit] = {
         Unit("host_link", _A + "link:HostLink", _B + "link:HostLinkBench"),
         _expert("expert_activation", "activation:GatedActivation", "expert_elementwise:GatedActivationBench", _ELEMENTS),
         _expert("expert_combine", "combine:Combine", "expert_elementwise:CombineBench", _ELEMENTS),
+        _expert("expert_router", "router:Router", "expert_routing:RouterBench", (*_ELEMENTS, "duplex"), measured="duplex"),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )

@@ -1,30 +1,19 @@
 """Gated activation of the experts: ``SiLU(gate) * up`` in floating point."""
 
-from itertools import pairwise
-
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import check_int
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
+from .chords import CHORD_STAGES, LOG2E, LOG2E_BITS, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from .config import ExpertConfig, Format
 from .rounding import ROUND_STAGES, SCALE, round_magnitude
 
 __all__ = ["GatedActivation"]
 
-EXPONENT_BITS = 25
-"""Fraction bits of log2(e)."""
-
-LOG2E = round(1.4426950408889634 * 2 ** EXPONENT_BITS)
-
-U_BITS, POWER_BITS, SIGMOID_BITS = 20, 19, 20
-POWERS = [round(2.0 ** (POWER_BITS + 1 + k / 256)) for k in range(257)]
-RECIPROCALS = [round((1 << SIGMOID_BITS) / (1 + k / 512)) - 1 for k in range(513)]
-
-CHORD_STAGES = 4
 AT_WHOLE, AT_POWER = 7, 7 + CHORD_STAGES
 AT_FACTOR = AT_POWER + 2 + CHORD_STAGES + 4
 
@@ -93,15 +82,15 @@ class GatedActivation(wiring.Component):
         s, e, negative, special = self._parts(pipeline, self.i.p.gate, form)  # 1 register
         s_up, e_up, negative_up, special_up = self._parts(pipeline, self.i.p.up, form)
         special, sign = register(special | special_up), register(negative ^ negative_up)
-        product, exponent = register(s * s_up), register(e + e_up - SIGMOID_BITS)
-        whole, power = self._power(m, pipeline, s, e, form)  # AT_WHOLE, AT_POWER
+        product, exponent = register(s * s_up), register(e + e_up - RECIPROCAL_BITS)
+        whole, mantissa = self._exponential(m, pipeline, s, e, form)  # AT_WHOLE, AT_POWER
         whole_later = register(whole, AT_POWER - AT_WHOLE)
 
         # 1 / (1 + t), then the sigmoid with its exponent.
         far = register(Mux(whole_later > POWER_BITS, POWER_BITS + 1, whole_later)[:(POWER_BITS + 1).bit_length()])
-        t = register(Mux(far == 0, (1 << POWER_BITS) - 1, register(power) >> far)[:POWER_BITS])
-        r = self._chord(m, pipeline, "reciprocals", RECIPROCALS, t)[:SIGMOID_BITS]
-        small, _ = unsigned_product(pipeline, register(power, 2 + CHORD_STAGES), r)  # 3 registers
+        t = register(Mux(far == 0, (1 << POWER_BITS) - 1, register(mantissa) >> far)[:POWER_BITS])
+        r = reciprocal(m, pipeline, t)
+        small, _ = unsigned_product(pipeline, register(mantissa, 2 + CHORD_STAGES), r)  # 3 registers
         negative = register(negative, AT_FACTOR - 2)
         factor = register(Mux(negative, small[POWER_BITS:], register(r, 3)))
         below = register(Mux(negative, register(whole_later, AT_FACTOR - 1 - AT_POWER), 0))
@@ -126,32 +115,16 @@ class GatedActivation(wiring.Component):
         return (s, register(Mux(exponent.any(), exponent, 1) - (form.bias + form.fraction_bits)), register(bits[-1]),
                 register(exponent.all()))
 
-    def _power(self, m: Module, pipeline: Pipeline, s: Value, e: Value, form: Format) -> tuple[Value, Value]:
-        """``exp(-s * 2**e)`` is ``2**-whole * power``: the first 6 registers later, the second ``CHORD_STAGES`` more."""
+    def _exponential(self, m: Module, pipeline: Pipeline, s: Value, e: Value, form: Format) -> tuple[Value, Value]:
+        """``exp(-s * 2**e)`` is ``2**-whole * power``: ``whole`` 6 registers later, ``power`` ``CHORD_STAGES`` more."""
         register = pipeline.register
         whole_bits = form.exponent_bits + 1
         product = pipeline.multiply(Const(LOG2E), s)
-        right = EXPONENT_BITS - U_BITS - e
+        right = LOG2E_BITS - U_BITS - e
         large = register(register(e > whole_bits - form.fraction_bits), 3)
         right = register(register(Mux(right >= 63, 63, right)[:6]))
         coarse = register(product >> (right & 0x38))
         fine = register(coarse >> register(right[:3]))
         bits = U_BITS + whole_bits
         u = register(Mux(large | fine[bits:].any(), -1, fine)[:bits])
-        rest = register((-u)[:U_BITS])
-        whole = register(u[U_BITS:] + u[:U_BITS].any())
-        return whole, self._chord(m, pipeline, "powers", POWERS, rest)[1:POWER_BITS + 2]
-
-    def _chord(self, m: Module, pipeline: Pipeline, name: str, knots: list[int], x: Value) -> Value:
-        """Between the knots of [0, 1) at the fraction ``x``, ``CHORD_STAGES`` registers later."""
-        register = pipeline.register
-        rest_bits = len(x) - (len(knots) - 2).bit_length()
-        slopes = [b - a for a, b in pairwise(knots)]
-        entry = data.StructLayout({"base": max(knots).bit_length(), "slope": signed(max(map(abs, slopes)).bit_length() + 1)})
-        m.submodules[name] = table = memory.Memory(shape=entry, depth=len(slopes), init=[
-            {"base": base, "slope": slope} for base, slope in zip(knots, slopes, strict=False)])
-        read = table.read_port()
-        m.d.comb += read.addr.eq(x[rest_bits:])
-        rest, chord = register(x[:rest_bits], 2), register(read.data)  # block memory is slow to give its data
-        step = register(chord.slope * rest)
-        return register((register(chord.base) + (step >> rest_bits))[:entry["base"].width])
+        return power(m, pipeline, u)

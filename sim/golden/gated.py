@@ -13,18 +13,10 @@ The sigmoid has a small *relative* error also where it is small. ``gate * up * s
 import numpy as np
 
 from ...accelerators.experts.config import FORMATS, Format
+from .chords import LOG2E, LOG2E_BITS, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from .floats import encode
 
 __all__ = ["gated_activation"]
-
-EXPONENT_BITS = 25
-"""Fraction bits of log2(e)."""
-
-U_BITS, POWER_BITS, SIGMOID_BITS = 20, 19, 20
-POWER_SEGMENTS, RECIPROCAL_SEGMENTS = 256, 512
-
-POWERS = np.array([round(2.0 ** (POWER_BITS + 1 + k / POWER_SEGMENTS)) for k in range(POWER_SEGMENTS + 1)])
-RECIPROCALS = np.array([round((1 << SIGMOID_BITS) / (1 + k / RECIPROCAL_SEGMENTS)) - 1 for k in range(RECIPROCAL_SEGMENTS + 1)])
 
 
 def gated_activation(gate: np.ndarray, up: np.ndarray, element: str, scale: tuple[int, int] = (1, 0)) -> tuple[np.ndarray, np.ndarray]:
@@ -35,11 +27,11 @@ def gated_activation(gate: np.ndarray, up: np.ndarray, element: str, scale: tupl
     source = FORMATS["fp16" if element == "int8" else element]
     (s, e, negative, special), (s_up, e_up, negative_up, special_up) = _parts(gate, source), _parts(up, source)
     special = special | special_up
-    whole, power = _power(s, e, source)
-    t = np.where(whole == 0, (1 << POWER_BITS) - 1, power >> np.minimum(whole, 63))
-    r = _chord(RECIPROCALS, t, POWER_BITS)
-    factor = np.where(negative, power * r >> POWER_BITS, r)
-    magnitude, unit = s * s_up * factor, e + e_up - SIGMOID_BITS - np.where(negative, whole, 0)
+    whole, mantissa = _exponential(s, e, source)
+    t = np.where(whole == 0, (1 << POWER_BITS) - 1, mantissa >> np.minimum(whole, 63))
+    r = reciprocal(t, POWER_BITS)
+    factor = np.where(negative, mantissa * r >> POWER_BITS, r)
+    magnitude, unit = s * s_up * factor, e + e_up - RECIPROCAL_BITS - np.where(negative, whole, 0)
     if element == "int8":
         magnitude, unit = magnitude * scale[0], unit + scale[1]
     value = encode(np.where(negative ^ negative_up, -magnitude, magnitude), unit, element)
@@ -55,17 +47,10 @@ def _parts(stored: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray, np
             exponent == (1 << form.exponent_bits) - 1)
 
 
-def _power(s: np.ndarray, e: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray]:
+def _exponential(s: np.ndarray, e: np.ndarray, form: Format) -> tuple[np.ndarray, np.ndarray]:
     """``(whole, power)``: ``exp(-s * 2**e)`` is ``2**-whole * power``."""
     whole_bits = form.exponent_bits + 1
-    shift, most = EXPONENT_BITS - U_BITS - e, (1 << U_BITS + whole_bits) - 1
-    u = s * round(1.4426950408889634 * 2 ** EXPONENT_BITS) >> np.clip(shift, 0, 63)
+    shift, most = LOG2E_BITS - U_BITS - e, (1 << U_BITS + whole_bits) - 1
+    u = s * LOG2E >> np.clip(shift, 0, 63)
     u = np.where((e > whole_bits - form.fraction_bits) | (u > most), most, u)
-    return u + (1 << U_BITS) - 1 >> U_BITS, _chord(POWERS, -u & (1 << U_BITS) - 1, U_BITS) >> 1
-
-
-def _chord(knots: np.ndarray, x: np.ndarray, bits: int) -> np.ndarray:
-    """Between the knots of [0, 1), at ``x`` of ``bits`` fraction bits, truncated."""
-    rest_bits = bits - (len(knots) - 2).bit_length()
-    segment, rest = x >> rest_bits, x & (1 << rest_bits) - 1
-    return knots[segment] + ((knots[segment + 1] - knots[segment]) * rest >> rest_bits)
+    return power(u)
