@@ -172,6 +172,8 @@ UNITS: dict[str, Unit] = {
         _expert("expert_router", "router:Router", "expert_routing:RouterBench", (*_ELEMENTS, "duplex"), measured="duplex"),
         _expert("expert_queues", "queues:ExpertQueues", "expert_routing:ExpertQueuesBench", measured="duplex"),
         _expert("expert_selector", "selector:OpSelector", "expert_routing:OpSelectorBench", ("tiny_duplex", "tiny_duplex_int8")),
+        _expert("expert_decoder", "decoder:InstructionDecoder", "expert_decoder:InstructionDecoderBench",
+                ("tiny_duplex", "tiny_duplex_int8", "duplex"), measured="duplex"),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )
