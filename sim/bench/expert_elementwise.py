@@ -49,7 +49,8 @@ class GatedActivationBench(_ElementwiseBench):
 
     def expected(self, stimulus: Items) -> Items:
         scale = self.SCALE["mantissa"], self.SCALE["exponent"]
-        values, special = gated_activation(*self._columns(stimulus), self.config.element, scale)
+        gate, up = self._columns(stimulus)
+        values, special = gated_activation(gate, up, self.config.element, scale)
         return {"o": [{"value": value, "special": int(flag), "tag": item["tag"]}
                       for value, flag, item in zip(values, special, stimulus["i"], strict=True)]}
 
@@ -59,5 +60,6 @@ class CombineBench(_ElementwiseBench):
 
     def expected(self, stimulus: Items) -> Items:
         element = "fp16" if self.config.element == "int8" else self.config.element
-        values = multiply_add(*self._columns(stimulus), element)
+        old, weight, value = self._columns(stimulus)
+        values = multiply_add(old, weight, value, element)
         return {"o": [{"value": value, "tag": item["tag"]} for value, item in zip(values, stimulus["i"], strict=True)]}

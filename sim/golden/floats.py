@@ -53,7 +53,7 @@ def dot(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def multiply_add(old: np.ndarray, weight: np.ndarray, value: np.ndarray, name: str) -> np.ndarray:
     """``old + weight * value`` of stored bits of a float format, rounded once; NaN with a special one."""
     (a, special_a), (b, special_b), (c, special_c) = (decode(each, name) for each in (weight, value, old))
-    one = np.int64(1 << -FORMATS[name].low)
+    one = np.array(1 << -FORMATS[name].low)
     pairs = [(_limbs(a), _limbs(b)), (_limbs(c), _limbs(one))]
     sums = [sum((x[i] * y[k - i] for x, y in pairs for i in range(max(0, k - LIMBS + 1), min(k, LIMBS - 1) + 1)),
                 start=np.zeros_like(a)) for k in range(2 * LIMBS - 1)]
@@ -83,7 +83,7 @@ def round_sum(high: np.ndarray, low: np.ndarray, special: np.ndarray, name: str,
     # All of it where it fits, else as much as fits from the top, and what lies below that as a sticky bit.
     values, units = high << 1 | (low != 0), np.full(high.shape, SPLIT - 1)
     for bits, kept in ((40, 16), (6, SPLIT)):
-        fits, below = (high >= -(1 << bits)) & (high < 1 << bits), SPLIT - kept
+        fits, below = (high > -(1 << bits)) & (high < 1 << bits), SPLIT - kept
         sticky = (low & (1 << below) - 1) != 0
         values = np.where(fits, ((np.where(fits, high, 0) << kept) + (low >> below) << 1) | sticky, values)
         units = np.where(fits, below - 1, units)

@@ -101,3 +101,10 @@ def test_special():
     assert round_sum(np.array([5]), np.array([0]), np.array([True]), "fp16", -48).tolist() == [0x7E00]
     assert np.isnan(np.array([FORMATS["fp16"].nan], np.uint16).view(np.float16))[0]
     assert np.isnan(bfloat16([FORMATS["bf16"].nan]))[0]
+
+
+def test_sums_at_the_ends_of_the_integers():
+    """-2**62 has 63 bits with its sticky bit, -2**63 none left for its magnitude."""
+    for high in (-65, -64, -63, 63, 64, -(1 << 40), 1 << 40):
+        value = Fraction(high) * Fraction(2) ** (SPLIT - 64)
+        assert round_sum(np.array([high]), np.array([0]), np.array([False]), "bf16", -64).tolist() == [nearest_bf16(value)]
