@@ -143,7 +143,7 @@ class OpSelectorBench(ExpertBench):
 
     def boundary(self) -> Items:
         at_threshold, above = [118, *[1] * 15], [119, *[1] * 15]  # 133 and 134 uses of 16 matrices
-        layers = [[0], [65535] * 1024, [0] * 64, [8], [9], [4], [5], at_threshold, [*at_threshold, 0], above]
+        layers = [[0], [65535] * 200, [0] * 64, [8], [9], [4], [5], at_threshold, [*at_threshold, 0], above]
         return {"i": [{"uses": use, "last": int(k == len(layer) - 1)} for layer in layers for k, use in enumerate(layer)]}
 
     def latency_stimulus(self) -> Items:

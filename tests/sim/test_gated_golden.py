@@ -2,6 +2,7 @@
 
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ def floats(bits, name):
         return bits.astype(np.uint16).view(np.float16).astype(np.float64)
     with np.errstate(invalid="ignore"):
         return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def test_the_page_states_these_errors():
+    page = (Path(__file__).parents[2] / "docs" / "experts-routing.md").read_text()
+    assert f"every gate | {LIMIT['fp16']} ulp | {LIMIT['bf16']} ulp |" in page
 
 
 def exact(gate, up):

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,12 @@ def test_weights_are_a_softmax(name, top_k):
             assert abs(weights.sum() - 1) <= LIMIT[name] * 2.0 ** -form.fraction_bits
     print(f"largest error {worst:.4f} units in the last place")
     assert worst < LIMIT[name]
+
+
+def test_the_page_states_these_errors():
+    page = (Path(__file__).parents[2] / "docs" / "experts-routing.md").read_text()
+    assert f"`exp(-60)` | {LIMIT['fp16']} ulp | {LIMIT['bf16']} ulp |" in page
+    assert f"less 1 | {LIMIT['fp16']} * 2^-10 | {LIMIT['bf16']} * 2^-7 |" in page
 
 
 def test_ties():
