@@ -18,7 +18,7 @@ from .rounding import ROUND_STAGES, round_magnitude
 
 __all__ = ["GroupSoftmax"]
 
-SCALE_BITS, SUM_BITS, FRACTION_BITS = 25, 24, 19
+SCALE_BITS, SUM_BITS, FRACTION_BITS = 25, 32, 19
 D_BITS, WHOLE_BITS = 36, 7
 AT_POWER = 14 + CHORD_STAGES
 P_STAGES = AT_POWER + 1 + ROUND_STAGES

@@ -4,7 +4,7 @@ Of each query lane, with x its scores as integers (``floats.py``) and m the larg
 
     u        (m - x) * scale: differences and u truncated to 20 fraction bits, at most 2**16 and 2**7
     p        2**-u = 2**-whole * power (``chords.py``), rounded to an element; int8: 127 times that
-    sum      of all 2**-u, each truncated to 24 fraction bits: ``2**n * (1 + t)``, t truncated to 19 fraction bits
+    sum      of all 2**-u, each truncated to 32 fraction bits: ``2**n * (1 + t)``, t truncated to 19 fraction bits
     weight   reciprocal(t) * 2**-n, rounded to the result format: what the mix of values with p is multiplied with
 
 A lane with a special score has NaN for its weight and all p (int8: p = 0).
@@ -18,7 +18,7 @@ from .floats import decode, encode
 
 __all__ = ["SCALE_BITS", "softmax"]
 
-SCALE_BITS, SUM_BITS, FRACTION_BITS = 25, 24, 19
+SCALE_BITS, SUM_BITS, FRACTION_BITS = 25, 32, 19
 D_BITS, WHOLE_BITS = 36, 7
 
 

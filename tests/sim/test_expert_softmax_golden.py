@@ -34,7 +34,7 @@ def ulps(got, real, form):
 
 
 @pytest.mark.parametrize("element", ["fp16", "bf16", "int8"])
-@pytest.mark.parametrize("positions", [1, 64, 4096])
+@pytest.mark.parametrize("positions", [1, 64, 16384])
 def test_against_float64(element, positions):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -56,7 +56,7 @@ def test_against_float64(element, positions):
         values = rng.normal(0, 1, (positions, 16))
         got = (floats(p, element).T @ values) * floats(weight, name)[:, None]
         want = (exact / exact.sum(axis=0)).T @ values
-        assert np.sqrt(np.mean((got - want) ** 2)) < {"fp16": 5e-4, "bf16": 4e-3, "int8": 8e-3}[element]
+        assert np.sqrt(np.mean((got - want) ** 2)) < {"fp16": 5e-4, "bf16": 4e-3, "int8": 2e-2}[element]
 
 
 def test_the_page_states_these_errors():
