@@ -159,6 +159,8 @@ UNITS: dict[str, Unit] = {
         Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
              _B + "ternary_parts:AccumulatorsBench"),
         Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
+        _expert("expert_core", "core:ExpertCore", "expert_core:ExpertCoreBench", _ELEMENTS),
+        _expert("expert_unit", "unit:ExpertUnit", "expert_core:ExpertUnitBench", ("tiny_duplex",)),
         _expert("expert_gemm", "gemm:Gemm", "expert_gemm:GemmBench", _ELEMENTS),
         _expert("expert_coprocess", "coprocess:CoprocessScheduler", "expert_coprocess:CoprocessSchedulerBench", measured="duplex"),
         _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),

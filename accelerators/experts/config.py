@@ -222,8 +222,10 @@ EXPERT_PRESETS = {
         _TINY,
         *(replace(_TINY, name=f"tiny_duplex_{element}", element=element) for element in ("bf16", "int8")),
         replace(_TINY, name="tiny_duplex_limits", ping_pong=False, activate_limits=True, timing=HbmTiming(refi=900, rfc=100)),
+        ExpertConfig("narrow_duplex", word_bytes=16, max_hidden=512, max_intermediate=2048),
         ExpertConfig("duplex", word_bytes=128, max_hidden=4096, max_intermediate=16384),
     )
 }
 """``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests, also of other elements, and with the
-other memory policies and many refreshes. ``duplex``: a pseudo channel as published."""
+other memory policies and many refreshes. ``duplex``: a pseudo channel as published; ``narrow_duplex``: the same with words of an
+eighth, so that a layer of an eighth of the dimensions takes the same cycles, and is simulated in minutes."""

@@ -22,6 +22,7 @@ class ExpertError(IntEnum):
     ADDRESS = 9
     SPACE = 10
     SCALE = 11
+    ORDER = 12
 
 
 ERROR_TEXT = {
@@ -36,4 +37,5 @@ ERROR_TEXT = {
     ExpertError.ADDRESS: "a start address is not that of a read command",
     ExpertError.SPACE: "a matrix begins or ends beyond the memory",
     ExpertError.SCALE: "a scale of int8 has mantissa 0",
+    ExpertError.ORDER: "the tokens of an expert's list do not ascend",
 }

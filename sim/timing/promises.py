@@ -14,9 +14,10 @@ Part = TypeVar("Part", bound=Elaboratable)
 
 def promised(component: Part) -> Part:
     """``component``; Amaranth will not warn that it, or a part of it, is never elaborated."""
-    for each in (component, *vars(component).values()):
+    component._MustUse__silence = True  # type: ignore[attr-defined]
+    for each in vars(component).values():
         if isinstance(each, Elaboratable):
-            each._MustUse__silence = True  # type: ignore[attr-defined]
+            promised(each)
     return component
 
 

@@ -1,0 +1,208 @@
+"""Operation controller: an expert's two matrices stream past its tokens."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..pipeline import Pipeline
+from ..streams import Queue, connect
+from .config import ExpertConfig
+from .gemm import gemm_word
+from .lanes import TokenLanes, lane_write
+from .rounding import SCALE
+from .streamer import run_layout, weight_layout
+
+__all__ = ["Operation", "address_layout", "expert_layout", "row_layout"]
+
+
+def address_layout(config: ExpertConfig) -> data.StructLayout:
+    """Where a matrix begins; ``column`` is that of a read command."""
+    return data.StructLayout({"bundle": range(config.bundles), "row": range(config.rows), "column": range(config.columns)})
+
+
+def expert_layout(config: ExpertConfig) -> data.StructLayout:
+    """An expert to be computed: its matrices and their dimensions. ``first``: a layer begins.
+
+    ``scales``, of int8 only: of what gate and up give, of the activation's result, of what down gives.
+    """
+    integers = {} if config.format.exponent_bits else {"scales": data.ArrayLayout(SCALE, 3)}
+    return data.StructLayout({
+        "gate_up": address_layout(config), "down": address_layout(config),
+        "hidden_words": range(config.max_hidden // config.lanes + 1), "slice_words": range(config.max_intermediate // config.lanes + 1),
+        "first": 1, **integers})
+
+
+def row_layout(config: ExpertConfig) -> data.StructLayout:
+    """A row of weights that has met a tile. ``bank``: of the token table; ``end``: the operation's last."""
+    rows = max(2 * config.max_intermediate, config.max_hidden)
+    return data.StructLayout({"down": 1, "row": range(rows), "bank": 1, "tokens": range(config.max_tokens + 1), "end": 1})
+
+
+class Operation(wiring.Component):
+    """Walks an expert's matrices: GATE_UP (rows of gate and up in turn), then DOWN (Duplex, arXiv:2409.01141, section 5)::
+
+        i, tokens -> run of GATE_UP, run of DOWN -> o_run
+                        '-> queue -> position in the row of weights, per tile
+                                          |
+        i_words ----------------------> read x or h of all lanes -> o (to the GEMM module)
+                                          '-> o_row: which results will come of it
+
+    Runs are asked for before the one in front is through, so memory does not wait for an operation's end. DOWN waits for the
+    activations of all rows of GATE_UP (``complete``).
+
+    Parameters
+    ----------
+    config : ExpertConfig
+
+    Members
+    -------
+    i : In(stream of expert_layout)
+        Dimensions are from 1 to the configuration's.
+    i_tokens : In(stream of {tokens})
+        The expert's tokens are in the x lanes: how many, 1 or more.
+    i_x, i_h : In(stream of lane_write, always_ready=True)
+        Into the x lanes, and, by elements, into the h lanes.
+    o_run : Out(stream of run_layout)
+    i_words : In(stream of weight_layout)
+    o : Out(stream of gemm_word)
+    o_row : Out(stream of row_layout)
+        One for each word with ``last``, in their order, not after it.
+    complete : In(1)
+        All results of GATE_UP are in the h lanes, all of the DOWN before it in the output buffer.
+    begun : Out(1)
+        DOWN begins: the x lanes are free.
+    bank : Out(1)
+        Of the token table, for the next expert.
+    scale, h_scale : Out(SCALE)
+        Of int8 only; for the operation under way, whose sums are the only ones inside.
+    starved, waiting, held : Out(1)
+        An operation is under way and no word enters: there is none; DOWN waits for activations; results are not taken.
+
+    Latency: 1 cycle from a word to ``o``. Interval: 1 cycle.
+    """
+
+    latency = 1
+    interval = 1
+
+    def __init__(self, config: ExpertConfig):
+        self.config = config
+        self.hidden_words, self.slice_words = config.max_hidden // config.lanes, config.max_intermediate // config.lanes
+        self.integers = not config.format.exponent_bits
+        scales = {"scale": Out(SCALE), "h_scale": Out(SCALE)} if self.integers else {}
+        super().__init__({
+            "i": In(stream.Signature(expert_layout(config))),
+            "i_tokens": In(stream.Signature(data.StructLayout({"tokens": range(config.max_tokens + 1)}))),
+            "i_x": In(stream.Signature(lane_write(config, self.hidden_words, 1), always_ready=True)),
+            "i_h": In(stream.Signature(lane_write(config, self.slice_words, config.lanes), always_ready=True)),
+            "o_run": Out(stream.Signature(run_layout(config))),
+            "i_words": In(stream.Signature(weight_layout(config))),
+            "o": Out(stream.Signature(gemm_word(config))),
+            "o_row": Out(stream.Signature(row_layout(config))),
+            "complete": In(1), "begun": Out(1), "bank": Out(1), "starved": Out(1), "waiting": Out(1), "held": Out(1), **scales,
+        })
+
+    @classmethod
+    def for_config(cls, config: ExpertConfig) -> "Operation":
+        return cls(config)
+
+    def elaborate(self, platform):
+        m = Module()
+        rows = self.o_row.p.row.shape().width
+        words = range(max(self.hidden_words, self.slice_words))
+        tasks = data.StructLayout({"down": 1, "bank": 1, "tokens": self.i_tokens.p.tokens.shape(),
+                                   "last_tile": self.i_words.p.tile.shape(), "last_row": rows, "last_word": words,
+                                   **({"scale": SCALE, "h_scale": SCALE} if self.integers else {})})
+        m.submodules.queue = queue = Queue(tasks, 4)
+        self._ask(m, queue.i)
+        self._walk(m, queue.o)
+        return m
+
+    def _ask(self, m: Module, tasks) -> None:
+        """Runs and tasks of an expert."""
+        config, expert = self.config, self.i.p
+        low = (config.lanes - 1).bit_length()
+        bank, down = self.bank, Signal()
+        # Words of a matrix: rows * words of a row = lanes * hidden_words * slice_words, twice for gate and up.
+        blocks = Pipeline(m).multiply(expert.hidden_words, expert.slice_words)
+        tiles = (self.i_tokens.p.tokens + (config.token_lanes - 1)) >> (config.token_lanes.bit_length() - 1)
+        at = Mux(down, expert.down.as_value(), expert.gate_up.as_value())
+        run, task = self.o_run.p, tasks.p
+        place = data.View(address_layout(config), at)
+        m.d.comb += [
+            run.bundle.eq(place.bundle), run.row.eq(place.row), run.column.eq(place.column), run.tiles.eq(tiles),
+            run.words.eq(blocks << Mux(down, low, low + 1)),
+            task.down.eq(down), task.bank.eq(bank), task.tokens.eq(self.i_tokens.p.tokens), task.last_tile.eq(tiles - 1),
+            task.last_row.eq(Mux(down, expert.hidden_words, expert.slice_words << 1) * config.lanes - 1),
+            task.last_word.eq(Mux(down, expert.slice_words, expert.hidden_words) - 1),
+        ]
+        if self.integers:
+            m.d.comb += [task.scale.eq(Mux(down, expert.scales[2].as_value(), expert.scales[0].as_value())),
+                         task.h_scale.eq(expert.scales[1].as_value())]
+        with m.FSM(name="ask"):
+            with m.State("WAIT"):
+                with m.If(self.i.valid & self.i_tokens.valid):
+                    m.next = "WORDS"
+            with m.State("WORDS"):  # the product takes two cycles
+                m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += self.o_run.valid.eq(1)
+                with m.If(self.o_run.ready):
+                    m.next = "TASK"
+            with m.State("TASK"):
+                m.d.comb += tasks.valid.eq(1)
+                with m.If(tasks.ready):
+                    m.d.sync += down.eq(~down)
+                    m.next = "RUN"
+                    with m.If(down):
+                        m.d.comb += [self.i.ready.eq(1), self.i_tokens.ready.eq(1)]
+                        m.d.sync += bank.eq(~bank)
+                        m.next = "WAIT"
+
+    def _walk(self, m: Module, tasks) -> None:
+        """Each word with the activations of its tile."""
+        config, given = self.config, self.i_words.p
+        m.submodules.x_lanes = x = TokenLanes(config, self.hidden_words, by_element=False)
+        m.submodules.h_lanes = h = TokenLanes(config, self.slice_words, by_element=True)
+        connect(m, wiring.flipped(self.i_x), x.i)
+        connect(m, wiring.flipped(self.i_h), h.i)
+
+        task, running = Signal(tasks.p.shape()), Signal()
+        place = data.StructLayout({"row": task.last_row.shape(), "word": task.last_word.shape()})
+        now, following, begin = Signal(place), Signal(place), Signal(place)  # begin: of the stretch
+        first, last, final = now.word == 0, now.word == task.last_word, now.row == task.last_row
+        free, take, loaded = Signal(), Signal(), Signal()
+        last_tile = given.tile == task.last_tile
+        m.d.comb += [
+            free.eq(~loaded | self.o.ready),
+            self.i_words.ready.eq(running & free & (~last | self.o_row.ready)), take.eq(self.i_words.valid & self.i_words.ready),
+            following.word.eq(Mux(last, 0, now.word + 1)), following.row.eq(now.row + last),
+            self.o_row.valid.eq(running & self.i_words.valid & free & last),
+            self.o_row.p.down.eq(task.down), self.o_row.p.row.eq(now.row), self.o_row.p.bank.eq(task.bank),
+            self.o_row.p.tokens.eq(task.tokens), self.o_row.p.end.eq(final & last_tile),
+            x.word.eq(now.word), x.tile.eq(given.tile), x.en.eq(free), h.word.eq(now.word), h.tile.eq(given.tile), h.en.eq(free),
+            self.starved.eq(running & ~self.i_words.valid), self.held.eq(running & self.i_words.valid & ~self.i_words.ready),
+        ]
+        with m.If(take):
+            # Each tile passes over the same stretch.
+            m.d.sync += now.eq(following)
+            with m.If(given.end):
+                m.d.sync += now.eq(Mux(last_tile, following.as_value(), begin.as_value()))
+                with m.If(last_tile):
+                    m.d.sync += begin.eq(following)
+
+        ready = Mux(tasks.p.down | Const(self.integers, 1), self.complete, 1)
+        m.d.comb += [tasks.ready.eq(~running & ready), self.begun.eq(tasks.valid & tasks.ready & tasks.p.down),
+                     self.waiting.eq(tasks.valid & ~running & ~ready)]
+        with m.If(tasks.valid & tasks.ready):
+            m.d.sync += [task.eq(tasks.p), running.eq(1), now.eq(0), begin.eq(0)]
+        with m.Elif(take & last & final & last_tile):
+            m.d.sync += running.eq(0)
+
+        # With the lanes' words.
+        word, tile, ends, down = (Signal.like(given.word), Signal.like(given.tile), Signal(2), Signal())
+        with m.If(free):
+            m.d.sync += [loaded.eq(take), word.eq(given.word), tile.eq(given.tile), ends.eq(Cat(first, last)), down.eq(task.down)]
+        m.d.comb += [self.o.valid.eq(loaded), self.o.p.weights.eq(word), self.o.p.tile.eq(tile), self.o.p.first.eq(ends[0]),
+                     self.o.p.last.eq(ends[1]), self.o.p.x.eq(Mux(down, h.o.as_value(), x.o.as_value()))]
+        if self.integers:
+            m.d.comb += [self.scale.eq(task.scale), self.h_scale.eq(task.h_scale)]

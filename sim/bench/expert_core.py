@@ -1,0 +1,183 @@
+"""Benches of the expert unit, with and without its memory: layers of random experts."""
+
+import random
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ...accelerators.experts.dram_commands import BUNDLE_BANKS
+from ...accelerators.experts.errors import ExpertError
+from ..golden.experts import Route, expert_tokens, interleaved, memory_image, outputs, packed, place, results_of
+from ..random_layer import random_layer, stored
+from ..timing.experts import ExpertShape, latencies, layer_cycles
+from .expert_gemm import ExpertBench
+from .expert_memory import MemoryBench
+from .trace import Trace
+from .unit import Items
+
+__all__ = ["ExpertCoreBench", "ExpertUnitBench"]
+
+
+class ExpertCoreBench(ExpertBench):
+    """One layer a run: the input buffer is filled, then come experts and their tokens, then outputs are read.
+
+    Some tokens have no expert. In some runs an expert that is refused comes before the layer. Memory is ``react``: it answers runs.
+    """
+
+    patience = 4000
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        tokens = rng.randrange(1, 2 * self.config.token_lanes + 4)
+        return self._layer(rng, tokens, rng.randrange(1, 4), rng.randrange(1, 4), refused=rng.randrange(3))
+
+    def boundary(self) -> Items:
+        """All tokens, one word per row; activations and weights with infinities, zeros, subnormals."""
+        return self._layer(random.Random(3), self.config.max_tokens, 1, 1, extreme=True)
+
+    def latency_stimulus(self) -> Items:
+        """An expert with a full tile, of the largest dimensions."""
+        words = self.config.max_hidden // self.config.lanes, self.config.max_intermediate // self.config.lanes
+        return self._layer(random.Random(2), self.config.token_lanes, *words, experts=1)
+
+    def _layer(self, rng: random.Random, tokens: int, hidden_words: int, slice_words: int, *, experts: int = 3, refused: int = 0,
+               extreme: bool = False) -> Items:
+        config = self.config
+        generator = np.random.default_rng(rng.getrandbits(32))
+        weights = stored(generator.random((tokens, experts)), results_of(config))
+        # Some tokens without an expert, but not all.
+        routes = [[(e, int(weights[token, e])) for e in sorted(rng.sample(range(experts), rng.randrange(token == 0, experts + 1)))]
+                  for token in range(tokens)]
+        layer = random_layer(config, generator, hidden=hidden_words * config.lanes, intermediate=slice_words * config.lanes,
+                             experts=experts, routes=routes)
+        if extreme:
+            for matrix in (layer.x, layer.experts[0].gate, layer.experts[-1].down):
+                matrix[generator.random(matrix.shape) < 0.02] = 0 if config.element == "int8" else config.format.infinity
+                matrix[generator.random(matrix.shape) < 0.1] = 1
+        self.layer, self.refused, self.dimensions = layer, refused, (hidden_words, slice_words)
+        self._place()
+        words = packed(config, layer.x).reshape(tokens, hidden_words, -1)
+        return {"i_x": [{"token": token, "word": k, "value": int.from_bytes(words[token, k].tobytes(), "little")}
+                        for token in range(tokens) for k in range(hidden_words)]}
+
+    def begin(self, stimulus: Items) -> None:
+        self.left, self.responses = len(stimulus["i_x"]), 0
+
+    def _place(self) -> None:
+        config, layer = self.config, self.layer
+        matrices = [(packed(config, interleaved(expert)), packed(config, expert.down)) for expert in layer.experts]
+        self.places = place(config, [[len(each) for each in own] for own in matrices])
+        self.packed = matrices
+        self.matrices = {(at.bundle, at.row): words for own, ats in zip(matrices, self.places, strict=True)
+                         for at, words in zip(ats, own, strict=True)}
+        self.used = [number for number, count in enumerate(layer.counts) if count]
+
+    def instruction(self, number: int, **changes: int) -> dict[str, Any]:
+        gate_up, down = ({"bundle": at.bundle, "row": at.row, "column": 0} for at in self.places[number])
+        hidden, own = self.dimensions
+        scales = {} if self.config.format.exponent_bits else {
+            "scales": [{"mantissa": mantissa, "exponent": exponent} for mantissa, exponent in self.layer.experts[number].scales]}
+        return {"gate_up": gate_up, "down": down, "hidden_words": hidden, "slice_words": own, "first": int(number == self.used[0]),
+                **scales, **changes}
+
+    def tokens(self, number: int) -> list[dict[str, int]]:
+        return token_items(expert_tokens(self.layer.routes, number))
+
+    def accepted(self, stream: str, payload: Any) -> Items:
+        if stream != "i_x":
+            return {}
+        self.left -= 1
+        if self.left:
+            return {}
+        given = [self.instruction(number) for number in self.used]
+        lists = [item for number in self.used for item in self.tokens(number)]
+        if self.refused == 1:
+            given.insert(0, self.instruction(self.used[0], slice_words=0))
+            lists = self.tokens(self.used[0]) + lists
+        elif self.refused == 2:
+            given.insert(0, self.instruction(self.used[0]))
+            lists = token_items([(3, 0), (3, 0), (1, 0)]) + lists
+        return {"i": given, "i_tokens": lists}
+
+    def react(self, stream: str, payload: Any) -> Items:
+        if stream == "o_run":
+            return {"i_words": run_words(self.config, payload, self.matrices[payload["bundle"], payload["row"]])}
+        if stream == "o":
+            self.responses += 1
+            if self.responses == len(self.used) + bool(self.refused):
+                tokens, hidden = self.layer.x.shape
+                return {"i_read": [{"token": token, "element": k} for token in range(tokens) for k in range(hidden)]}
+        return {}
+
+    def expected(self, stimulus: Items) -> Items:
+        config, layer = self.config, self.layer
+        refused = [[], [ExpertError.DIMENSIONS], [ExpertError.ORDER]][self.refused]
+        runs = []
+        for number in self.used:
+            tiles = -(-layer.counts[number] // config.token_lanes)
+            runs += [{"bundle": at.bundle, "row": at.row, "column": 0, "words": at.words, "tiles": tiles} for at in self.places[number]]
+        out = outputs(config, layer.x, layer.routes, dict(enumerate(layer.experts)))
+        return {"o_run": runs, "o": [int(cause) for cause in (*refused, *(ExpertError.NONE for _ in self.used))],
+                "o_read": out.reshape(-1).tolist()}
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        words, last = trace.accepted["i_words"], self.places[0][0].words - 1
+        gaps = [later - earlier for earlier, later in pairwise(words)]
+        return {"latency": gaps.pop(last), "interval": max(gaps), "finish": trace.raised["o"] - words[-1]}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return {**super().figures(attributes), "finish": latencies(self.config)[1]}
+
+
+class ExpertUnitBench(ExpertCoreBench, MemoryBench):
+    """The same on bundles with a timing checker; the xPU reads single banks meanwhile."""
+
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        return super().stimulus(rng, case) | {"i_normal": self._requests(rng, rng.choice((0, 60)))}
+
+    def begin(self, stimulus: Items) -> None:
+        MemoryBench.begin(self, stimulus)
+        super().begin(stimulus)
+        self.image = memory_image(self.config, [(at, words) for ats, own in zip(self.places, self.packed, strict=True)
+                                                for at, words in zip(ats, own, strict=True)])
+
+    def _granule(self, address: int) -> int:
+        """Weights in the rows that are in use."""
+        banks, config = BUNDLE_BANKS * self.config.columns, self.config
+        (bundle, row), at = divmod(address // banks, config.rows), address % banks
+        if row >= self.image.shape[1]:
+            return super()._granule(address)
+        return int.from_bytes(self.image[bundle, row].reshape(banks, -1)[at].tobytes(), "little")
+
+    def react(self, stream: str, payload: Any) -> Items:
+        return MemoryBench.react(self, stream, payload) if stream == "o_normal" else super().react(stream, payload)
+
+    def expected(self, stimulus: Items) -> Items:
+        items = super().expected(stimulus)
+        del items["o_run"]
+        return items | {"o_normal": self._anything(stimulus)}
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        """Cycles of the expert from the instruction to the response, and whether the cycle model says the same."""
+        start = trace.accepted["i_x"][-1] + 1
+        cycles = trace.raised["o"] - start
+        (model,) = layer_cycles(self.config, self.layer.counts, ExpertShape(*self.dimensions), start)
+        return {"cycles": cycles, "within 2 % of the cycle model": int(abs(cycles - model) <= 0.02 * cycles)}
+
+    def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
+        return {"within 2 % of the cycle model": 1}
+
+
+def token_items(tokens: list[Route]) -> list[dict[str, int]]:
+    return [{"token": token, "weight": weight, "last": int(k == len(tokens) - 1)} for k, (token, weight) in enumerate(tokens)]
+
+
+def run_words(config: Any, run: dict[str, int], matrix: np.ndarray) -> list[dict[str, int]]:
+    """What the weight streamer gives for a run from column 0 on."""
+    items, words = [], [int.from_bytes(each.tobytes(), "little") for each in matrix]
+    for start in range(0, len(words), config.row_words):
+        stretch = words[start:start + config.row_words]
+        items += [{"word": word, "tile": tile, "end": int(k == len(stretch) - 1)}
+                  for tile in range(run["tiles"]) for k, word in enumerate(stretch)]
+    return items
