@@ -11,6 +11,7 @@ from ..sim.native.run import CLOCK_MHZ, MEMORY_MODELS, MEMORY_OPTIONS
 from . import commands
 from .arguments import DEFAULT_PRESET, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
 from .export import FORMATS
+from .moe import SPLITS, moe
 from .random_checkpoint import SHAPES
 from .report import BENCH_PARTS
 from .run_command import error_text
@@ -156,6 +157,26 @@ def build_parser() -> argparse.ArgumentParser:
            help="; ".join(f"{name}: {what}" for name, what in MEMORY_MODELS.items()))
     option("--clock-mhz", type=_clock, default=250.0, metavar="MHZ", help="clock of the accelerator, for DRAM models")
     option("--json", type=Path, metavar="FILE", help="also write the summary here")
+
+    option = command(moe, "moe", "run a mixture-of-experts layer on the simulated expert unit",
+                     "Random weights and tokens; the co-processing scheduler says which experts run on Logic-PIM, these are simulated "
+                     "with the memory behind the unit, and compared with the golden model bit by bit; the xPU is a roofline. Exit "
+                     "status 1 if an output differs or the memory's timing was broken.",
+                     "--tokens 64 --experts 8 --top-k 2", "--routing trace.csv --hidden 256 --intermediate 512")
+    option("--tokens", type=_tokens, metavar="N", help="tokens of the batch; default: 64, or what --routing has")
+    option("--experts", type=whole(8, 64), default=8, metavar="N", help="experts of the layer, 8 to 64")
+    option("--top-k", type=whole(1, 8), default=2, metavar="K", help="experts of a token, 1 to 8")
+    option("--routing", type=Path, metavar="FILE.csv",
+           help="experts of the tokens, instead of a router with random logits: lines token,expert,weight below a line that says so")
+    option("--hidden", type=_tokens, default=512, metavar="N", help="hidden dimension")
+    option("--intermediate", type=_tokens, default=1792, metavar="N", help="the unit's share of the intermediate dimension")
+    option("--preset", default="narrow_duplex", help="configuration of the expert unit")
+    option("--element", choices=("fp16", "bf16", "int8"), help="format of weights and activations; default: the preset's")
+    option("--policy", choices=("single", "ping-pong"),
+           help="one bundle per expert, as published, or two bundles in turns; default: the preset's")
+    option("--split", choices=SPLITS, default="scheduler", help="who computes: as the scheduler decides, or all on one side")
+    option("--seed", type=_seed, default=1, metavar="S", help="seed of weights, tokens and logits, 0 to 2**32 - 1")
+    option("--json", type=Path, metavar="FILE", help="also write the figures here")
 
     option = command(commands.estimate, "estimate", "tell speed, bytes and utilization of a model that need not be simulated",
                      "From the cycle model (sim/timing), which is driven by the compiled program; needs no weights. Each figure says "

@@ -29,7 +29,7 @@ from .nextpnr import DEVICE
 from .report import Book, Measurement, bench_folder
 from .yowasp import ToolError, build_root
 
-__all__ = ["Job", "jobs", "run_models"]
+__all__ = ["Job", "file_hash", "job_figures", "job_results", "jobs", "run_models"]
 
 _PACKAGE = Path(__file__).parent.parent
 REFERENCES = _PACKAGE.parent / "shared" / "reference" / "checkpoints"
@@ -154,7 +154,7 @@ def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None]
         if job.topic not in sources:
             sources[job.topic] = _sources(job.topic, preset("kv260") if job.topic == "kv260" else config)
         try:
-            found, reason = _results(job, sources[job.topic], say, execute), job.unavailable or "`llmrtl bench` has not been run"
+            found, reason = job_results(job, sources[job.topic], say, execute), job.unavailable or "`llmrtl bench` has not been run"
         except (ToolError, OSError, ValueError) as error:
             found, reason = None, str(error).splitlines()[0]
             errors.append(f"{job.command}: {error}")
@@ -162,7 +162,7 @@ def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None]
             book.add(job.topic, [Measurement(f"{job.name}/{figure}", None, unit, "measured", job.command, reason)
                                  for figure, unit in job.figures.items()])
             continue
-        book.add(job.topic, _figures(job, found))
+        book.add(job.topic, job_figures(job, found))
         if "mismatch" in found and not found["golden_match"]:
             errors.append(f"{job.command}: differs from the golden model: {found['mismatch'] or found['error']}")
         if job.topic == "runs":
@@ -174,7 +174,7 @@ def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None]
     return errors
 
 
-def _hash(paths: Any) -> str:
+def file_hash(paths: Any) -> str:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -198,19 +198,19 @@ def _sources(topic: str, config: AcceleratorConfig) -> str:
     """Hash of what decides the figures of a topic: golden model and compiler, and for runs the Verilog and the driver."""
     paths = [*_golden_model(), *(_PACKAGE / "rtl_gen" / name for name in _COMPILER)]
     if topic == "accuracy":
-        return _hash([*paths, _PACKAGE / "sim" / "reference.py"])
+        return file_hash([*paths, _PACKAGE / "sim" / "reference.py"])
     native = (path for path in sorted((_PACKAGE / "sim" / "native").iterdir()) if path.suffix in (".py", ".cpp", ".h"))
-    return _hash([*paths, *native]) + emitted_accelerator(config, observe=topic == "kv260").sidecar["sha256"]
+    return file_hash([*paths, *native]) + emitted_accelerator(config, observe=topic == "kv260").sidecar["sha256"]
 
 
-def _results(job: Job, sources: str, say: Callable[[str], None], execute: bool) -> dict[str, Any] | None:
+def job_results(job: Job, sources: str, say: Callable[[str], None], execute: bool) -> dict[str, Any] | None:
     """What the command wrote, now or earlier with the same inputs; ``None`` if it was not run."""
     if job.unavailable:
         return None
     if job.prepare and execute and not job.inputs[0].exists():
         say(f"$ {job.prepare}")
         _command(job.prepare)
-    inputs = _hash(path for root in job.inputs for path in sorted(root.rglob("*"))
+    inputs = file_hash(path for root in job.inputs for path in sorted(root.rglob("*"))
                    if path.is_file() and path.suffix in (".py", ".json", ".safetensors", ".npz"))
     key = hashlib.sha256("\0".join((job.command, sources, inputs)).encode()).hexdigest()
     remembered = build_root() / "cache" / f"{key}.run.json"
@@ -246,7 +246,7 @@ def _command(command: str) -> tuple[int, str]:
     return status, complaint.getvalue()
 
 
-def _figures(job: Job, found: dict[str, Any]) -> list[Measurement]:
+def job_figures(job: Job, found: dict[str, Any]) -> list[Measurement]:
     machine = f"on {os.cpu_count()} cores, {platform.machine()}; depends on the computer"
     figures = []
     for name, unit in job.figures.items():

@@ -26,6 +26,7 @@ from .expert_memory import POLICIES as EXPERT_POLICIES
 from .expert_memory import STREAMS as EXPERT_STREAMS
 from .expert_memory import run_expert_memory
 from .generate import emitted_accelerator
+from .moe_results import MOE, MOE_PROJECTED, run_layers
 from .nextpnr import DEVICE, Placement, in_harness, place_and_route
 from .registry import UNITS, build, emit_unit, unit
 from .report import BENCH_PARTS, DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
@@ -288,7 +289,7 @@ def synth(options: Namespace) -> int:
 
 
 _TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", TIMING, PROMPTS, EXPERT_STREAMS,
-           EXPERT_POLICIES, "boards")
+           EXPERT_POLICIES, MOE, MOE_PROJECTED, "boards")
 
 
 def bench(options: Namespace) -> int:
@@ -308,6 +309,8 @@ def bench(options: Namespace) -> int:
         errors += _measure_kv260(book)
     if "cells" in parts:
         errors += measure_cells(book, console.print)
+    if "moe" in parts:
+        errors += run_layers(book, lambda text: console.print(text, markup=False, soft_wrap=True))
     if "boards" in parts:
         from ..boards.figures import board_figures  # boards are made of all that is here
         errors += board_figures(book, lambda text: console.print(text, markup=False, soft_wrap=True))
