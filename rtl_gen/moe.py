@@ -125,7 +125,8 @@ def _config(options: Namespace) -> ExpertConfig:
 
 def _summary(config: ExpertConfig, layer: RandomLayer, mask: int, run: ExpertRun, match: bool,
              times: tuple[Sequence[int], Sequence[int]]) -> dict[str, Any]:
-    finished, experts = iter(run.finished), []
+    finished = iter(run.finished)
+    experts: list[dict[str, Any]] = []
     for number, count in enumerate(layer.counts):
         on_pim = bool(mask >> number & 1)
         experts.append({"expert": number, "tokens": count, "on": "-" if not count else "logic-pim" if on_pim else "xpu",

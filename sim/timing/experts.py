@@ -52,9 +52,9 @@ class BundleReads:
         self.timing = config.timing
         self.late = 3 * config.timing.rrd + config.timing.faw if config.activate_limits else 0  # of the second half's activate
         self.due = config.timing.refi
-        self.last_read = LONG_AGO
-        self.ready = [0] * config.bundles
-        self.activated = [LONG_AGO] * config.bundles
+        self.last_read: float = LONG_AGO
+        self.ready: list[float] = [0] * config.bundles
+        self.activated: list[float] = [LONG_AGO] * config.bundles
 
     def stretch(self, bundle: int, reads: int, earliest: float) -> tuple[float, float]:
         """First and last read of a stretch that is known at ``earliest``."""
@@ -63,7 +63,8 @@ class BundleReads:
         while at >= self.due:
             at = max(at, self.due + timing.rfc)
             self.due += timing.refi
-        opened, first = at + self.late, None
+        opened: float = at + self.late
+        first: float | None = None
         now = max(opened + timing.rcd, self.last_read + timing.ccd)
         while True:
             if now >= self.due:

@@ -153,7 +153,7 @@ def checked(config: ExpertConfig, commands: np.ndarray) -> TimingChecker:
 
 
 def _seen(commands: np.ndarray) -> Counter[str]:
-    numbers = (commands["bits"] & np.uint64((1 << Command.as_shape().width) - 1)).astype(np.int64)
+    numbers = (commands["bits"] & np.uint64((1 << max(Command).bit_length()) - 1)).astype(np.int64)
     return Counter({each.name: count for each in Command if (count := int((numbers == each.value).sum()))})
 
 
