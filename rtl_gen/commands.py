@@ -232,5 +232,5 @@ def bitstream(options: Namespace) -> int:
 
 def bench(options: Namespace) -> int:
     """``llmrtl bench``."""
-    from .synthesis import bench as run_bench
+    from .bench import bench as run_bench
     return run_bench(options)

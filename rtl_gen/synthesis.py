@@ -1,4 +1,4 @@
-"""``llmrtl synth`` and ``llmrtl bench``: measure units and the accelerator, show, store, write ``docs/RESULTS.md``.
+"""``llmrtl synth``: measures units and the accelerator, shows and stores the figures.
 
 A unit that fails does not lose the others: its figures are stored as not measured with the reason, the errors are
 listed at the end and the exit status is 1. Yosys and nextpnr keep their results by content, so an interrupted
@@ -7,7 +7,7 @@ command goes on where it stopped.
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from amaranth.lib import wiring
@@ -18,32 +18,21 @@ from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import preset
 from ..accelerators.top import Accelerator
 from .arguments import DEFAULT_PRESET
-from .cell_figures import TOPIC as CELLS
-from .cell_figures import measure_cells, show_cells
-from .emit import Emitted, write_if_changed
-from .estimate import prompt_figures
-from .expert_memory import POLICIES as EXPERT_POLICIES
-from .expert_memory import STREAMS as EXPERT_STREAMS
-from .expert_memory import run_expert_memory
+from .cell_figures import show_cells
+from .emit import Emitted
 from .generate import emitted_accelerator
-from .moe_results import MOE, MOE_PROJECTED, run_layers
 from .nextpnr import DEVICE, Placement, in_harness, place_and_route
 from .registry import UNITS, build, emit_unit, unit
-from .report import BENCH_PARTS, DATA_DEPENDENT, RESULTS, Book, Measurement, bench_folder, render
-from .runs import CLOCK_MHZ, LARGE_CHECKPOINT, run_models
-from .timing_cases import TOPIC as TIMING
-from .timing_cases import run_comparisons
+from .report import DATA_DEPENDENT, Book, Measurement, bench_folder
 from .yosys import TARGETS, Synthesis, synthesize
 
-__all__ = ["bench", "synth"]
+__all__ = ["ACCELERATOR", "config_for", "console", "lookup_macs", "measure_all", "measure_engines", "measure_kv260", "synth"]
 
 ACCELERATOR = "accelerator"
 SEEDS = (1,)
 """Seeds with which the accelerator is placed: a run takes half an hour, and not every seed can be routed. Units are placed once."""
 
 ENGINE_SEEDS = (1, 2)
-PROMPTS, PROMPT_LENGTHS = "prompts", (128, 1024)
-"""Topic of ``build/bench``, and lengths: what prompts cost the 0.73B model."""
 
 _SMALL = ("lut", "ff", "bram", "uram", "dsp", "lutram")
 _PLACED = ("LUT", "FF", "BRAM", "DSP")
@@ -59,7 +48,7 @@ def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
     return Accelerator(config) if name == ACCELERATOR else build(name, config)
 
 
-def _config_for(name: str, config: Any) -> Any:
+def config_for(name: str, config: Any) -> Any:
     """``config``, or the measured one of a unit that takes others."""
     return config if name == ACCELERATOR or UNITS[name].measured == DEFAULT_PRESET else UNITS[name].config()
 
@@ -144,12 +133,12 @@ def measure(name: str, config: AcceleratorConfig, target: str, place: bool,
     return figures, area, placement
 
 
-def _measure_all(book: Book, asked: AcceleratorConfig, names: Sequence[str] | None = None) -> list[str]:
+def measure_all(book: Book, asked: AcceleratorConfig, names: Sequence[str] | None = None) -> list[str]:
     """Every unit for ECP5 and UltraScale+, then the accelerator (or only ``names`` of them); returns errors."""
     errors = []
     with console.status("") as status:
         for name in (*UNITS, ACCELERATOR) if names is None else names:
-            topic, config = ACCELERATOR if name == ACCELERATOR else "units", _config_for(name, asked)
+            topic, config = ACCELERATOR if name == ACCELERATOR else "units", config_for(name, asked)
             if name != ACCELERATOR:
                 try:
                     book.add(topic, promise_figures(name, emit_unit(name, config)))
@@ -171,25 +160,12 @@ def _measure_all(book: Book, asked: AcceleratorConfig, names: Sequence[str] | No
     return errors
 
 
-def forget_stale(book: Book, config: AcceleratorConfig) -> None:
-    """Units whose Verilog is not the one that was measured have no figures; all units have a row."""
-    known = book.topics.get("units", {})
-    book.topics["units"] = {}
-    for name in UNITS:
-        measured = known.get(f"{name}/verilog")
-        if measured is not None and measured.value == emit_unit(name, _config_for(name, config)).sidecar["sha256"]:
-            book.add("units", [figure for key, figure in known.items() if key.startswith(f"{name}/")])
-        else:
-            reason = "not measured with the present Verilog"
-            book.add("units", [Measurement(f"{name}/ecp5/lut", None, "", "measured", "llmrtl bench --only units", reason)])
-
-
 ENGINES = tuple(replace(preset("edge"), name=f"p{tokens}", bus_bits=128, vector_lanes=4, tables=26, token_lanes=tokens)
                 for tokens in (1, 2, 4))
 """A 128-bit weight stream into 26 tables, with several numbers of token lanes."""
 
 
-def _measure_engines(book: Book) -> list[str]:
+def measure_engines(book: Book) -> list[str]:
     """Clock of the ternary engine for a 128-bit port; returns errors."""
     errors, command, topic, name = [], "llmrtl bench --only engine", "engine", "ternary_engine"
     for config in ENGINES:
@@ -207,7 +183,7 @@ def _measure_engines(book: Book) -> list[str]:
 KV260_AREA = ("ternary_engine", "ternary_lanes", "ternary_direct", "attention", "vector_memory", "norm_quantize", "head", ACCELERATOR)
 
 
-def _measure_kv260(book: Book) -> list[str]:
+def measure_kv260(book: Book) -> list[str]:
     """Area of the large preset: the engine, its parts, the control, the other large units, the whole; returns errors."""
     config, errors = preset("kv260"), []
     macs = lookup_macs(config)
@@ -272,7 +248,8 @@ def synth(options: Namespace) -> int:
     if options.unit == "all" and options.target == "cells":
         raise ValueError("--target cells is for one unit, not all")
     if options.unit == "all":
-        return _finish(book, config, _measure_all(book, config))
+        from .bench import write_page  # the page is made of all figures
+        return write_page(book, config, measure_all(book, config))
     if options.pnr and options.target != "ecp5":
         raise ValueError(f"--pnr is for --target ecp5, not {options.target}")
     if options.liberty is not None and options.target != "cells":
@@ -286,55 +263,3 @@ def synth(options: Namespace) -> int:
     _show(area, placement)
     console.print(f"stored: {book.save(topic)}", soft_wrap=True)
     return 0
-
-
-_TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", TIMING, PROMPTS, EXPERT_STREAMS,
-           EXPERT_POLICIES, MOE, MOE_PROJECTED, "boards")
-
-
-def bench(options: Namespace) -> int:
-    """``llmrtl bench``: measures all, or the named parts, and writes the page with what was measured before; exit status 1 if
-    anything failed."""
-    config, parts = preset("edge"), options.only or BENCH_PARTS
-    book, errors = Book(bench_folder()), []
-    for topic in _TOPICS:
-        book.load(topic)
-    if "units" in parts:
-        errors += _measure_all(book, config, list(UNITS))
-    if "accelerator" in parts:
-        errors += _measure_all(book, config, [ACCELERATOR])
-    if "engine" in parts:
-        errors += _measure_engines(book)
-    if "area" in parts:
-        errors += _measure_kv260(book)
-    if "cells" in parts:
-        errors += measure_cells(book, console.print)
-    if "moe" in parts:
-        errors += run_layers(book, lambda text: console.print(text, markup=False, soft_wrap=True))
-    if "boards" in parts:
-        from ..boards.figures import board_figures  # boards are made of all that is here
-        errors += board_figures(book, lambda text: console.print(text, markup=False, soft_wrap=True))
-    return _finish(book, config, errors, runs="runs" in parts, timing="timing" in parts, experts="expert_memory" in parts)
-
-
-def _finish(book: Book, config: AcceleratorConfig, errors: list[str], *, runs: bool = False, timing: bool = False,
-            experts: bool = False) -> int:
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
-    errors = errors + (run_models(book, config, say) if runs else []) + (run_comparisons(book, say) if timing else [])
-    errors += run_expert_memory(book, say) if experts else []
-    if timing:
-        for prompt in PROMPT_LENGTHS:
-            book.add(PROMPTS, prompt_figures(preset("kv260"), LARGE_CHECKPOINT.name, prompt, CLOCK_MHZ))
-        book.save(PROMPTS)
-    for topic in _TOPICS:
-        if topic not in book.topics:
-            book.load(topic)
-    forget_stale(book, config)
-    write_if_changed(RESULTS, render(book, config=asdict(config), device=DEVICE, clock_mhz=CLOCK_MHZ,
-                                     macs=lookup_macs(preset("kv260"))))
-    console.print(f"written: {RESULTS}")
-    for error in errors:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-    return 1 if errors else 0

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 from llmrtl.accelerators.presets import preset
-from llmrtl.rtl_gen import runs, synthesis
+from llmrtl.rtl_gen import bench, runs, synthesis
 from llmrtl.rtl_gen.cli import main
 from llmrtl.rtl_gen.registry import UNITS
 from llmrtl.rtl_gen.report import Book, Measurement, render, show
@@ -78,7 +78,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "bench_folder", lambda: tmp_path / "bench")
     monkeypatch.setattr(runs, "jobs", lambda config: [])
     monkeypatch.setattr(runs, "kv260_jobs", list)
-    monkeypatch.setattr(synthesis, "UNITS", {name: UNITS[name] for name in ("fork", "gearbox")})
+    for module in (synthesis, bench):
+        monkeypatch.setattr(module, "UNITS", {name: UNITS[name] for name in ("fork", "gearbox")})
     measure = synthesis.measure
 
     def failing(name, *arguments, **options):
@@ -120,6 +121,10 @@ def test_one_unit(workplace, capsys):
     stored = json.loads((workplace / "bench/synth-gearbox-edge-ecp5.json").read_text())
     assert any(entry["name"] == "gearbox/ecp5/fmax" for entry in stored["measurements"])
     assert not (workplace / "docs").exists()
+
+
+def test_every_part_is_measured():
+    assert tuple(bench.PARTS) == bench.BENCH_PARTS
 
 
 def test_bad_options(workplace, capsys):
