@@ -140,6 +140,8 @@ class SimulatedBoard:
         Bytes of a million that get lost, come twice or change on the line, in either direction.
     seed : int
         Of the faults.
+    contents : Path or None
+        A file that memory begins with.
 
     Members
     -------
@@ -147,10 +149,11 @@ class SimulatedBoard:
         Name of the pseudo-terminal.
     """
 
-    def __init__(self, program: Path, memory_bytes: int, *, fault_ppm: int = 0, seed: int = 1) -> None:
+    def __init__(self, program: Path, memory_bytes: int, *, fault_ppm: int = 0, seed: int = 1,
+                 contents: Path | None = None) -> None:
         period = CLOCK_HZ // BAUD
-        self._process = subprocess.Popen([str(program), str(memory_bytes), str(period), str(fault_ppm), str(seed)],
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [str(program), str(memory_bytes), str(period), str(fault_ppm), str(seed), *([str(contents)] if contents else [])]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = self._process.stdout.readline().strip()
         if not self.port:

@@ -1,8 +1,8 @@
 // A simulated board: accelerator and host link with memory, the serial line on a pseudo-terminal. With SDRAM_FIGURES it is the
 // system of a real board, with an SDRAM at its pins that checks its data sheet.
 //
-// Arguments: bytes of memory, cycles per bit, faults per million bytes, seed. The first line of output is the name of the
-// terminal; at the end of standard input the simulation ends and says what it did.
+// Arguments: bytes of memory, cycles per bit, faults per million bytes, seed, a file that memory begins with. The first line of output
+// is the name of the terminal; at the end of standard input the simulation ends and says what it did.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -69,6 +69,8 @@ int open_terminal() {
 
 #ifdef SDRAM_FIGURES
 
+#define PIN(name) sdram___05F##name  // Verilator's name of sdram__name
+
 // The chip and the registers in the pads.
 class Behind {
 public:
@@ -76,15 +78,17 @@ public:
     void drive(Vboard& dut, uint64_t cycle) {
         coming_[cycle % 8] = next_;
         const Word& word = coming_[(cycle - PAD_CYCLES) % 8];
-        dut.sdram__dq_i = word.valid ? word.bits : uint16_t(0x5A3C ^ cycle * 0x9E37);
+        dut.PIN(dq_i) = word.valid ? word.bits : uint16_t(0x5A3C ^ cycle * 0x9E37);
     }
     bool take(Vboard& dut) {
-        SdramPins pins{bool(dut.sdram__cke), bool(dut.sdram__cs_n), bool(dut.sdram__ras_n), bool(dut.sdram__cas_n), bool(dut.sdram__we_n),
-                       dut.sdram__ba, dut.sdram__a, dut.sdram__dqm, dut.sdram__dq_o, bool(dut.sdram__dq_oe)};
+        SdramPins pins{bool(dut.PIN(cke)), bool(dut.PIN(cs_n)), bool(dut.PIN(ras_n)), bool(dut.PIN(cas_n)), bool(dut.PIN(we_n)),
+                       dut.PIN(ba), dut.PIN(a), dut.PIN(dqm), dut.PIN(dq_o), bool(dut.PIN(dq_oe))};
         next_.valid = chip_.step(pins, next_.bits);
         return next_.valid || pins.driven;
     }
     const std::string& violation() const { return chip_.violation(); }
+    void* contents() { return chip_.words().data(); }
+    size_t size() { return 2 * chip_.words().size(); }
 
 private:
     struct Word { bool valid = false; uint16_t bits = 0; };
@@ -145,6 +149,8 @@ public:
         return active;
     }
     const std::string& violation() const { return gmem_->violation.empty() ? link_->violation : gmem_->violation; }
+    void* contents() { return gmem_->bytes; }
+    size_t size() { return gmem_->size; }
 
 private:
     using Port = Memory<1, PORT_BYTES>;
@@ -154,7 +160,10 @@ private:
 #endif
 
 int main(int argc, char** argv) {
-    if (argc != 5) { std::fprintf(stderr, "usage: %s MEMORY_BYTES CYCLES_PER_BIT FAULT_PPM SEED\n", argv[0]); return 2; }
+    if (argc != 5 && argc != 6) {
+        std::fprintf(stderr, "usage: %s MEMORY_BYTES CYCLES_PER_BIT FAULT_PPM SEED [CONTENTS]\n", argv[0]);
+        return 2;
+    }
     uint64_t bytes = std::strtoull(argv[1], nullptr, 0), period = std::strtoull(argv[2], nullptr, 0);
     Faults faults{uint32_t(std::strtoul(argv[3], nullptr, 0)), std::strtoull(argv[4], nullptr, 0) * 0x9E3779B97F4A7C15ull | 1};
     auto context = std::make_unique<VerilatedContext>();
@@ -163,6 +172,12 @@ int main(int argc, char** argv) {
     if (base == MAP_FAILED) { std::perror("mmap"); return 2; }
     std::memset(base, 0xA5, std::min<uint64_t>(bytes, 1 << 20));  // what nobody wrote is not zero
     Behind memory(static_cast<uint8_t*>(base), bytes);
+    if (argc == 6) {
+        std::FILE* file = std::fopen(argv[5], "rb");
+        if (!file) { std::perror(argv[5]); return 2; }
+        std::fread(memory.contents(), 1, memory.size(), file);
+        std::fclose(file);
+    }
     int terminal = open_terminal();
 
     std::deque<uint8_t> in, out;       // bytes from and to the host
