@@ -296,15 +296,22 @@ def read_results(lines: Iterable[str], image: Image, on_token: Callable[[Generat
     done = sum(1 << each.low for each in map_["STATUS"].fields if each.name in ("done", "error_pending"))
     for each in (run, run.before):
         if each is not None:
-            if each.registers.keys() >= CORE:
-                by_offset = {offset: each.registers.get(name, 0) for offset, name in names.items()}
-                try:
-                    check_core(by_offset.__getitem__, image.config)
-                except ValueError as error:
-                    each.foreign = str(error)
+            each.foreign = _foreign(each.registers, image.config)
             _join_halves(each.registers)
             each.ended = bool(each.registers.get("STATUS", 0) & done)
     return run
+
+
+def _foreign(registers: dict[str, int], config: AcceleratorConfig) -> str | None:
+    """Why the core is not one for ``config``, if it is not."""
+    if not registers.keys() >= CORE:
+        return None
+    values = {offset: registers[name] for name, offset in register_map(config).offsets.items() if name in CORE}
+    try:
+        check_core(values.__getitem__, config)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _join_halves(registers: dict[str, int]) -> None:
