@@ -257,6 +257,9 @@ class AcceleratorConfig(Configuration):
         With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two.
     cache_heads : int
         With ``cache = "evict"``: K/V heads of all layers, 2 to 256.
+    swap_slots : int
+        With ``cache = "paged"``: blocks of a second region of memory, to which sequences leave the cache and from which they come back,
+        2 to 2**16; 0: there is none.
     attention_modes : bool
         Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
         runs, and ``probability_bits`` of at least 21.
@@ -297,6 +300,7 @@ class AcceleratorConfig(Configuration):
     kv_storage: str = "int"
     attention_modes: bool = False
     cache_heads: int = 16
+    swap_slots: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -355,6 +359,10 @@ class AcceleratorConfig(Configuration):
             raise ValueError(f"with cache = 'paged', chunks must be 1, and max_context at least block_size and below 2**18, not "
                              f"{self.chunks}, {self.max_context} and {self.block_size}")
         check_int("cache_heads", self.cache_heads, 2, 256)
+        check_int("swap_slots", self.swap_slots, 0, 1 << 16)
+        if self.swap_slots and (self.swap_slots < 2 or self.cache != "paged"):
+            raise ValueError(f"swap_slots must be 0 or at least 2, and 0 unless cache is 'paged', not {self.swap_slots} with "
+                             f"{self.cache!r}")
         if self.cache == "evict" and (self.chunks, self.kv_bits, self.kv_storage, self.max_context >= 8) != (1, 8, "int", True):
             raise ValueError(f"with cache = 'evict', chunks must be 1, kv_bits 8, kv_storage 'int' and max_context at least 8, not "
                              f"{self.chunks}, {self.kv_bits}, {self.kv_storage!r} and {self.max_context}")
@@ -405,6 +413,11 @@ class AcceleratorConfig(Configuration):
     def blocks(self) -> int:
         """Blocks of a paged KV cache."""
         return block_count(self, self.block_size, self.sequences)
+
+    @property
+    def swap_rows(self) -> int:
+        """Rows of a head in the larger one of both regions of a cache that swaps."""
+        return max(self.blocks, self.swap_slots) * self.block_size
 
     @property
     def bus_bytes(self) -> int:
@@ -490,4 +503,4 @@ class AcceleratorConfig(Configuration):
 
 
 _LATER = {field.name: field.default for field in fields(AcceleratorConfig)
-          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads")}
+          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads", "swap_slots")}

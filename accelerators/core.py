@@ -74,6 +74,8 @@ class Core(wiring.Component):
     o_token : Out(stream of token_layout)
     kv_address : In(32); kv_heads : In(16); kv_free_blocks : Out(20)
         With a paged cache: byte address of its first record, K/V heads of all layers; blocks that nobody has.
+    kv_swap_address, kv_swap_stride : In(32); kv_rows_out, kv_rows_in, kv_clean_blocks : Out(32)
+        With ``swap_slots``: the second region, as ``kv_address`` and ``kv_head_stride``; see ``SwapController``.
     attention_missed, attention_passed : Out(32)
         With attention modes: see ``Attention``.
     busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
@@ -118,6 +120,8 @@ class Core(wiring.Component):
             "busy": Out(1), "done": Out(1), "error": Out(8), "error_info": Out(32),
             "position": Out(20), "generated": Out(20), "tag": Out(16),
             **({"kv_free_blocks": Out(20), "kv_address": In(32), "kv_heads": In(16)} if config.cache == "paged" else {}),
+            **({"kv_swap_address": In(32), "kv_swap_stride": In(32), "kv_rows_out": Out(32), "kv_rows_in": Out(32),
+                "kv_clean_blocks": Out(32)} if config.swap_slots else {}),
             **({"attention_missed": Out(32), "attention_passed": Out(32)} if config.attention_modes else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
@@ -145,7 +149,7 @@ class Core(wiring.Component):
         # Addresses of records; those of several sequences come from the front end, and it may have rows copied.
         cache = (None if paged else WindowCache(config) if window else EvictCache(config, config.cache_heads) if evict else
                  ContiguousCache(config))
-        mover = RowMover(config, config.blocks * config.block_size) if paged else None
+        mover = RowMover(config, config.swap_rows) if paged else None
         vector_words = ceil_div(config.max_vector, lanes)
         gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), vector_words)
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes),
@@ -224,7 +228,7 @@ class Core(wiring.Component):
         i_data, copying = self.i_data, None
         if paged:
             i_data, copying = stream.Signature(i_data.p.shape()).create(path=("fetched_data",)), Signal()
-            self._copy_on_write(m, frontend.o_copy, mover, copying)
+            (self._copies_and_moves if config.swap_slots else self._copy_on_write)(m, frontend, mover, copying)
             merge(m, [(frontend.o_data, ~copying), (mover.o_read, copying)], self.o_data)
             steer(m, self.i_data, [(i_data, ~copying), (mover.i_data, copying)])
         # While tokens are appended, the cache reads for itself; what the front end reads next waits for them.
@@ -478,8 +482,33 @@ class Core(wiring.Component):
         m.d.sync += [moved.eq(Cat(self.start, *(port.valid & port.ready for port in moving))), self.progress.eq(moved.any())]
         return m
 
-    def _copy_on_write(self, m: Module, copy: stream.Interface, mover: RowMover, copying: Signal) -> None:
+    def _copies_and_moves(self, m: Module, frontend: FrontEnd, mover: RowMover, copying: Signal) -> None:
+        """Copies as with ``_copy_on_write``, and moves between both regions, answered by ``i_moved``: never at the same time, as the
+        front end goes through a batch entry by entry."""
+        block, copy, move = self.config.block_size.bit_length() - 1, frontend.o_copy, frontend.o_move
+        command, done, moves = mover.i_command, mover.o_done, Signal()
+        with m.If(command.valid & command.ready):
+            m.d.sync += [copying.eq(1), moves.eq(~copy.valid)]
+        with m.If(done.valid & done.ready):
+            m.d.sync += copying.eq(0)
+        m.d.comb += [command.valid.eq((copy.valid | move.valid) & ~copying), command.p.eq(move.p),
+                     move.ready.eq(command.ready & ~copying & ~copy.valid),
+                     frontend.i_moved.valid.eq(done.valid & moves), frontend.i_moved.p.error.eq(done.p.error),
+                     done.ready.eq(~moves | frontend.i_moved.ready), copy.ready.eq(done.valid & ~moves)]
+        with m.If(copy.valid):
+            m.d.comb += [command.p.from_region.eq(0), command.p.to_region.eq(0), command.p.source.eq(copy.p.source << block),
+                         command.p.target.eq(copy.p.target << block), command.p.rows.eq(copy.p.rows)]
+        m.d.comb += [
+            mover.i_written.valid.eq(self.i_record_done.valid & copying), mover.i_written.p.error.eq(self.i_record_done.p.error),
+            mover.base[0].eq(self.kv_address), mover.head_stride[0].eq(self.kv_head_stride), mover.heads.eq(self.kv_heads),
+            mover.base[1].eq(self.kv_swap_address), mover.head_stride[1].eq(self.kv_swap_stride),
+            mover.record_beats.eq(self.kv_record_beats), self.kv_rows_out.eq(frontend.rows_out), self.kv_rows_in.eq(frontend.rows_in),
+            self.kv_clean_blocks.eq(frontend.clean_blocks),
+        ]
+
+    def _copy_on_write(self, m: Module, frontend: FrontEnd, mover: RowMover, copying: Signal) -> None:
         """A copy that the front end asks for: taken from it when the rows are in memory."""
+        copy = frontend.o_copy
         block = self.config.block_size.bit_length() - 1
         command, done = mover.i_command, mover.o_done
         with m.If(command.valid & command.ready):

@@ -239,6 +239,9 @@ class Accelerator(wiring.Component):
             registers.position.eq(core.position), registers.tokens_generated.eq(core.generated),
             *([registers.kv_free_blocks.eq(core.kv_free_blocks), core.kv_address.eq(registers.kv_address),
                core.kv_heads.eq(registers.kv_heads)] if config.cache == "paged" else []),
+            *([core.kv_swap_address.eq(registers.kv_swap_address), core.kv_swap_stride.eq(registers.kv_swap_stride),
+               *(getattr(registers, name).eq(getattr(core, name)) for name in ("kv_rows_out", "kv_rows_in", "kv_clean_blocks"))]
+              if config.swap_slots else []),
             *([registers.attention_missed.eq(core.attention_missed), registers.attention_passed.eq(core.attention_passed)]
               if config.attention_modes else []),
             registers.progress.eq(core.progress),

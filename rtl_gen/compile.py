@@ -256,10 +256,11 @@ def _plan(model: ModelShape, config: AcceleratorConfig, tensors: PackedTensors |
     program_bytes = ceil_div(len(program) * INSTRUCTION_BYTES, config.bus_bytes) * config.bus_bytes
     prompt_address = layout.end + program_bytes
     prompt_words = room.positions
-    if config.cache == "paged":  # a batch: at most an entry for each token, one for two of them (a group), and three for each sequence
-        prompt_words = max(prompt_words, 2 * config.token_lanes + config.token_lanes // 2 + 3 * config.sequences)
+    if config.cache == "paged":  # a batch: at most an entry for each token, one for two of them (a group), and five for each sequence
+        prompt_words = max(prompt_words, 2 * config.token_lanes + config.token_lanes // 2 + 5 * config.sequences)
     kv_address = prompt_address + prompt_words * config.bus_bytes
-    memory_bytes = kv_address + model.layers * model.kv_heads * build.head_stride
+    swap_stride = config.swap_slots * config.block_size * build.record_beats * config.bus_bytes
+    memory_bytes = kv_address + model.layers * model.kv_heads * (build.head_stride + swap_stride)
     if memory_bytes >= 1 << 32:
         raise CompileError(f"image and KV cache take {memory_bytes} bytes; addresses have 32 bits")
     program = [replace(op, address=op.address + kv_address) if op.opcode in (Opcode.APPEND, Opcode.ATTEND) else op

@@ -116,8 +116,18 @@ class MemoryMap:
 
     @property
     def kv_address(self) -> int:
-        """Byte address of the KV cache, which is the last in memory."""
-        return self.memory_bytes - self.model.layers * self.model.kv_heads * self.kv_head_stride
+        """Byte address of the KV cache, which is the last in memory but for ``kv_swap_address``."""
+        return self.kv_swap_address - self.model.layers * self.model.kv_heads * self.kv_head_stride
+
+    @property
+    def kv_swap_stride(self) -> int:
+        """Bytes from head to head where sequences are that have left the KV cache."""
+        return self.config.swap_slots * self.config.block_size * self.kv_record_beats * self.config.bus_bytes
+
+    @property
+    def kv_swap_address(self) -> int:
+        """Byte address of that place, the end of memory if there is none."""
+        return self.memory_bytes - self.model.layers * self.model.kv_heads * self.kv_swap_stride
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ Every running request that waits for its next token is in every step (continuous
 goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with what its prompt
 has in common with one that runs and is in the cache (vLLM, arXiv:2309.06180); it waits while another one is about to write more blocks
 of it. If no block
-is left for a request, the latest one behind it gives back its own and begins anew later; if there is none, it waits.
+is left for a request, the latest one behind it gives back its own and begins anew later; if there is none, it waits. Where the
+cache swaps, that one leaves with what it has, if there is room for it, and comes back as soon as there are blocks, before any other
+begins (FastSwitch, arXiv:2411.18424).
 
 Requests of a step that share blocks are put into groups where attention then reads fewer rows (Hydragen, arXiv:2402.05099).
 """
@@ -12,9 +14,10 @@ Requests of a step that share blocks are put into groups where attention then re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..accelerators.control.entries import SEQUENCE_BITS, Entry, EntryKind
+from ..accelerators.control.entries import SEQUENCE_BITS, SWAP_IN, SWAP_OUT, Entry, EntryKind
 from ..sim.golden.batch import Row, parts_of_tiles
 from ..sim.golden.paged import PagedTables
+from ..sim.golden.swap import SwapTables
 
 __all__ = ["Request", "Scheduler", "Step"]
 
@@ -36,6 +39,8 @@ class Request:
         Of the accelerator, while it runs. ``fed``: the accelerator has its latest token.
     shared : int
         Positions that it found in the cache when it began (the last time).
+    preempted, swapped : int
+        How often it gave back its blocks to begin anew, or left to come back.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Request:
     fed: bool = False
     shared: int = 0
     preempted: int = 0
+    swapped: int = 0
 
     def __post_init__(self) -> None:
         self.ids = list(self.prompt)
@@ -113,7 +119,7 @@ class Scheduler:
     ----------
     requests : sequence of Request
         Names differ.
-    tables : PagedTables
+    tables : PagedTables or SwapTables
         What the accelerator's cache does: the same commands go to both.
     budget : int
         Tokens of a step.
@@ -129,11 +135,13 @@ class Scheduler:
     Raises ``ValueError`` for a request that is longer than a sequence can be, or needs more blocks than there are.
     """
 
-    def __init__(self, requests: Sequence[Request], tables: PagedTables, budget: int, eos: int | None = None, share: bool = True,
-                 tile: int = 1, group: bool = True) -> None:
-        self.tables, self.budget, self.eos, self.share, self.tile, self.group = tables, budget, eos, share, tile, group
+    def __init__(self, requests: Sequence[Request], tables: PagedTables | SwapTables, budget: int, eos: int | None = None,
+                 share: bool = True, tile: int = 1, group: bool = True) -> None:
+        self.tables, self.budget, self.eos, self.share, self.tile = tables, budget, eos, share, tile
+        self.group = group and not isinstance(tables, SwapTables)
         self.waiting = sorted(requests, key=lambda request: request.arrival)
         self.running: list[Request] = []
+        self.out: list[Request] = []
         self._to_free: list[int] = []
         for request in requests:
             length = len(request.prompt) + request.count - 1
@@ -148,7 +156,7 @@ class Scheduler:
     @property
     def active(self) -> bool:
         """Whether anything is left to do, blocks to be given back included."""
-        return bool(self.waiting or self.running or self._to_free)
+        return bool(self.waiting or self.running or self.out or self._to_free)
 
     def step(self, number: int) -> Step:
         """The batch of step ``number``; no words if every request is still to arrive."""
@@ -156,18 +164,24 @@ class Scheduler:
         for sequence in self._to_free:
             self._command(step, Entry(EntryKind.FREE, sequence))
         self._to_free = []
+        while self.out and self._comes_back(step, self.out[0]):
+            pass
         # Tokens of requests that are past their prompt, then chunks of prompts, in the order in which requests began.
         for decodes in (True, False):
             for request in list(self.running):
                 if request in self.running and (len(request.ids) - request.written == 1 and bool(request.generated)) == decodes:
                     self._advance(step, request)
-        while self.waiting and self.waiting[0].arrival <= number and step.tokens < self.budget and self._begin(step, self.waiting[0]):
+        while (self.waiting and not self.out and self.waiting[0].arrival <= number and step.tokens < self.budget
+               and self._begin(step, self.waiting[0])):
             pass
         self._groups(step)
         return step
 
     def finish(self, step: Step, tokens: Sequence[int]) -> None:
-        """Take the tokens that the accelerator made of a step."""
+        """Take the tokens that the accelerator made of a step. What it has written has no copy elsewhere any more."""
+        if isinstance(self.tables, SwapTables):
+            for chunk in step.chunks:
+                self.tables.request(chunk.entry.sequence, chunk.position, chunk.entry.count, write=True)
         for request, token in zip(step.sampled, tokens, strict=True):
             request.ids.append(token)
             request.fed = True
@@ -180,13 +194,19 @@ class Scheduler:
         self.running.remove(request)
         request.sequence = None
 
-    def _command(self, step: Step, entry: Entry) -> None:
-        """An entry without tokens, here and there."""
-        if entry.kind is EntryKind.FREE:
+    def _command(self, step: Step, entry: Entry) -> bool:
+        """An entry without tokens, here and there; whether it is not refused: swaps may be."""
+        if entry.kind is EntryKind.FREE and entry.other and isinstance(self.tables, SwapTables):
+            moved = self.tables.swap_out(entry.sequence) if entry.other == SWAP_OUT else self.tables.swap_in(entry.sequence)
+            if moved.error:
+                return False
+            self.tables.finish()
+        elif entry.kind is EntryKind.FREE:
             self.tables.free(entry.sequence)
         else:
             assert not self.tables.fork(entry.sequence, entry.other, entry.count).error
         step.words.append(entry.encode())
+        return True
 
     def _advance(self, step: Step, request: Request) -> None:
         """As many tokens of a request as the budget has; others may have to make room."""
@@ -194,9 +214,14 @@ class Scheduler:
         while count and not self._has_room(request, count):
             later = self.running[self.running.index(request) + 1:]
             idle = [other for other in later if other.name not in step.written]
-            if not idle:
+            kept = [other for other in self.out if self.tables.sequences[other.sequence or 0].blocks]
+            if idle:
+                self._preempt(step, idle[-1])
+            elif kept and len(self.running) == 1:  # prefixes that they share stay when they leave
+                self.out.remove(kept[-1])
+                self._restart(step, kept[-1])
+            else:
                 return  # it waits for blocks of those that came before, or are in this step
-            self._preempt(step, idle[-1])
         if not count:
             return
         assert request.sequence is not None
@@ -246,17 +271,38 @@ class Scheduler:
         return -(-(sequence.length + count) // size) - len(sequence.blocks) <= self.tables.pool.free
 
     def _preempt(self, step: Step, request: Request) -> None:
-        """Its blocks back, which are not being written in this step; it begins again before those that have not begun."""
+        """Its blocks back, which are not being written in this step. It leaves with what it has; or it begins again before those that
+        have not begun."""
         assert request.sequence is not None
         self.running.remove(request)
+        if isinstance(self.tables, SwapTables) and self._command(step, Entry(EntryKind.FREE, request.sequence, other=SWAP_OUT)):
+            self.out.append(request)
+            request.swapped += 1
+            return
+        self._restart(step, request)
+
+    def _restart(self, step: Step, request: Request) -> None:
+        assert request.sequence is not None
         self._command(step, Entry(EntryKind.FREE, request.sequence))
         request.sequence, request.written, request.fed = None, 0, False
         request.preempted += 1
         self.waiting.insert(0, request)
 
+    def _comes_back(self, step: Step, request: Request) -> bool:
+        """If there are blocks for what it has and its next token; one that can never come back, as nothing runs, begins anew."""
+        assert isinstance(self.tables, SwapTables) and request.sequence is not None
+        size, here = self.tables.block_size, self.tables.sequences[request.sequence].blocks
+        if -(-(request.written + 1) // size) - len(here) <= self.tables.pool.free:
+            assert self._command(step, Entry(EntryKind.FREE, request.sequence, other=SWAP_IN))
+            self.running.append(self.out.pop(0))
+            return True
+        if not self.running:
+            self._restart(step, self.out.pop(0))
+        return False
+
     def _begin(self, step: Step, request: Request) -> bool:
         """Give a request a sequence, if there is one and room for a token."""
-        taken = {other.sequence for other in self.running} | set(self._to_free)
+        taken = {other.sequence for other in (*self.running, *self.out)} | set(self._to_free)
         free = [k for k in range(len(self.tables.sequences)) if k not in taken]
         if not free:
             return False

@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 from ..accelerators.config import AcceleratorConfig, ceil_div
 from ..accelerators.control.entries import refusal
 from ..accelerators.presets import preset, with_cache
+from ..sim.golden.batch import paged_tables
 from ..sim.golden.machine import Machine
 from ..sim.golden.paged import PagedTables
 from ..sim.golden.sampler import Sampler
+from ..sim.golden.swap import SwapTables
 from ..sim.native.build import build_driver
 from ..sim.native.run import Sampling
 from ..sim.native.session import Session
@@ -62,6 +64,7 @@ class Served:
     arrived: dict[str, int] = field(default_factory=dict)
     steps: list[ServedStep] = field(default_factory=list)
     free_blocks: int | None = None
+    swapped: dict[str, int] = field(default_factory=dict)
 
 
 def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> list[Request]:
@@ -104,10 +107,9 @@ def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> l
     return requests
 
 
-def tables_of(config: AcceleratorConfig, image: Image) -> PagedTables:
+def tables_of(config: AcceleratorConfig, image: Image) -> PagedTables | SwapTables:
     """The cache of an accelerator, empty."""
-    return PagedTables(sequences=config.sequences, max_context=image.positions, block_size=config.block_size,
-                       blocks=config.blocks)
+    return paged_tables(config, image.positions)
 
 
 def serve(session: Session, image: Image, requests: list[Request], *, eos: int | None = None, share: bool = True, group: bool = True,
@@ -146,6 +148,10 @@ def serve(session: Session, image: Image, requests: list[Request], *, eos: int |
         served.free_blocks = run.registers["KV_FREE_BLOCKS"]
         if served.free_blocks != tables.pool.free:
             raise RuntimeError(f"step {number - 1}: the KV cache has {served.free_blocks} free blocks, not {tables.pool.free}")
+        if isinstance(tables, SwapTables):
+            served.swapped = {name: run.registers[f"KV_{name.upper()}"] for name in ("rows_out", "rows_in", "clean_blocks")}
+            if any(tables.counters[name] != count for name, count in served.swapped.items()):
+                raise RuntimeError(f"step {number - 1}: the KV cache has moved {served.swapped}, not {tables.counters}")
         scheduler.finish(step, [token.token for token in run.tokens])
         on_step(number - 1, step)
     return served
@@ -223,7 +229,8 @@ def summarize_service(image: Image, served: Served, differ: dict[str, str], comm
         cycles = served.cycles[request.name]
         requests[request.name] = {
             "prompt_tokens": len(request.prompt), "tokens": request.generated, "shared_positions": request.shared,
-            "preempted": request.preempted, "cycles_to_first_token": cycles[0] - served.arrived[request.name],
+            "preempted": request.preempted, "swapped": request.swapped,
+            "cycles_to_first_token": cycles[0] - served.arrived[request.name],
             "cycles_between_tokens": round((cycles[-1] - cycles[0]) / (len(cycles) - 1)) if len(cycles) > 1 else None,
             "mismatch": differ.get(request.name)}
     return {
@@ -234,6 +241,7 @@ def summarize_service(image: Image, served: Served, differ: dict[str, str], comm
         "kv_bytes_peak_without_sharing": max(step.blocks_apart for step in served.steps) * block_bytes,
         "kv_bytes_read": sum(step.rows for step in served.steps) * row_bytes,
         "kv_bytes_read_without_groups": sum(step.rows_apart for step in served.steps) * row_bytes,
+        "kv_swap": {name: count * (block_bytes if name == "clean_blocks" else row_bytes) for name, count in served.swapped.items()},
         "free_blocks_at_the_end": served.free_blocks, "requests": requests}
 
 
@@ -248,6 +256,10 @@ def _report(summary: dict[str, Any]) -> None:
                   f"{summary['kv_bytes_peak']:,} bytes at most, {summary['kv_bytes_peak_without_sharing']:,} without sharing; "
                   f"attention read {summary['kv_bytes_read']:,} bytes of it, {summary['kv_bytes_read_without_groups']:,} "
                   "without groups", soft_wrap=True)
+    if summary["kv_swap"]:
+        moved = summary["kv_swap"]
+        console.print(f"swapped: {moved['rows_out']:,} bytes out, {moved['rows_in']:,} bytes back; {moved['clean_blocks']:,} bytes "
+                      "left without being written again", soft_wrap=True)
     if summary["golden_match"]:
         console.print("[green]golden_match: true[/] (every token and its logit equal the NumPy model's run of the request alone)")
     for name, each in summary["requests"].items():

@@ -8,8 +8,10 @@ from amaranth.hdl import Array, Module, Mux, Signal, ValueLike
 from amaranth.lib import data, stream
 
 from ..cache.paged import PagedCache, SequenceCommand, SequenceError
+from ..cache.swap import SwapController
+from ..cache.swap_formats import SwapCommand, SwapError
 from ..config import AcceleratorConfig
-from .entries import COUNT_BITS, FEED, REFUSED, SAMPLE, SEQUENCE, SEQUENCE_BITS, EntryKind
+from .entries import COUNT_BITS, FEED, REFUSED, SAMPLE, SEQUENCE, SEQUENCE_BITS, SWAP_IN, SWAP_OUT, EntryKind
 from .errors import ErrorCause
 
 __all__ = ["Batch", "batch_states"]
@@ -58,16 +60,16 @@ class Words:
     left: Signal
 
 
-def batch_states(m: Module, batch: Batch, cache: PagedCache, config: AcceleratorConfig, words: Words, o_token: stream.Interface,
-                 fail: Callable[[ErrorCause, ValueLike, ValueLike], None]) -> None:
+def batch_states(m: Module, batch: Batch, cache: PagedCache | SwapController, config: AcceleratorConfig, words: Words,
+                 o_token: stream.Interface, fail: Callable[[ErrorCause, ValueLike, ValueLike], None]) -> None:
     """ENTRY ... until the list has ended, then OPERATIONS, or DONE for a list without tokens.
 
     Of a group, the cache compares every sequence with the first one: they must have had what they are said to share. An entry that the
     cache refuses is told on ``o_token`` (``REFUSED``), and its tokens are left out; a list that is not one stops the
-    front end.
+    front end. A swap has ended before the next entry is looked at.
     """
-    lanes = config.token_lanes
-    entry, todo, error = Signal(_FIELDS), Signal(COUNT_BITS), Signal(SequenceError)
+    lanes, swaps = config.token_lanes, bool(config.swap_slots)
+    entry, todo, error = Signal(_FIELDS), Signal(COUNT_BITS), Signal(SwapError if swaps else SequenceError)
     is_tokens, feeds, samples = Signal(), Signal(), Signal()
     row, position, end = Signal(range(lanes + 1)), Signal(range(config.max_context + 1)), Signal(range(lanes + 1))
     # A group: entries that are still to come, what they share, the first entry that was taken and the number of its first token.
@@ -76,11 +78,15 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
     bits = (config.sequences - 1).bit_length()
     sequence, other = entry.sequence[:bits], entry.other[:bits]
     command, done = cache.i_command, cache.o_done
+    freed = {SWAP_OUT: SwapCommand.SWAP_OUT, SWAP_IN: SwapCommand.SWAP_IN} if swaps else {}
+    leaving: ValueLike = SequenceCommand.FREE
+    for number, moves in freed.items():
+        leaving = Mux(entry.other == number, moves, leaving)
     m.d.comb += [
         is_tokens.eq(entry.kind == EntryKind.TOKENS), feeds.eq(is_tokens & entry.as_value()[FEED]),
         samples.eq(is_tokens & entry.as_value()[SAMPLE]),
         command.p.command.eq(Mux(is_tokens, SequenceCommand.EXTEND,
-                                 Mux(entry.kind == EntryKind.FORK, SequenceCommand.FORK, SequenceCommand.FREE))),
+                                 Mux(entry.kind == EntryKind.FORK, SequenceCommand.FORK, leaving))),
         command.p.sequence.eq(sequence), command.p.other.eq(other), command.p.count.eq(entry.count),
     ]
     sampled: ValueLike = 0
@@ -113,7 +119,7 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
         possible = entry.count <= config.max_context
         legal = (entry.sequence < config.sequences) & Mux(is_tokens, tokens_fit, Mux(
             entry.kind == EntryKind.FORK, (entry.other < config.sequences) & possible & (batch.count == 0), Mux(
-                entry.kind == EntryKind.GROUP, (entry.count != 0) & possible & whole & (members == 0), 1)))
+                entry.kind == EntryKind.GROUP, 0 if swaps else (entry.count != 0) & possible & whole & (members == 0), 1)))
         fail(ErrorCause.ILLEGAL_BATCH, ~legal, entry.as_value())
     with m.State("ENTRY_COMMAND"):
         m.d.comb += command.valid.eq(1)
@@ -131,8 +137,16 @@ def batch_states(m: Module, batch: Batch, cache: PagedCache, config: Accelerator
                     m.next = "ENTRY_COMPARE"
                 with m.Elif(done.p.error == SequenceError.NONE):
                     m.d.sync += [leader.eq(sequence), led.eq(1), first.eq(row)]
+            if isinstance(cache, SwapController):
+                with m.If((entry.kind == EntryKind.FREE) & ((entry.other == SWAP_OUT) | (entry.other == SWAP_IN))):
+                    m.next = "ENTRY_MOVES"
             with m.If(done.p.error != SequenceError.NONE):
                 m.next = "ENTRY_REFUSED"
+    if isinstance(cache, SwapController):
+        with m.State("ENTRY_MOVES"):
+            m.d.comb += cache.o_swapped.ready.eq(1)
+            with m.If(cache.o_swapped.valid):
+                next_word()
     with m.State("ENTRY_COMPARE"):
         m.d.comb += [command.valid.eq(1), command.p.command.eq(SequenceCommand.COMPARE), command.p.other.eq(leader),
                      command.p.count.eq(prefix)]

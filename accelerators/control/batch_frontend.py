@@ -5,6 +5,7 @@ from dataclasses import replace
 from amaranth.hdl import Module, Signal
 
 from ..cache.paged import PagedCache
+from ..cache.swap import SwapController
 from ..config import AcceleratorConfig
 from .batch import Batch, Words, batch_states
 from .errors import ErrorCause
@@ -22,6 +23,7 @@ class BatchFrontEnd(FrontEnd):
     first operation for the last chunk on, runs once for every token that is sampled, in the order of the batch; the token goes out
     and is kept for an entry that feeds it. A step without tokens to be sampled ends when the executor has come to the program's end.
     An entry that the cache refuses is told on ``o_token`` (``entries.REFUSED``), its tokens are left out, and all others go on.
+    With ``swap_slots`` the cache is a ``SwapController``, and entries also tell sequences to leave and to come back.
 
     Members that ``FrontEnd`` has for other caches alone (``start_position``, ``max_new_tokens``, ``eos_token``, ``ignore_eos``,
     ``stop``, ``kv_capacity``, ``position``) mean nothing. Attention's tiles end with an entry, or with a group of entries whose
@@ -39,7 +41,8 @@ class BatchFrontEnd(FrontEnd):
     def for_config(cls, config: AcceleratorConfig) -> "BatchFrontEnd":
         return cls(config if config.cache == "paged" else replace(config, cache="paged"))
 
-    def _batch_states(self, m: Module, batch: Batch, cache: PagedCache, command: Signal, collects: Signal, fail) -> None:
+    def _batch_states(self, m: Module, batch: Batch, cache: PagedCache | SwapController, command: Signal, collects: Signal, fail
+                      ) -> None:
         """States that read a batch and prepare its tokens."""
         words = Words(self.i_program.valid, self.i_program.p.data[:32], Signal(name="take_word"), Signal(TOKEN_BITS, name="words_left"))
         m.d.comb += collects.eq(words.take)
@@ -54,7 +57,7 @@ class BatchFrontEnd(FrontEnd):
             m.d.sync += self.done.eq(1)
             m.next = "IDLE"
 
-    def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache) -> None:
+    def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache | SwapController) -> None:
         """States that give the writes of APPEND: token after token, head after head."""
         request = cache.i_request
         with m.State("RECORD"):

@@ -9,7 +9,7 @@ so a list that frees a sequence for which it has tokens contradicts itself. What
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["COUNT_BITS", "REFUSED", "SEQUENCE_BITS", "Entry", "EntryKind", "refusal"]
+__all__ = ["COUNT_BITS", "REFUSED", "SEQUENCE_BITS", "SWAP_IN", "SWAP_OUT", "Entry", "EntryKind", "refusal"]
 
 COUNT_BITS, SEQUENCE_BITS = 18, 6
 OTHER, FEED, SAMPLE, SEQUENCE, KIND = 18, 22, 23, 24, 30
@@ -32,7 +32,11 @@ class EntryKind(IntEnum):
     """It begins with the first ``count`` positions of ``other``, in whose blocks they stay: one that is not whole is copied when one of
     the two goes on. Before all entries with tokens, which are not in the cache yet."""
     FREE = 3
-    """It has no positions any more."""
+    """It has no positions any more; or, where the cache swaps, what ``other`` says: it leaves the cache (``SWAP_OUT``), or comes back
+    (``SWAP_IN``), before anything behind it in the list. There are no groups then."""
+
+
+SWAP_OUT, SWAP_IN = 1, 2
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
+from ..cache.mover import move_layout
 from ..cache.paged import PagedCache, copy_layout
 from ..cache.similar import THRESHOLD_BITS
+from ..cache.swap import SwapController
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
@@ -90,6 +92,8 @@ class FrontEnd(wiring.Component):
         With ``cache = "paged"``: writes of K/V records, in the executor's order; pulse when the executor has come to the end of the
         program; blocks of the pool that nobody has; rows to be copied, before anything of a step is read or written, to be taken when
         they are in memory.
+    o_move : Out(stream of move_layout), i_moved : In(stream of {error}); rows_out, rows_in, clean_blocks : Out(32)
+        With ``swap_slots``: see ``SwapController``.
     o_program : Out(stream of {address, beats}), i_program : In(stream of {data, last})
         Reads of descriptors and prompt.
     o_weights : Out(stream of {address, beats, head})
@@ -124,6 +128,10 @@ class FrontEnd(wiring.Component):
             runs |= {"o_record": Out(stream.Signature(BURST)), "program_done": In(1),
                      "kv_free_blocks": Out(range(config.blocks + 1)),
                      "o_copy": Out(stream.Signature(copy_layout(config.blocks, config.block_size)))}
+        if config.swap_slots:
+            runs |= {"o_move": Out(stream.Signature(move_layout(config.swap_rows))),
+                     "i_moved": In(stream.Signature(data.StructLayout({"error": 1}))),
+                     **{name: Out(32) for name in ("rows_out", "rows_in", "clean_blocks")}}
         super().__init__({
             "start": In(1), **{name: In(width) for name, width in settings(config).items()}, **runs,
             "o_program": Out(stream.Signature(BURST)),
@@ -225,8 +233,13 @@ class FrontEnd(wiring.Component):
         m.d.sync += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
         window, evict = config.cache == "window", config.cache == "evict"
         longest = self.kv_positions if window or evict else capacity  # text
-        m.submodules.cache = cache = {"contiguous": ContiguousCache, "window": WindowCache, "paged": PagedCache,
-                                      "evict": ContiguousCache}[config.cache](config)
+        controllers = {"contiguous": ContiguousCache, "window": WindowCache, "paged": PagedCache, "evict": ContiguousCache}
+        m.submodules.cache = cache = (SwapController(config, slots=config.swap_slots) if config.swap_slots else
+                                      controllers[config.cache](config))
+        if config.swap_slots:
+            wiring.connect(m, cache.o_move, wiring.flipped(self.o_move))
+            wiring.connect(m, wiring.flipped(self.i_moved), cache.i_moved)
+            m.d.comb += [getattr(self, name).eq(getattr(cache, name)) for name in ("rows_out", "rows_in", "clean_blocks")]
         head = Signal(8)
         first = Signal(range(lanes + 1))
         tile_end = Signal(range(lanes + 1))
@@ -460,11 +473,12 @@ class FrontEnd(wiring.Component):
 
     # What a front end of several sequences has more (``BatchFrontEnd``).
 
-    def _batch_states(self, m: Module, batch: Batch, cache: PagedCache, command: Signal, collects: Signal, fail) -> None:
+    def _batch_states(self, m: Module, batch: Batch, cache: PagedCache | SwapController, command: Signal, collects: Signal, fail
+                      ) -> None:
         """States that read a batch and prepare its tokens, from PROMPT_COMMAND to OPERATIONS or DONE."""
         raise NotImplementedError
 
-    def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache) -> None:
+    def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache | SwapController) -> None:
         """States that give the writes of APPEND, from RECORD to DECODE."""
         raise NotImplementedError
 

@@ -4,7 +4,8 @@ A 4 KiB window of 32-bit registers. Offsets depend on the list of units only, ne
 one driver serves every accelerator; the configuration can be read back. MEMORY_BASE_0 and so on exist where memory
 has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window or a budget
 of rows, KV_THRESHOLD with the latter; KV_FREE_BLOCKS, KV_ADDRESS and KV_HEADS where it is paged: there a prompt is a batch
-(``entries``). CONFIG_CACHE tells which, and is not there for a cache of all positions of one sequence.
+(``entries``); KV_SWAP_ADDRESS and those behind it where it swaps. CONFIG_CACHE tells which, and is not there for a cache of all
+positions of one sequence.
 """
 
 import json
@@ -284,6 +285,14 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
         b.offset = 0x1A0
         b.single("ATTENTION_MISSED", "ro", "Lanes since reset whose first row was not within the unified maximum's window.")
         b.single("ATTENTION_PASSED", "ro", "Lanes since reset with a row above the unified maximum.")
+
+    if config.swap_slots:
+        b.offset = 0x1B0
+        b.single("KV_SWAP_ADDRESS", "rw", "Byte address of the region to which sequences leave the KV cache. Set before a start.")
+        b.single("KV_SWAP_STRIDE", "rw", "Bytes from the records of one KV head there to those of the next. Set before a start.")
+        b.single("KV_ROWS_OUT", "ro", "Positions moved there since reset.")
+        b.single("KV_ROWS_IN", "ro", "Positions moved back since reset.")
+        b.single("KV_CLEAN_BLOCKS", "ro", "Blocks that left since reset and did not have to be moved.")
 
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")

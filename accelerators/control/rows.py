@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 
 from ..cache.contiguous import ContiguousCache
 from ..cache.paged import PagedCache
+from ..cache.swap import SwapController
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..streams import StreamBuffer
@@ -132,7 +133,7 @@ def window_rows(x: RowReads, cache: WindowCache) -> None:
     _runs(x, cache, sinks=~ring, complete=ring | (recent == 0), then=to_ring)
 
 
-def paged_rows(x: RowReads, cache: PagedCache, batch: Batch) -> None:
+def paged_rows(x: RowReads, cache: PagedCache | SwapController, batch: Batch) -> None:
     """Part after part of the tile: what all its sequences have in common, if it has several, then of each the other positions up to its
     last token. Every run of blocks is a read, and an item of ``o_rows``.
 
@@ -174,8 +175,8 @@ def paged_rows(x: RowReads, cache: PagedCache, batch: Batch) -> None:
     m.d.comb += [run.first_token.eq(part - x.first), run.tokens_end.eq(Mux(common, x.tile_end, part_end) - x.first)]
 
 
-def _runs(x: RowReads, cache: WindowCache | PagedCache, *, sinks: ValueLike, complete: ValueLike, then: Callable[[], object]
-          ) -> data.View:
+def _runs(x: RowReads, cache: WindowCache | PagedCache | SwapController, *, sinks: ValueLike, complete: ValueLike,
+          then: Callable[[], object]) -> data.View:
     """States for a request and its runs. When the last one has gone: on to the next tile if that is ``complete``, else what ``then``
     does, which leads to another request. Returns the run at hand."""
     m, read, begun = x.m, cache.o_read, Signal()

@@ -5,18 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...accelerators.control.entries import Entry, EntryKind
+from ...accelerators.control.entries import SWAP_IN, SWAP_OUT, Entry, EntryKind
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Instruction, Opcode, encode_program
 from ..golden.batch import BatchFrontEnd, BatchOperation
 from ..golden.cache import record_beats
 from ..golden.frontend import FrontEnd, Settings
+from ..golden.paged import PagedTables
+from ..golden.swap import SwapTables
 from .frontend import VOCABULARY, FrontEndBench, Generation, instruction_fields
 from .trace import Trace
 from .unit import Items
 
 __all__ = ["BatchFrontEndBench"]
 
-NOT_SET = ("kv_sinks", "kv_window", "kv_positions")
+NOT_SET = ("kv_sinks", "kv_window", "kv_positions", "kv_threshold")
 
 
 class BatchFrontEndBench(FrontEndBench):
@@ -31,7 +33,7 @@ class BatchFrontEndBench(FrontEndBench):
         changed: set[int] = set()  # by FORK or FREE
         for _ in range(rng.randint(1, 6)):
             begins = left == config.token_lanes
-            if left > 1 and rng.random() < (0.2 if begins else 0.4):
+            if left > 1 and not config.swap_slots and rng.random() < (0.2 if begins else 0.4):
                 group = self.group(rng, golden, left, written, changed)
                 words += group[0]
                 left -= group[1]
@@ -51,7 +53,8 @@ class BatchFrontEndBench(FrontEndBench):
                 words.append(Entry(kind, sequence, count, other).encode())
                 changed.add(sequence)
             elif kind is EntryKind.FREE and sequence not in written:
-                words.append(Entry(kind, sequence).encode())
+                way = rng.choice((0, SWAP_OUT, SWAP_OUT, SWAP_IN, SWAP_IN)) if config.swap_slots else 0
+                words.append(Entry(kind, sequence, other=way).encode())
                 changed.add(sequence)
         return words or [Entry(EntryKind.FREE, 0).encode()]
 
@@ -59,6 +62,7 @@ class BatchFrontEndBench(FrontEndBench):
               ) -> tuple[list[int], int]:
         """Entries of sequences that share blocks, and how many tokens they have; nothing if there are none."""
         size, tables = self.config.block_size, golden.tables
+        assert isinstance(tables, PagedTables)
         there = [k for k in range(self.config.sequences) if k not in changed]
         if not there:
             return [], 0
@@ -139,6 +143,11 @@ class BatchFrontEndBench(FrontEndBench):
                       Entry(EntryKind.FORK, 1, most, 0).encode(), Entry(EntryKind.TOKENS, 2, 1, sample=True).encode(), 0])
         found.append([word for k in range(lanes) for word in (Entry(EntryKind.TOKENS, 2 + k % 2, 1, sample=True).encode(), k)])
         size = self.config.block_size
+        if self.config.swap_slots:  # whole and in part, clean and dirty, refused both ways
+            out, back = ([Entry(EntryKind.FREE, k, other=way).encode() for k in range(self.config.sequences)]
+                         for way in (SWAP_OUT, SWAP_IN))
+            found += [out, back, out, [*back, Entry(EntryKind.TOKENS, 2, 1, sample=True).encode(), 1], [out[2], *back[1:]]]
+            return self.plan(*(self.of(rng, words) for words in found))
         found.append([*(Entry(EntryKind.FREE, k).encode() for k in (2, 3)),
                       *(Entry(EntryKind.FORK, k, most - size).encode() for k in (2, 3)),
                       Entry(EntryKind.GROUP, 0, most - size, 3).encode(),
@@ -165,6 +174,8 @@ class BatchFrontEndBench(FrontEndBench):
         return ports | {"program_done": int(self.ending == 1)}
 
     def react(self, stream: str, payload: Any) -> Items:
+        if stream == "o_move":
+            return {"i_moved": [{"error": 0}]}
         if stream == "o_operation":
             queued = self.reference.operations[self.queued]
             if queued.instruction.opcode is Opcode.END and not queued.final:
@@ -181,12 +192,15 @@ class BatchFrontEndBench(FrontEndBench):
                                "positions": list(queued.positions), "sampled": queued.sampled})
         return super().expected(stimulus) | {
             "o_operation": operations, "o_copy": [vars(copy) for copy in golden.copies],
-            "o_record": [{"address": read.address, "beats": read.beats} for read in golden.records]}
+            "o_record": [{"address": read.address, "beats": read.beats} for read in golden.records],
+            **({"o_move": [vars(move) for move in golden.moves]} if self.config.swap_slots else {})}
 
     def levels(self, stimulus: Items) -> dict[str, int]:
         golden = self.golden()
         assert isinstance(golden, BatchFrontEnd)
-        return super().levels(stimulus) | {"kv_free_blocks": golden.tables.pool.free}
+        swapped = golden.tables.counters if isinstance(golden.tables, SwapTables) else {}
+        return super().levels(stimulus) | {"kv_free_blocks": golden.tables.pool.free,
+                                           **{name: count for name, count in swapped.items() if name != "moves"}}
 
     def latency_stimulus(self) -> Items:
         return self.plan(self.of(random.Random(0), [Entry(EntryKind.TOKENS, 0, 1).encode(), 5]))

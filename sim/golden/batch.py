@@ -5,13 +5,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ...accelerators.config import AcceleratorConfig
-from ...accelerators.control.entries import FEED, KIND, OTHER, REFUSED, SAMPLE, SEQUENCE, EntryKind
+from ...accelerators.control.entries import FEED, KIND, OTHER, REFUSED, SAMPLE, SEQUENCE, SWAP_IN, SWAP_OUT, EntryKind
 from ...accelerators.control.errors import ErrorCause
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
 from .frontend import FrontEnd, Operation, Read, Settings, Stopped
 from .paged import Copy, PagedTables, SequenceResult
+from .swap import Move, SwapTables
 
-__all__ = ["BatchFrontEnd", "BatchOperation", "Part", "Row", "parts_of_tiles"]
+__all__ = ["BatchFrontEnd", "BatchOperation", "Part", "Row", "paged_tables", "parts_of_tiles"]
+
+
+def paged_tables(config: AcceleratorConfig, max_context: int) -> PagedTables | SwapTables:
+    """The cache of several sequences that an accelerator has, empty."""
+    sizes = {"sequences": config.sequences, "max_context": max_context, "block_size": config.block_size, "blocks": config.blocks}
+    return SwapTables(**sizes, slots=config.swap_slots) if config.swap_slots else PagedTables(**sizes)
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,15 @@ def parts_of_tiles(batch: Sequence[Row], tile_tokens: int) -> Iterator[tuple[int
 
 
 class BatchFrontEnd(FrontEnd):
-    """All that leaves it since reset. ``records`` are the writes of APPEND, ``copies`` what is copied before a sequence goes on."""
+    """All that leaves it since reset. ``records`` are the writes of APPEND, ``copies`` what is copied before a sequence goes on,
+    ``moves`` what is swapped."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         super().__init__(config)
         self.records: list[Read] = []
         self.copies: list[Copy] = []
-        self.tables = PagedTables(sequences=config.sequences, max_context=config.max_context, block_size=config.block_size,
-                                  blocks=config.blocks)
+        self.moves: list[Move] = []
+        self.tables = paged_tables(config, config.max_context)
         self.latest = [0] * config.sequences
         self.positions = [0] * config.token_lanes
         self.sampled = 0
@@ -102,7 +110,7 @@ class BatchFrontEnd(FrontEnd):
             legal = sequence < self.config.sequences and {
                 EntryKind.TOKENS: 0 < count <= lanes - len(self.batch) and (not feed or count == 1),
                 EntryKind.FORK: other < self.config.sequences and possible and not self.batch, EntryKind.FREE: True,
-                EntryKind.GROUP: count > 0 and count % size == 0 and possible and not members}[kind]
+                EntryKind.GROUP: count > 0 and count % size == 0 and possible and not members and not self.config.swap_slots}[kind]
             if not legal:
                 self._fail(ErrorCause.ILLEGAL_BATCH, entry)
             if kind is EntryKind.TOKENS:
@@ -110,8 +118,18 @@ class BatchFrontEnd(FrontEnd):
                 members -= members > 0
             elif kind is EntryKind.GROUP:
                 members, prefix, self.leader = other, count, None
+            elif isinstance(self.tables, SwapTables) and kind is EntryKind.FREE and other in (SWAP_OUT, SWAP_IN):
+                self._swap(self.tables, sequence, other == SWAP_OUT)
             else:
                 self._told(self.tables.fork(sequence, other, count) if kind is EntryKind.FORK else self.tables.free(sequence), sequence)
+
+    def _swap(self, tables: SwapTables, sequence: int, out: bool) -> None:
+        result = tables.swap_out(sequence) if out else tables.swap_in(sequence)
+        self._told(result, sequence)
+        if not result.error:
+            assert tables.swap is not None
+            self.moves += tables.swap.moves
+            tables.finish()
 
     def _told(self, result: SequenceResult, sequence: int) -> None:
         if result.error:
@@ -125,6 +143,7 @@ class BatchFrontEnd(FrontEnd):
             self.copies.append(copy)
         self._told(result, sequence)
         if not result.error and prefix:
+            assert isinstance(self.tables, PagedTables)
             if self.leader is None:
                 self.leader, self.leader_row = sequence, begin
             if self.tables.compare(sequence, self.leader, prefix).error or result.length - count < prefix:

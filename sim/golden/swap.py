@@ -1,8 +1,10 @@
 """Golden model of swapping: which blocks of a paged cache have a copy in a second region of memory, and what is moved."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .paged import Copy, PagedTables, SequenceResult
+from .cache import BurstCommand
+from .paged import BlockPool, Copy, PagedTables, SequenceResult, _Sequence
 
 __all__ = ["CACHE", "COPIES", "Move", "Swap", "SwapTables"]
 
@@ -46,6 +48,19 @@ class SwapTables:
         self.pointer = 0
         self.swap: Swap | None = None
         self.counters = {"rows_out": 0, "rows_in": 0, "clean_blocks": 0, "moves": 0}
+
+    @property
+    def sequences(self) -> list[_Sequence]:
+        """What of each sequence is in the cache."""
+        return self.cache.sequences
+
+    @property
+    def pool(self) -> BlockPool:
+        return self.cache.pool
+
+    @property
+    def max_context(self) -> int:
+        return self.cache.max_context
 
     @property
     def room(self) -> int:
@@ -104,6 +119,16 @@ class SwapTables:
         if write and count:
             self._void(sequence, position, position + count)
         return list(self.cache.runs(sequence, position, count, write=write))
+
+    def commands(self, sequence: int, base: int, head: int, position: int, count: int, *, write: bool, **place: int
+                 ) -> Iterator[tuple[BurstCommand, dict[str, int]] | None]:
+        """``PagedTables.commands``; see ``request``."""
+        if not self._known(sequence) or self.lengths[sequence]:
+            yield None
+            return
+        if write and count:
+            self._void(sequence, position, position + count)
+        yield from self.cache.commands(sequence, base, head, position, count, write=write, **place)
 
     def swap_out(self, sequence: int) -> SequenceResult:
         """Begin to move what only ``sequence`` has; blocks with a copy need not be moved."""

@@ -232,6 +232,8 @@ def setup_registers(image: Image, sampling: Sampling, memory_model: str, watchdo
         values |= {"KV_SINKS": kept.sinks, "KV_WINDOW": kept.recent, "KV_POSITIONS": kept.positions, "KV_THRESHOLD": kept.threshold}
     if image.config.cache == "paged":
         values |= {"KV_ADDRESS": image.kv_address, "KV_HEADS": image.model.layers * image.model.kv_heads}
+    if image.config.swap_slots:
+        values |= {"KV_SWAP_ADDRESS": image.kv_swap_address, "KV_SWAP_STRIDE": image.kv_swap_stride}
     if image.config.memory_ports > 1:
         bases = port_bases(image.config, image.memory_bytes, memory_model)
         values |= {f"MEMORY_BASE_{port}": base for port, base in enumerate(bases)}

@@ -107,7 +107,7 @@ def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
     # Left out at their default, so that the hashes of older configurations stay.
     later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int", "attention_modes": False,
-             "cache_heads": 16}
+             "cache_heads": 16, "swap_slots": 0}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -130,6 +130,12 @@ def test_cache_is_one_that_there_is():
             replace(TINY, cache="evict", **options)
     with pytest.raises(ValueError, match=r"cache_heads must be in 2\.\.256, not 1"):
         replace(TINY, cache_heads=1)
+
+
+@pytest.mark.parametrize(("cache", "slots"), [("paged", 1), ("contiguous", 16), ("window", 16)])
+def test_swapping_needs_a_paged_cache(cache, slots):
+    with pytest.raises(ValueError, match="swap_slots must be 0 or at least 2, and 0 unless cache is 'paged', not"):
+        replace(TINY, cache=cache, swap_slots=slots)
 
 
 def test_storage_is_one_that_there_is():

@@ -35,7 +35,10 @@ def test_offsets_do_not_depend_on_the_configuration():
     assert all((kind <= register_map(config).offsets.items()) == (config.cache != "contiguous") for config in PRESETS.values())
     modes = {"ATTENTION_MISSED": 0x1A0, "ATTENTION_PASSED": 0x1A4}.items()
     assert all((modes <= register_map(config).offsets.items()) == config.attention_modes for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes
+    swap = {name: 0x1B0 + 4 * k for k, name in enumerate(("KV_SWAP_ADDRESS", "KV_SWAP_STRIDE", "KV_ROWS_OUT", "KV_ROWS_IN",
+                                                            "KV_CLEAN_BLOCKS"))}.items()
+    assert all((swap <= register_map(config).offsets.items()) == bool(config.swap_slots) for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes - swap
             for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
