@@ -57,8 +57,7 @@ def product(x: np.ndarray, w: np.ndarray, name: str, scale: Scale = UNIT) -> np.
     """``x @ w.T`` of stored bits ``[tokens, n]`` and ``[rows, n]``, rounded to ``R``."""
     form = FORMATS[name]
     a, special_a = decode(x, name)
-    bad = np.asarray(special_a.any(axis=1))[:, None]
-    parts = []
+    bad, parts = np.asarray(special_a.any(axis=1))[:, None], []
     for start in range(0, len(w), BLOCK):
         b, special_b = decode(w[start:start + BLOCK], name)
         if not form.exponent_bits:

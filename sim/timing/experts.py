@@ -53,18 +53,17 @@ class BundleReads:
         self.late = 3 * config.timing.rrd + config.timing.faw if config.activate_limits else 0  # of the second half's activate
         self.due = config.timing.refi
         self.last_read: float = LONG_AGO
-        self.ready: list[float] = [0] * config.bundles
+        self.ready = [0.0] * config.bundles
         self.activated: list[float] = [LONG_AGO] * config.bundles
 
     def stretch(self, bundle: int, reads: int, earliest: float) -> tuple[float, float]:
         """First and last read of a stretch that is known at ``earliest``."""
         timing = self.timing
-        at = max(earliest, self.ready[bundle], self.activated[bundle] + timing.rc + self.late)
+        at: float = max(earliest, self.ready[bundle], self.activated[bundle] + timing.rc + self.late)
         while at >= self.due:
             at = max(at, self.due + timing.rfc)
             self.due += timing.refi
-        opened: float = at + self.late
-        first: float | None = None
+        opened, first = at + self.late, -1.0
         now = max(opened + timing.rcd, self.last_read + timing.ccd)
         while True:
             if now >= self.due:
@@ -76,7 +75,7 @@ class BundleReads:
                 now = max(opened + timing.rcd, self.last_read + timing.ccd)
                 continue
             count = min(reads, ceil((self.due - now) / timing.ccd))
-            first = now if first is None else first
+            first = now if first < 0 else first
             self.last_read, reads = now + (count - 1) * timing.ccd, reads - count
             if not reads:
                 break

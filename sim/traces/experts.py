@@ -111,7 +111,7 @@ def run_experts(config: ExpertConfig, x: np.ndarray, routes: list[list[Route]], 
         if cause:
             raise PlayError(f"the expert unit refused expert {number}: {ERROR_TEXT[ExpertError(cause)]}")
     checker = checked(config, commands)
-    return ExpertRun(out, [cycle for cycle, _ in responses], _counters(counted), _seen(commands), checker.broken, seconds)
+    return ExpertRun(out, [cycle for cycle, _ in responses], _counters(counted), _seen(config, commands), checker.broken, seconds)
 
 
 def _instruction(config: ExpertConfig, expert: Expert, places: list[Placement], first: bool) -> dict[str, Any]:
@@ -152,8 +152,9 @@ def checked(config: ExpertConfig, commands: np.ndarray) -> TimingChecker:
     return checker
 
 
-def _seen(commands: np.ndarray) -> Counter[str]:
-    numbers = (commands["bits"] & np.uint64((1 << max(Command).bit_length()) - 1)).astype(np.int64)
+def _seen(config: ExpertConfig, commands: np.ndarray) -> Counter[str]:
+    field = dict(iter(slot_layout(config)))["command"]
+    numbers = commands["bits"].astype(np.int64) >> field.offset & (1 << field.width) - 1
     return Counter({each.name: count for each in Command if (count := int((numbers == each.value).sum()))})
 
 
