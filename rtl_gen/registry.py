@@ -178,6 +178,7 @@ UNITS: dict[str, Unit] = {
         _expert("expert_decoder", "decoder:InstructionDecoder", "expert_decoder:InstructionDecoderBench",
                 ("tiny_duplex", "tiny_duplex_int8", "duplex"), measured="duplex"),
         _expert("expert_softmax", "softmax:GroupSoftmax", "expert_softmax:GroupSoftmaxBench", _ELEMENTS),
+        Unit("host_link", _A + "link:HostLink", _B + "link:HostLinkBench", ("edge",)),
         Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),
         Unit("registers", _A + "control.registers:RegisterBlock", _B + "registers:RegisterBlockBench", ("tiny", "edge", "kv260")),
     )

@@ -20,7 +20,7 @@ __all__ = ["HostLinkBench"]
 PERIOD = 4
 MEMORY_BYTES = 1 << 13
 DATA_BYTES = 256
-TIMEOUT = 1500
+TIMEOUT = 1000
 """Cycles without a byte from the link after which the host asks again; no request of the bench takes as long."""
 
 
@@ -90,19 +90,19 @@ class HostLinkBench(UnitBench):
         self.rng = random.Random(rng.getrandbits(32))
         sequence = rng.randrange(256)
         self.script = []
-        for _ in range({"faults": 25, "reset_mid_stream": 2, "sink_stalled_from_start": 2}.get(case, 4)):
+        for _ in range({"faults": 12, "reset_mid_stream": 1, "sink_stalled_from_start": 1, "stress": 2}.get(case, 3)):
             self.script.append(self.request(rng, sequence % 256))
             sequence += len(self.script[-1])
         return {"i_token": [{"token": rng.getrandbits(32), "value": rng.getrandbits(64), "last": rng.getrandbits(1)}
-                            for _ in range(rng.randint(0, 20))]}
+                            for _ in range(rng.randint(0, 6))]}
 
     def boundary(self) -> Items:
         """Whole frames, all escapes; the end of memory."""
-        full = DATA_BYTES.to_bytes(4, "little")
+        full, word = DATA_BYTES.to_bytes(4, "little"), self.bus_bytes.to_bytes(4, "little")
         self.script = [[frame] for frame in (
             Frame(Kind.WRITE_MEMORY, 0, MEMORY_BYTES - DATA_BYTES, b"\x7e\x7d" * (DATA_BYTES // 2)),
-            Frame(Kind.READ_MEMORY, 1, MEMORY_BYTES - DATA_BYTES, full), Frame(Kind.READ_MEMORY, 2, MEMORY_BYTES, full),
-            Frame(Kind.HASH, 3, MEMORY_BYTES - 512, (512).to_bytes(4, "little")),
+            Frame(Kind.READ_MEMORY, 1, MEMORY_BYTES - DATA_BYTES, full), Frame(Kind.READ_MEMORY, 2, MEMORY_BYTES, word),
+            Frame(Kind.HASH, 3, MEMORY_BYTES - DATA_BYTES, full),
             Frame(Kind.WRITE_MEMORY, 4, 1 << 31, bytes(self.bus_bytes)))]
         return {"i_token": [{"token": 0xFFFFFFFF, "value": 1 << 63, "last": 1}]}
 
