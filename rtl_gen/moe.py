@@ -131,7 +131,7 @@ def _summary(config: ExpertConfig, layer: RandomLayer, mask: int, run: ExpertRun
         on_pim = bool(mask >> number & 1)
         experts.append({"expert": number, "tokens": count, "on": "-" if not count else "logic-pim" if on_pim else "xpu",
                         "finished": next(finished) if count and on_pim else None})
-    xpu = sum(times[0][each["tokens"]] for each in experts if each["on"] == "xpu")
+    xpu = sum(times[0][count] for number, count in enumerate(layer.counts) if not mask >> number & 1)
     seconds, counters = run.cycles / (CLOCK_MHZ * 1e6), run.counters
     return {
         "tokens": len(layer.routes), "experts": experts, "cycles_logic_pim": run.cycles, "cycles_xpu": xpu,

@@ -114,7 +114,7 @@ class ExpertCore(wiring.Component):
             gather.i.p.words.eq(expert.hidden_words), gather.i.p.first.eq(expert.first),
         ]
         if operation.integers:
-            m.d.comb += [gemm.scale.eq(operation.scale), results.h_scale.eq(operation.h_scale)]
+            m.d.comb += [gemm.scale.eq(operation.scale), results.h_scale.eq(operation.h_scale), operation.done.eq(results.done)]
         self._count(m, operation, self._accept(m, gather, operation, results, responses))
         return m
 

@@ -74,9 +74,12 @@ class Operation(wiring.Component):
     bank : Out(1)
         Of the token table, for the next expert.
     scale, h_scale : Out(SCALE)
-        Of int8 only; for the operation under way, whose sums are the only ones inside.
+        Of int8 only; for the operation under way, whose sums are the only ones inside: GATE_UP waits for the DOWN before it.
+    done : In(1)
+        Of int8 only: in one cycle, all results of a DOWN are in the output buffer.
     starved, waiting, held : Out(1)
-        An operation is under way and no word enters: there is none; DOWN waits for activations; results are not taken.
+        An operation is there and no word enters: there is none; DOWN waits for activations, or what comes after it for results; results
+        are not taken.
 
     Latency: 1 cycle from a word to ``o``. Interval: 1 cycle.
     """
@@ -88,7 +91,7 @@ class Operation(wiring.Component):
         self.config = config
         self.hidden_words, self.slice_words = config.max_hidden // config.lanes, config.max_intermediate // config.lanes
         self.integers = not config.format.exponent_bits
-        scales = {"scale": Out(SCALE), "h_scale": Out(SCALE)} if self.integers else {}
+        scales = {"scale": Out(SCALE), "h_scale": Out(SCALE), "done": In(1)} if self.integers else {}
         super().__init__({
             "i": In(stream.Signature(expert_layout(config))),
             "i_tokens": In(stream.Signature(data.StructLayout({"tokens": range(config.max_tokens + 1)}))),
@@ -190,7 +193,8 @@ class Operation(wiring.Component):
                 with m.If(last_tile):
                     m.d.sync += begin.eq(following)
 
-        ready = Mux(tasks.p.down | Const(self.integers, 1), self.complete, 1)
+        adding = Signal() if self.integers else Const(0, 1)  # results of a DOWN
+        ready = Mux(tasks.p.down, self.complete, ~adding)
         m.d.comb += [tasks.ready.eq(~running & ready), self.begun.eq(tasks.valid & tasks.ready & tasks.p.down),
                      self.waiting.eq(tasks.valid & ~running & ~ready)]
         with m.If(tasks.valid & tasks.ready):
@@ -205,4 +209,8 @@ class Operation(wiring.Component):
         m.d.comb += [self.o.valid.eq(loaded), self.o.p.weights.eq(word), self.o.p.tile.eq(tile), self.o.p.first.eq(ends[0]),
                      self.o.p.last.eq(ends[1]), self.o.p.x.eq(Mux(down, h.o.as_value(), x.o.as_value()))]
         if self.integers:
+            with m.If(self.begun):
+                m.d.sync += adding.eq(1)
+            with m.Elif(self.done):
+                m.d.sync += adding.eq(0)
             m.d.comb += [self.scale.eq(task.scale), self.h_scale.eq(task.h_scale)]
