@@ -8,7 +8,7 @@ import serial
 from llmrtl.accelerators.memory.sdram_chips import SdramConfig
 from llmrtl.accelerators.presets import preset
 from llmrtl.boards.device import Device
-from llmrtl.boards.host_link import HostLink, RefusedError
+from llmrtl.boards.host_link import HostLink
 from llmrtl.boards.simulated import SimulatedBoard, build_board, emitted_system
 from llmrtl.boards.system import System, memory_config
 from llmrtl.rtl_gen.checkpoint import Checkpoint
@@ -45,15 +45,13 @@ def test_tokens_over_the_serial_line(tmp_path, faults):
     # The image is in the SDRAM already: to send it takes millions of cycles.
     with SimulatedBoard(program, 4096, fault_ppm=faults, contents=tmp_path / "image.bin") as board:
         with serial.Serial(board.port, timeout=0.01) as line:
-            link = HostLink(line, slowness=1000.0, attempts=40)
+            link = HostLink(line, slowness=2000.0, attempts=40)
             assert (link.identity.word_bytes, link.identity.clock_hz) == (4, 60_000_000)
             device = Device(link, image)
             assert device.load() == 0
             noise = random.Random(faults).randbytes(1000)
             link.write(MEMORY.data_sheet.bytes - 1000, noise)
             assert link.read(MEMORY.data_sheet.bytes - 1000, 1000) == noise
-            with pytest.raises(RefusedError):
-                link.read(MEMORY.data_sheet.bytes, 4)
             for _ in range(2):
                 tokens = list(device.generate(PROMPT, 8))
                 assert tokens == [(step.token, step.value) for step in Machine(image).generate(PROMPT, 8, eos=None)]
