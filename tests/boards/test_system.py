@@ -8,7 +8,7 @@ import serial
 from llmrtl.accelerators.memory.sdram_chips import SdramConfig
 from llmrtl.accelerators.presets import preset
 from llmrtl.boards.device import Device
-from llmrtl.boards.host_link import HostLink
+from llmrtl.boards.host_link import HostLink, RefusedError
 from llmrtl.boards.simulated import SimulatedBoard, build_board, emitted_system
 from llmrtl.boards.system import System, memory_config
 from llmrtl.rtl_gen.checkpoint import Checkpoint
@@ -52,6 +52,8 @@ def test_tokens_over_the_serial_line(tmp_path, faults):
             noise = random.Random(faults).randbytes(1000)
             link.write(MEMORY.data_sheet.bytes - 1000, noise)
             assert link.read(MEMORY.data_sheet.bytes - 1000, 1000) == noise
+            with pytest.raises(RefusedError):
+                link.read(MEMORY.data_sheet.bytes, 4)
             for _ in range(2):
                 tokens = list(device.generate(PROMPT, 8))
                 assert tokens == [(step.token, step.value) for step in Machine(image).generate(PROMPT, 8, eos=None)]
