@@ -124,10 +124,16 @@ class ExpertCoreBench(ExpertBench):
     def measure(self, trace: Trace) -> dict[str, int]:
         words, last = trace.accepted["i_words"], self.places[0][0].words - 1
         gaps = [later - earlier for earlier, later in pairwise(words)]
-        return {"latency": gaps.pop(last), "interval": max(gaps), "finish": trace.raised["o"] - words[-1]}
+        finish = {"finish": trace.raised["o"] - words[-1]}
+        return {"latency": gaps.pop(last), "interval": max(gaps), **finish} if self._long_rows() else finish
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
-        return {**super().figures(attributes), "finish": latencies(self.config)[1]}
+        promised = super().figures(attributes) if self._long_rows() else {}
+        return {**promised, "finish": latencies(self.config)[1]}
+
+    def _long_rows(self) -> bool:
+        """Else words wait for the results of those before them."""
+        return self.config.max_hidden // self.config.lanes >= self.config.token_lanes
 
 
 class ExpertUnitBench(ExpertCoreBench, MemoryBench):
