@@ -1,6 +1,7 @@
 """Layers on the expert unit for ``docs/RESULTS.md``: simulated ones, and the cycle model's projections of full size, with a plot."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def layer_jobs() -> list[Job]:
     result = []
 
     def add(name: str, options: str) -> None:
-        output = folder / f"moe-{name}.json"
+        output = folder / f"moe-{re.sub(r'[^0-9a-z]+', '-', name)}.json"
         result.append(Job(MOE, name, f"llmrtl moe {options} --split logic-pim --json {output}", output, _FIGURES, ()))
     for batch in (1, 2, 4, 8, 16, 32, 64, 128):
         add(f"batch {batch}", f"--tokens {batch}")

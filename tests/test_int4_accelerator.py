@@ -68,7 +68,7 @@ def check(program, image, file, lengths):
         assert run.registers["WRITE_BEATS"] == records * image.kv_record_beats
 
 
-@pytest.mark.parametrize("name", ["bitnet", "head_12", pytest.param("llama", marks=pytest.mark.bench)])
+@pytest.mark.parametrize("name", ["bitnet", *(pytest.param(each, marks=pytest.mark.bench) for each in ("head_12", "llama"))])
 def test_tokens(emitted, name, tmp_path):
     """Of a head of 12 the second word of a vector is half full."""
     check(build_driver(emitted), *built(tmp_path, name, TINY), (1, 5, 17))

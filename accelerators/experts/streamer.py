@@ -64,7 +64,12 @@ class WeightStreamer(wiring.Component):
         What a ``READ`` gives, as many cycles after it.
     counters : Out(COUNTERS)
         Since reset.
+
+    Latency: 6 cycles more than the controller's, from a run to its first word. Interval: 1 cycle per word that is in the buffer.
     """
+
+    latency = None
+    interval = 1
 
     def __init__(self, config: ExpertConfig, *, normal: bool = True):
         self.config, self.normal = config, normal

@@ -46,9 +46,9 @@ class ExpertCoreBench(ExpertBench):
         config = self.config
         generator = np.random.default_rng(rng.getrandbits(32))
         weights = stored(generator.random((tokens, experts)), results_of(config))
-        # Some tokens without an expert, but not all.
-        routes = [[(e, int(weights[token, e])) for e in sorted(rng.sample(range(experts), rng.randrange(token == 0, experts + 1)))]
-                  for token in range(tokens)]
+        # Of several experts, some tokens have none, but not all.
+        routes = [[(e, int(weights[token, e])) for e in sorted(rng.sample(range(experts), rng.randrange(least, experts + 1)))]
+                  for token in range(tokens) for least in [token == 0 or experts == 1]]
         layer = random_layer(config, generator, hidden=hidden_words * config.lanes, intermediate=slice_words * config.lanes,
                              experts=experts, routes=routes)
         if extreme:

@@ -20,9 +20,9 @@ NARROW = {"kv_bits": 16, "max_context": 64, "max_head_dim": 16}
 
 
 @pytest.mark.parametrize(("component", "bench", "change"), [
-    (ValueDeviation, "deviation:ValueDeviationBench", WIDE),
+    pytest.param(ValueDeviation, "deviation:ValueDeviationBench", WIDE, marks=pytest.mark.bench),
     pytest.param(ValueDeviation, "deviation:ValueDeviationBench", NARROW, marks=pytest.mark.bench),
-    (BlockMeans, "retrieval:BlockMeansBench", WIDE | {"block_size": 8}),
+    pytest.param(BlockMeans, "retrieval:BlockMeansBench", WIDE | {"block_size": 8}, marks=pytest.mark.bench),
     pytest.param(BlockMeans, "retrieval:BlockMeansBench", NARROW, marks=pytest.mark.bench),
     (BlockScores, "retrieval:BlockScoresBench", WIDE | {"query_lanes": 1}),
     pytest.param(BlockScores, "retrieval:BlockScoresBench", NARROW | {"block_size": 4}, marks=pytest.mark.bench),

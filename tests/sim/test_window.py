@@ -117,7 +117,7 @@ def test_rules(checkpoint, tmp_path):
     assert (image.kv_capacity, image.positions, image.window) == (4 + 8 + CONFIG.token_lanes - 1, 300, Window(4, 8, 300))
     image.save(tmp_path / "image")
     assert Image.load(tmp_path / "image").window == image.window
-    with pytest.raises(ValueError, match="a cache of sinks and a window is not filled"):
+    with pytest.raises(ValueError, match="a cache of sinks and a window, or of a budget of rows, is not filled"):
         Machine(image).fill_cache(5)
     with pytest.raises(OverflowError, match="the KV cache holds 300 positions; 301 needed"):
         Machine(image).chunk([1] * 301)
