@@ -34,14 +34,15 @@ def layer_jobs() -> list[Job]:
     folder = Path(os.path.relpath(bench_folder()))
     result = []
 
-    def add(name: str, options: str) -> None:
+    def add(name: str, options: str, unavailable: str = "") -> None:
         output = folder / f"moe-{re.sub(r'[^0-9a-z]+', '-', name)}.json"
-        result.append(Job(MOE, name, f"llmrtl moe {options} --split logic-pim --json {output}", output, _FIGURES, ()))
+        result.append(Job(MOE, name, f"llmrtl moe {options} --split logic-pim --json {output}", output, _FIGURES, (), unavailable))
     for batch in (1, 2, 4, 8, 16, 32, 64, 128):
         add(f"batch {batch}", f"--tokens {batch}")
     add("batch 8, one bundle per expert", "--tokens 8 --policy single")
     add("batch 8, 1/32 of each expert", "--tokens 8 --intermediate 56")
-    add("one expert of 4096 x 14336, 1/32 of it", "--preset duplex --tokens 1 --top-k 1 --hidden 4096 --intermediate 448")
+    add("one expert of 4096 x 14336, 1/32 of it", "--preset duplex --tokens 1 --top-k 1 --hidden 4096 --intermediate 448",
+        "its simulator of 512 multiply-accumulates is built for more than half an hour: run the command")
     return result
 
 
@@ -61,7 +62,10 @@ def run_layers(book: Book, say: Callable[[str], None]) -> list[str]:
             book.add(MOE, [Measurement(f"{job.name}/{name}", None, unit, "measured", job.command, reason)
                            for name, unit in job.figures.items()])
             continue
-        assert found is not None
+        if found is None:
+            book.add(MOE, [Measurement(f"{job.name}/{name}", None, unit, "measured", job.command, job.unavailable)
+                           for name, unit in job.figures.items()])
+            continue
         if not found["golden_match"] or found["timing_violations"]:
             errors.append(f"{job.command}: differs from the golden model, or breaks the memory's timing")
         off = found["cycles_of_the_model"] / found["cycles_logic_pim"] - 1
