@@ -40,8 +40,8 @@ def layer_jobs() -> list[Job]:
     for batch in (1, 2, 4, 8, 16, 32, 64, 128):
         add(f"batch {batch}", f"--tokens {batch}")
     add("batch 8, one bundle per expert", "--tokens 8 --policy single")
-    add("batch 8, 1/32 of each expert", "--tokens 8 --intermediate 56")
-    add("one expert of 4096 x 14336, 1/32 of it", "--preset duplex --tokens 1 --top-k 1 --hidden 4096 --intermediate 448",
+    add("batch 8, 1:32 of each expert", "--tokens 8 --intermediate 56")
+    add("one expert of 4096 x 14336, 1:32 of it", "--preset duplex --tokens 1 --top-k 1 --hidden 4096 --intermediate 448",
         "its simulator of 512 multiply-accumulates is built for more than half an hour: run the command")
     return result
 
