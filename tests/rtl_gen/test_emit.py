@@ -15,7 +15,7 @@ from llmrtl.accelerators.presets import PRESETS, preset
 from llmrtl.rtl_gen import emit as emission
 from llmrtl.rtl_gen.emit import collapse_memories, emit, omit_cleared_memories, write_if_changed
 from llmrtl.rtl_gen.lint import lint
-from llmrtl.rtl_gen.registry import UNITS, build, emit_unit, unit
+from llmrtl.rtl_gen.registry import UNITS, build, by_name, emit_unit, unit
 from llmrtl.rtl_gen.yowasp import ToolError, run_yosys
 
 
@@ -189,3 +189,8 @@ def test_yosys_failure_quotes_the_log(tmp_path):
     with pytest.raises(ToolError, match=r"(?s)yosys failed with exit code 1:.*nothing\.il"):
         run_yosys("read_rtlil nothing.il\n", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_stands_once():
+    with pytest.raises(ValueError, match=r"^unit 'fork' is registered twice$"):
+        by_name([unit("fork"), unit("join"), unit("fork")])
