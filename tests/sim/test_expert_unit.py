@@ -36,7 +36,7 @@ def simulated(config, routes, hidden, intermediate):
 @pytest.mark.parametrize("tokens", [8, 16, 32])
 def test_lanes_are_busy_and_time_goes_with_the_tiles(tokens, ping_pong):
     """All tokens to one expert: of the cycles in which a word is there, lanes work in 95 % at least, and the whole takes what memory
-    takes for one tile, and what the lanes take for several."""
+    takes for one tile, and what the lanes take for several. Two rows in the buffer outlast a refresh from four tiles on."""
     config = replace(NARROW, ping_pong=ping_pong)
     run, model, _ = simulated(config, [[(3, 0x3C00)]] * tokens, 512, 448)
     counters, tiles = run.counters, tokens // 8
@@ -44,7 +44,8 @@ def test_lanes_are_busy_and_time_goes_with_the_tiles(tokens, ping_pong):
     assert counters["words"] == words
     assert words / (words + counters["held"] + counters["waiting"]) > 0.95
     assert abs(model[-1] / run.cycles - 1) < 0.02
-    assert run.cycles < max(1.04 * words, 1.06 * words / tiles / (REFRESHED if ping_pong else REFRESHED * 128 / 168))
+    needed = max(words, words / tiles * (1 if ping_pong else 168 / 128))
+    assert run.cycles < 1.02 * needed / (REFRESHED if tiles < 4 else 1)
 
 
 @pytest.mark.bench
