@@ -7,10 +7,10 @@ from amaranth.lib.wiring import In, Out
 from ..config import check_int
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
-from ..streams import ROUND_TRIP, CreditQueue, connect
+from ..streams import CreditQueue
 from .chords import CHORD_STAGES, LOG2E, LOG2E_BITS, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from .config import ExpertConfig, Format
-from .rounding import ROUND_STAGES, SCALE, round_magnitude
+from .rounding import ROUND_STAGES, SCALE, round_magnitude, tagged_pipeline
 
 __all__ = ["GatedActivation"]
 
@@ -70,14 +70,8 @@ class GatedActivation(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         form = self.config.result_format
-        m.submodules.results = results = CreditQueue(self.o.p.shape(), self._stages + ROUND_TRIP + 1)
-        connect(m, results.o, wiring.flipped(self.o))
-        pipeline = Pipeline(m)
+        pipeline, results = tagged_pipeline(m, self, self._stages, spare=1)
         register = pipeline.register
-        accepted = self.i.valid & self.i.ready
-        m.d.comb += [self.i.ready.eq(results.credit), results.spend.eq(accepted),
-                     results.i.valid.eq(register(accepted, self._stages, reset=True)),
-                     results.i.p.tag.eq(register(self.i.p.tag, self._stages))]
 
         s, e, negative, special = self._parts(pipeline, self.i.p.gate, form)  # 1 register
         s_up, e_up, negative_up, special_up = self._parts(pipeline, self.i.p.up, form)

@@ -7,11 +7,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import check_int
-from ..pipeline import Pipeline
-from ..streams import ROUND_TRIP, CreditQueue, connect
+from ..streams import CreditQueue
 from .config import ExpertConfig
 from .gemm import elements, exact_product
-from .rounding import ROUND_STAGES, round_magnitude, rounded_layout
+from .rounding import ROUND_STAGES, round_magnitude, rounded_layout, tagged_pipeline
 
 __all__ = ["Combine"]
 
@@ -65,14 +64,8 @@ class Combine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         form = self.config.format
-        m.submodules.results = results = CreditQueue(self.o.p.shape(), self._stages + ROUND_TRIP)
-        connect(m, results.o, wiring.flipped(self.o))
-        pipeline = Pipeline(m)
+        pipeline, results = tagged_pipeline(m, self, self._stages)
         register = pipeline.register
-        accepted = self.i.valid & self.i.ready
-        m.d.comb += [self.i.ready.eq(results.credit), results.spend.eq(accepted),
-                     results.i.valid.eq(register(accepted, self._stages, reset=True)),
-                     results.i.p.tag.eq(register(self.i.p.tag, self._stages))]
 
         ((value,), (weight,), (old,)) = (elements(pipeline, each, form) for each in (self.i.p.value, self.i.p.weight, self.i.p.old))
         one = Const(1), Const(0), Const(-form.low), Const(0)

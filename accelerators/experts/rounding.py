@@ -1,5 +1,7 @@
 """Exact sums become floating-point numbers, with one rounding."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -10,7 +12,7 @@ from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
 from .config import SCALE_EXPONENT_BITS, ExpertConfig, Format
 
-__all__ = ["ROUND_STAGES", "SCALE", "SumRounder", "round_magnitude", "rounded_layout", "sum_layout"]
+__all__ = ["ROUND_STAGES", "SCALE", "SumRounder", "round_magnitude", "rounded_layout", "sum_layout", "tagged_pipeline"]
 
 ROUND_STAGES = 6
 """Registers of ``round_magnitude``."""
@@ -26,6 +28,24 @@ def sum_layout(config: ExpertConfig, tag_bits: int) -> data.StructLayout:
 
 def rounded_layout(config: ExpertConfig, tag_bits: int) -> data.StructLayout:
     return data.StructLayout({"value": config.result_format.storage_bits, "tag": tag_bits})
+
+
+def tagged_pipeline(m: Module, unit: Any, stages: int, *, spare: int = 0) -> tuple[Pipeline, CreditQueue]:
+    """A pipeline of ``stages`` registers, 0 or more, from ``unit.i`` to a ``CreditQueue`` in front of ``unit.o``: an item enters when
+    it has a place, and its ``tag`` goes along. What else the queue takes is the caller's. ``spare``: places beyond those of the items
+    under way.
+
+    Latency: ``stages + CreditQueue.latency`` cycles. Interval: 1 cycle.
+    """
+    m.submodules.results = results = CreditQueue(unit.o.p.shape(), stages + ROUND_TRIP + spare)
+    connect(m, results.o, wiring.flipped(unit.o))
+    pipeline = Pipeline(m)
+    register = pipeline.register
+    accepted = unit.i.valid & unit.i.ready
+    m.d.comb += [unit.i.ready.eq(results.credit), results.spend.eq(accepted),
+                 results.i.valid.eq(register(accepted, stages, reset=True)),
+                 results.i.p.tag.eq(register(unit.i.p.tag, stages))]
+    return pipeline, results
 
 
 class SumRounder(wiring.Component):
@@ -73,14 +93,8 @@ class SumRounder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         form = self.config.result_format
-        m.submodules.results = results = CreditQueue(self.o.p.shape(), self._stages + ROUND_TRIP)
-        connect(m, results.o, wiring.flipped(self.o))
-        pipeline = Pipeline(m)
+        pipeline, results = tagged_pipeline(m, self, self._stages)
         register = pipeline.register
-        accepted = self.i.valid & self.i.ready
-        m.d.comb += [self.i.ready.eq(results.credit), results.spend.eq(accepted),
-                     results.i.valid.eq(register(accepted, self._stages, reset=True)),
-                     results.i.p.tag.eq(register(self.i.p.tag, self._stages))]
         magnitude = register(Mux(self.i.p.sum[-1], -self.i.p.sum, self.i.p.sum)[:self.config.sum_bits])
         special, negative, unit = register(self.i.p.special), register(self.i.p.sum[-1]), Const(2 * self.config.format.low, signed(8))
         if self.integers:
