@@ -22,6 +22,7 @@ from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.run import Channel, Sampling, simulate
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, reference_checkpoint, write_checkpoint
+from .tokens import said
 
 CONFIG = preset("tiny")
 MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
@@ -63,10 +64,6 @@ def steps(image, prompt, count, sampling=Sampling(), eos=None):
     machine = Machine(image, seed=sampling.seed, greedy=sampling.greedy, top_k=sampling.top_k,
                       inverse_temperature=float(sampling.inverse_temperature))
     return [(step.token, step.value) for step in machine.generate(prompt, count, eos=eos)]
-
-
-def said(run):
-    return [(token.token, token.value) for token in run.tokens]
 
 
 def check(program, model, prompt, count, sampling=Sampling(), eos=None, **memory):

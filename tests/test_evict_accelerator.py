@@ -17,6 +17,7 @@ from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.run import simulate
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
+from .tokens import said, steps
 
 TINY = preset("tiny_evict")
 MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
@@ -36,14 +37,6 @@ def compiled(checkpoint, config, folder, budget):
     image = compile_model(checkpoint, config, fraction_bits=20, budget=budget, context=200)
     image.save(folder / "image")
     return image, folder / "image.bin"
-
-
-def steps(image, prompt, count):
-    return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
-
-
-def said(run):
-    return [(token.token, token.value) for token in run.tokens]
 
 
 # The golden machine alone.

@@ -12,12 +12,12 @@ from llmrtl.rtl_gen.generate import emitted_accelerator, generate
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.scheduler import Request
 from llmrtl.rtl_gen.serve import mismatches, serve
-from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.run import simulate
 from llmrtl.sim.native.session import Session
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
+from .tokens import said, steps
 
 TINY = preset("tiny_int4")
 # K of a head of 16 leaves the header room in a word of 128 bits, one of 24 does not.
@@ -36,14 +36,6 @@ def built(folder, name, config, **options):
     image = compile_model(Checkpoint.open(folder / "model"), config, fraction_bits=20, **options)
     image.save(folder / "image")
     return image, folder / "image.bin"
-
-
-def steps(image, prompt, count):
-    return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
-
-
-def said(run):
-    return [(token.token, token.value) for token in run.tokens]
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from llmrtl.sim.native.run import Sampling
 from llmrtl.sim.native.session import Session
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
+from .tokens import said
 
 # Little room, so that requests give way to each other: 12 blocks. Lanes for two tokens at least, so that groups form.
 CONFIG = replace(preset("tiny_paged"), name="small_paged", sequences=3, block_size=4, max_context=32, query_lanes=8)
@@ -76,10 +77,6 @@ class Reads:
         self.steps.append(sum(read.beats for read in (*program, *data)) + sum(beats for _, beats, _ in weights) + copied)
         self.batches.append((golden.batch, rows))
         self.copies = len(golden.copies)
-
-
-def said(run):
-    return [(token.token, token.value) for token in run.tokens]
 
 
 @pytest.mark.bench

@@ -10,11 +10,11 @@ from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.rtl_gen.generate import emitted_accelerator
 from llmrtl.rtl_gen.lint import lint
-from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
 from llmrtl.sim.native.run import simulate
 
 from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
+from .tokens import said, steps
 
 TINY = preset("tiny_window")
 PAIRED = with_cache(replace(preset("tiny"), name="paired", token_lanes=4, chunks=2, query_lanes=5, bus_bits=64, vector_lanes=4,
@@ -49,14 +49,6 @@ def compiled(checkpoint, config, folder, window):
     image = compile_model(checkpoint, config, fraction_bits=20, window=window, context=200)
     image.save(folder / "image")
     return image, folder / "image.bin"
-
-
-def steps(image, prompt, count):
-    return [(step.token, step.value) for step in Machine(image).generate(prompt, count)]
-
-
-def said(run):
-    return [(token.token, token.value) for token in run.tokens]
 
 
 @pytest.mark.bench
