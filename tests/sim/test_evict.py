@@ -1,5 +1,6 @@
 """The evict + merge cache in golden: against lists and floating point, and what it costs attention."""
 
+import itertools
 import random
 from fractions import Fraction
 
@@ -134,12 +135,12 @@ def test_against_lists(operations):
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     rng, model, outcomes = random.Random(seed), None, {True: 0, False: 0}
-    numbers = np.random.default_rng(seed)
+    numbers, thresholds = np.random.default_rng(seed), itertools.cycle((ONE // 2, ONE * 9 // 10, ONE, ONE + 1))
     for step in range(operations):
-        if model is None or rng.random() < 0.001:
+        if step % 250 == 0:
             sinks, recent = rng.randint(0, 3), rng.randint(0, 6)
             model = ListModel(EvictHead(sinks + recent + rng.randint(1, 12), sinks=sinks, recent=recent,
-                                        threshold=rng.choice((ONE // 2, ONE * 9 // 10, ONE, ONE + 1))))
+                                        threshold=next(thresholds)))
             centres = numbers.integers(-90, 91, (12, 8))
         if rng.random() < 0.6:
             key = centres[rng.randrange(12)] + numbers.integers(-20, 21, 8) * rng.choice((0, 1))
