@@ -177,6 +177,7 @@ UNITS: dict[str, Unit] = by_name((
     _expert("expert_combine", "combine:Combine", "expert_elementwise:CombineBench", _ELEMENTS),
     _expert("expert_router", "router:Router", "expert_routing:RouterBench", (*_ELEMENTS, "duplex"), measured="duplex"),
     _expert("expert_queues", "queues:ExpertQueues", "expert_routing:ExpertQueuesBench", measured="duplex"),
+    _expert("expert_dispatch", "dispatch:ExpertDispatch", "expert_dispatch:ExpertDispatchBench", measured="duplex"),
     _expert("expert_selector", "selector:OpSelector", "expert_routing:OpSelectorBench", ("tiny_duplex", "tiny_duplex_int8")),
     _expert("expert_decoder", "decoder:InstructionDecoder", "expert_decoder:InstructionDecoderBench",
             ("tiny_duplex", "tiny_duplex_int8", "duplex"), measured="duplex"),

@@ -136,7 +136,7 @@ class Router(wiring.Component):
         with m.If(self.i.ready):
             m.d.sync += complete.eq(taken & self.i.p.last)
         with m.If(taken):
-            beats = [(~beyond & (number <= k)) | (new.key > cell.key) for k, cell in enumerate(cells)]
+            beats = [(~beyond & (number <= k if k < config.experts - 1 else 1)) | (new.key > cell.key) for k, cell in enumerate(cells)]
             for k, cell in enumerate(cells):
                 with m.If(beats[k]):
                     m.d.sync += cell.eq(new if k == 0 else Mux(beats[k - 1], cells[k - 1].as_value(), new.as_value()))
@@ -145,7 +145,7 @@ class Router(wiring.Component):
                 m.d.sync += [number.eq(0), bad.eq(0), beyond.eq(0), cause.eq(ExpertError.NONE)]
                 with m.If(bad | special):
                     m.d.sync += cause.eq(ExpertError.LOGIT)
-                with m.Elif(beyond | (number < config.top_k - 1)):
+                with m.Elif(beyond | (number < config.top_k - 1 if config.top_k > 1 else 0)):
                     m.d.sync += cause.eq(ExpertError.LOGIT_COUNT)
         return cells, cause, complete
 
