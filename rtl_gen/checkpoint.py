@@ -18,8 +18,8 @@ import numpy as np
 from ..accelerators.config import ModelShape, check_int
 from .files import file_sha256
 
-__all__ = ["FLOATS", "GAINS", "PROJECTIONS", "Checkpoint", "CheckpointError", "Projection", "StoredTensor", "gain_lengths",
-           "projection_shapes"]
+__all__ = ["FLOATS", "GAINS", "PROJECTIONS", "Checkpoint", "CheckpointError", "Expected", "Projection", "StoredTensor", "check_tensors",
+           "float_tensor", "gain_lengths", "projection_shapes"]
 
 FLOATS = ("F32", "F16", "BF16")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -191,33 +191,41 @@ class Checkpoint:
     def _check_tensors(self) -> None:
         """Compare stored and expected tensors, both ways."""
         expected = self._expected()
-        for name, (dtypes, shape) in expected.items():
-            if name not in self._tensors:
-                raise CheckpointError(f"{self.path}: tensor {name} is missing")
-            tensor = self._tensors[name]
-            if tensor.dtype not in dtypes:
-                raise CheckpointError(f"{tensor.file}: tensor {name} must have dtype {' or '.join(dtypes)}, "
-                                      f"not {tensor.dtype}")
-            if tensor.shape != shape:
-                raise CheckpointError(f"{tensor.file}: tensor {name} must have shape {list(shape)}, "
-                                      f"not {list(tensor.shape)}")
+        check_tensors(self.path, self._tensors, expected)
         for name, tensor in self._tensors.items():
             if name not in expected:
                 raise CheckpointError(f"{tensor.file}: tensor {name} is not part of this architecture "
                                       "(no biases, no LM head when tied, no sub-norms in Llama)")
 
     def _float(self, name: str) -> np.ndarray:
-        """A tensor widened exactly to float32, in memory of its own."""
-        tensor = self._tensors[name]
-        if tensor.dtype == "BF16":
-            values = tensor.data.view("<u2").astype(np.uint32)
-            values <<= 16
-            values = values.view(np.float32)
-        else:
-            values = tensor.data.view({"F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float32)
-        finite = np.isfinite(values)
-        if not finite.all():
-            index = int(np.argmin(finite))
-            raise CheckpointError(f"{tensor.file}: tensor {name} must be finite, not {values[index]} "
-                                  f"at index {[int(i) for i in np.unravel_index(index, tensor.shape)]}")
-        return values.reshape(tensor.shape)
+        return float_tensor(name, self._tensors[name])
+
+
+def float_tensor(name: str, tensor: StoredTensor) -> np.ndarray:
+    """A tensor of ``FLOATS`` widened exactly to float32, in memory of its own; ``CheckpointError`` if a number is not finite."""
+    if tensor.dtype == "BF16":
+        values = tensor.data.view("<u2").astype(np.uint32)
+        values <<= 16
+        values = values.view(np.float32)
+    else:
+        values = tensor.data.view({"F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        raise CheckpointError(f"{tensor.file}: tensor {name} must be finite, not {values[index]} "
+                              f"at index {[int(i) for i in np.unravel_index(index, tensor.shape)]}")
+    return values.reshape(tensor.shape)
+
+
+def check_tensors(where: Path, tensors: Mapping[str, StoredTensor], expected: Expected) -> None:
+    """``CheckpointError`` for an expected tensor that is missing, or has another dtype or shape."""
+    for name, (dtypes, shape) in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{where}: tensor {name} is missing")
+        tensor = tensors[name]
+        if tensor.dtype not in dtypes:
+            raise CheckpointError(f"{tensor.file}: tensor {name} must have dtype {' or '.join(dtypes)}, "
+                                  f"not {tensor.dtype}")
+        if tensor.shape != shape:
+            raise CheckpointError(f"{tensor.file}: tensor {name} must have shape {list(shape)}, "
+                                  f"not {list(tensor.shape)}")

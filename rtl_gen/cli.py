@@ -11,7 +11,7 @@ from ..sim.native.run import CLOCK_MHZ, MEMORY_MODELS, MEMORY_OPTIONS
 from . import commands
 from .arguments import DEFAULT_PRESET, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
 from .export import FORMATS
-from .moe import SPLITS, moe
+from .moe import DEFAULT_SIZE, SPLITS, moe
 from .random_checkpoint import SHAPES
 from .report import BENCH_PARTS
 from .run_command import error_text
@@ -159,17 +159,24 @@ def build_parser() -> argparse.ArgumentParser:
     option("--json", type=Path, metavar="FILE", help="also write the summary here")
 
     option = command(moe, "moe", "run a mixture-of-experts layer on the simulated expert unit",
-                     "Random weights and tokens; the co-processing scheduler says which experts run on Logic-PIM, these are simulated "
-                     "with the memory behind the unit, and compared with the golden model bit by bit; the xPU is a roofline. Exit "
-                     "status 1 if an output differs or the memory's timing was broken.",
-                     "--tokens 64 --experts 8 --top-k 2", "--routing trace.csv --hidden 256 --intermediate 512")
-    option("--tokens", type=_tokens, metavar="N", help="tokens of the batch; default: 64, or what --routing has")
-    option("--experts", type=whole(8, 64), default=8, metavar="N", help="experts of the layer, 8 to 64")
-    option("--top-k", type=whole(1, 8), default=2, metavar="K", help="experts of a token, 1 to 8")
+                     "Random tokens, and random weights or those of a checkpoint; the co-processing scheduler says which experts run "
+                     "on Logic-PIM, these are simulated with the memory behind the unit, and compared with the golden model bit by "
+                     "bit; the xPU is a roofline. Exit status 1 if an output differs or the memory's timing was broken.",
+                     "--tokens 64 --experts 8 --top-k 2", "--routing trace.csv --hidden 256 --intermediate 512",
+                     "--checkpoint mixtral --layer 3 --tokens 16")
+    option("--tokens", type=_tokens, metavar="N",
+           help="tokens of the batch; default: what --routing has, or 64, or as many as the preset takes")
+    option("--checkpoint", type=Path, metavar="DIR",
+           help="a Mixtral checkpoint in Hugging Face format, instead of random weights: experts, --top-k and dimensions are its own")
+    option("--layer", type=whole(0, 1023), metavar="N", help="layer of the checkpoint, from 0 on; default: 0")
+    option("--experts", type=whole(8, 64), metavar="N", help=f"experts of the layer, 8 to 64; default: {DEFAULT_SIZE['experts']}")
+    option("--top-k", type=whole(1, 8), metavar="K", help=f"experts of a token, 1 to 8; default: {DEFAULT_SIZE['top_k']}")
     option("--routing", type=Path, metavar="FILE.csv",
-           help="experts of the tokens, instead of a router with random logits: lines token,expert,weight below a line that says so")
-    option("--hidden", type=_tokens, default=512, metavar="N", help="hidden dimension")
-    option("--intermediate", type=_tokens, default=1792, metavar="N", help="the unit's share of the intermediate dimension")
+           help="experts of the tokens, instead of a router with random logits or the checkpoint's: lines token,expert,weight below a "
+                "line that says so")
+    option("--hidden", type=_tokens, metavar="N", help=f"hidden dimension; default: {DEFAULT_SIZE['hidden']}")
+    option("--intermediate", type=_tokens, metavar="N",
+           help=f"the unit's share of the intermediate dimension; default: {DEFAULT_SIZE['intermediate']}")
     option("--preset", default="narrow_duplex", help="configuration of the expert unit")
     option("--element", choices=("fp16", "bf16", "int8"), help="format of weights and activations; default: the preset's")
     option("--policy", choices=("single", "ping-pong"),

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from ..accelerators.config import ModelShape, check_int
 from .checkpoint import FLOATS, Checkpoint, CheckpointError, Expected, Projection, StoredTensor
 
-__all__ = ["HuggingFaceCheckpoint", "parse_config", "read_safetensors", "unpack_trits"]
+__all__ = ["HuggingFaceCheckpoint", "parse_config", "read_directory", "read_json", "read_safetensors", "unpack_trits"]
 
 _ARCHITECTURES = {"bitnet": "BitNetForCausalLM", "llama": "LlamaForCausalLM"}
 # key -> accepted values, the first of which an absent key means
@@ -50,13 +50,13 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         config_file = path / "config.json"
-        config = _read_json(config_file)
+        config = read_json(config_file)
         try:
             model, stop_tokens = parse_config(config)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{config_file}: {error}") from error
         self._scale_divides = config["quantization_config"].get("linear_class", "bitlinear") == "bitlinear"
-        files, tensors = _read_directory(path)
+        files, tensors = read_directory(path)
         tokenizer = path / "tokenizer.json"
         super().__init__(path, [config_file, *files], model, tensors, stop_tokens,
                          tokenizer if tokenizer.is_file() else None)
@@ -184,7 +184,8 @@ def _token_ids(config: dict[str, Any], key: str, vocab: int) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; ``CheckpointError`` if there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -214,7 +215,7 @@ def read_safetensors(file: Path) -> dict[str, StoredTensor]:
             for name, entry in header.items()}
 
 
-def _read_directory(path: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
+def read_directory(path: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
     """All tensor files (with the index, if sharded) and all tensors of a directory."""
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if single.exists() == index.exists():
@@ -222,7 +223,7 @@ def _read_directory(path: Path) -> tuple[list[Path], dict[str, StoredTensor]]:
                               f"not {'both' if single.exists() else 'neither'}")
     if single.exists():
         return [single], read_safetensors(single)
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
             isinstance(shard, str) and shard == Path(shard).name for shard in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map must map tensor names to files in the same directory")

@@ -1,4 +1,4 @@
-"""Which experts the tokens of a batch go to: from random router logits, or from a trace in a file."""
+"""Which experts the tokens of a batch go to: from router logits, random or of a checkpoint, or from a trace in a file."""
 
 import csv
 import math
@@ -8,19 +8,37 @@ from pathlib import Path
 import numpy as np
 
 from ..accelerators.experts.config import ExpertConfig
+from ..accelerators.experts.errors import ERROR_TEXT
 from ..sim.golden.experts import Route, results_of
 from ..sim.golden.router import route
 from ..sim.random_layer import stored
 
-__all__ = ["HEADER", "random_routes", "read_routes"]
+__all__ = ["HEADER", "random_routes", "read_routes", "router_routes"]
 
 HEADER = ["token", "expert", "weight"]
 
 
 def random_routes(config: ExpertConfig, rng: np.random.Generator, tokens: int) -> list[list[Route]]:
     """What the router makes of normal logits, ascending by expert."""
-    logits = stored(rng.standard_normal((tokens, config.experts)), results_of(config))
-    return [sorted(route(config, each.tolist())[0]) for each in logits]
+    return _routes(config, rng.standard_normal((tokens, config.experts)))
+
+
+def router_routes(config: ExpertConfig, x: np.ndarray, router: np.ndarray) -> list[list[Route]]:
+    """What the router makes of real tokens ``x`` [tokens, hidden] with its matrix [experts, hidden], ascending by expert.
+
+    The matrix is the xPU's: logits are exact but for one rounding. ``ValueError`` names a token with logits that are too large.
+    """
+    return _routes(config, x.astype(np.float64) @ router.T.astype(np.float64))
+
+
+def _routes(config: ExpertConfig, logits: np.ndarray) -> list[list[Route]]:
+    routes = []
+    for token, each in enumerate(stored(logits, results_of(config))):
+        chosen, cause = route(config, each.tolist())
+        if cause:
+            raise ValueError(f"token {token}: {ERROR_TEXT[cause]}")
+        routes.append(sorted(chosen))
+    return routes
 
 
 def read_routes(path: Path, config: ExpertConfig) -> list[list[Route]]:

@@ -1,6 +1,6 @@
-"""Random mixture-of-experts layers: weights, tokens and routes, as stored bits and as the real numbers they stand for."""
+"""Mixture-of-experts layers, random or of given matrices: as stored bits and as the real numbers they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from ..accelerators.experts.config import FORMATS, SCALE_EXPONENT_BITS, ExpertCo
 from .golden.experts import Expert, Route, Scale, results_of
 from .golden.floats import decode, encode
 
-__all__ = ["RandomLayer", "random_layer", "real", "stored"]
+__all__ = ["ExpertLayer", "random_layer", "real", "stored", "stored_layer"]
 
 DIGITS = 40
 """Bits of a real number that count when it is rounded to a format."""
@@ -40,7 +40,7 @@ def scale_of(value: float) -> Scale:
 
 
 @dataclass(frozen=True)
-class RandomLayer:
+class ExpertLayer:
     """``x`` [tokens, hidden] and the experts as stored bits; ``routes``: experts of each token with weights as bits."""
 
     x: np.ndarray
@@ -70,24 +70,42 @@ class RandomLayer:
 
 
 def random_layer(config: ExpertConfig, rng: np.random.Generator, *, hidden: int, intermediate: int, experts: int,
-                 routes: Sequence[Sequence[Route]]) -> RandomLayer:
-    """Normal activations, and weights of variance ``1 / columns``, as trained layers have them about.
+                 routes: Sequence[Sequence[Route]]) -> ExpertLayer:
+    """Normal activations, and weights of variance ``1 / columns``, as trained layers have them about."""
+    x = rng.standard_normal((len(routes), hidden))
+    matrices = ((rng.standard_normal((2 * intermediate, hidden)) * hidden ** -0.5,
+                 rng.standard_normal((hidden, intermediate)) * intermediate ** -0.5) for _ in range(experts))
+    # Of normal gate and up, SiLU(gate) * up has a deviation of 0.6, and long tails.
+    return stored_layer(config, x, matrices, routes, peak=8)
 
-    Of int8 tensors the scale is by their largest value; of activations between the matrices 127 stands for 8.
+
+def stored_layer(config: ExpertConfig, x: np.ndarray, matrices: Iterable[tuple[np.ndarray, np.ndarray]],
+                 routes: Sequence[Sequence[Route]], *, peak: float | None = None) -> ExpertLayer:
+    """Real tokens ``x`` [tokens, hidden] and matrices of each expert (gate above up, and down), rounded to the format of elements.
+
+    Of int8 tensors the scale is by their largest value; of activations between the matrices 127 stands for ``peak``, or for the largest
+    that these tokens make.
     """
     integers = config.element == "int8"
 
-    def tensor(rows: int, columns: int, deviation: float) -> tuple[np.ndarray, float]:
-        values = rng.standard_normal((rows, columns)) * deviation
-        unit = float(np.abs(values).max()) / 127 if integers else 1.0
+    def tensor(values: np.ndarray) -> tuple[np.ndarray, float]:
+        unit = (float(np.abs(values).max()) / 127 or 1.0) if integers else 1.0
         return stored(values / unit, config.element), unit
-    x, x_scale = tensor(len(routes), hidden, 1.0)
-    h_unit = 8 / 127  # of normal gate and up, SiLU(gate) * up has a deviation of 0.6, and long tails
+    x_bits, x_scale = tensor(x)
     made, weight_scales = [], []
-    for _ in range(experts):
-        both, first = tensor(2 * intermediate, hidden, hidden ** -0.5)
-        down, second = tensor(hidden, intermediate, intermediate ** -0.5)
-        scales = (scale_of(x_scale * first), scale_of(1 / h_unit), scale_of(h_unit * second))
-        made.append(Expert(both[:intermediate], both[intermediate:], down, *((scales,) if integers else ())))
+    for gate_up, down in matrices:
+        rows = len(gate_up) // 2
+        (both, first), (second_bits, second) = tensor(gate_up), tensor(down)
+        scales = []
+        if integers:
+            h_unit = (largest_activation(x, gate_up) if peak is None else peak) / 127
+            scales = [(scale_of(x_scale * first), scale_of(1 / h_unit), scale_of(h_unit * second))]
+        made.append(Expert(both[:rows], both[rows:], second_bits, *scales))
         weight_scales.append((first, second))
-    return RandomLayer(x, made, [list(each) for each in routes], x_scale, weight_scales)
+    return ExpertLayer(x_bits, made, [list(each) for each in routes], x_scale, weight_scales)
+
+
+def largest_activation(x: np.ndarray, gate_up: np.ndarray) -> float:
+    """Of ``SiLU(gate) * up``; 1 if all are 0."""
+    gate, up = np.split(x @ gate_up.T, 2, axis=1)
+    return float(np.abs(gate / (1 + np.exp(-gate)) * up).max()) or 1.0

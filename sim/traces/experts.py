@@ -77,10 +77,10 @@ def run_experts(config: ExpertConfig, x: np.ndarray, routes: list[list[Route]], 
     if the unit refuses an expert, stops, or reads a row that is not open.
     """
     used = [number for number in sorted(experts) if expert_tokens(routes, number)]
-    emitted = emit_unit("expert_unit", config)
     tokens, hidden = x.shape
     if not used:
         return ExpertRun(np.zeros(x.shape, np.int64), [], _counters([]), Counter(), [], 0.0)
+    emitted = emit_unit("expert_unit", config)
     matrices = {number: (packed(config, interleaved(experts[number])), packed(config, experts[number].down)) for number in used}
     places = place(config, [[len(words) for words in matrices.get(number, ())] for number in range(total or used[-1] + 1)])
     image = memory_image(config, [(at, words) for number in used for at, words in zip(places[number], matrices[number], strict=True)])
