@@ -35,7 +35,7 @@ def test_lint():
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("faults", [0, 200])
+@pytest.mark.parametrize("faults", [0, 2000])
 def test_tokens_over_the_serial_line(tmp_path, faults):
     """An accelerator that is busy refreshing, reading and writing an SDRAM gives the golden model's tokens; on a bad line too."""
     config = preset("tiny")
