@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import subprocess
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 
 from ..accelerators.config import AcceleratorConfig
 from ..sim.native.build import build_driver
-from ..sim.native.run import Generated, Run, Sampling
+from ..sim.native.run import Generated, Run, Sampling, driver_arguments, driver_command, read_results
 from ..sim.native.timeline import Timeline, draw
 from .arguments import budget, configuration, window
 from .checkpoint import Checkpoint
@@ -233,7 +234,7 @@ def _run(options: Namespace, request: _Request, summaries: list[Path]) -> int:
         say("emit Verilog")
         emitted = emitted_accelerator(config, observe=options.check_hidden, trace=options.trace is not None)
         say("build the simulator (Verilator and C++; kept for the next time)")
-        build_driver(emitted, wave=options.wave)
+        _check_core(build_driver(emitted, wave=options.wave), image, image_file)
     text = io.StringIO()
     plain = Console(file=text, force_terminal=False, width=_TEXT_WIDTH, highlight=False)
 
@@ -268,6 +269,14 @@ def _run(options: Namespace, request: _Request, summaries: list[Path]) -> int:
         write_atomically(console_file(path), text.getvalue().encode())
         write_summary(path, summary)
     return 0 if outcome.golden_match else 1
+
+
+def _check_core(program: Path, image: Image, image_file: Path) -> None:
+    """Read what the core says of itself, before anything is written to it; ``ValueError`` if it is not one for the image."""
+    arguments = driver_arguments(image, image_file, cycle_limit=1, memory_model="ideal", clock_mhz=250.0, memory={})
+    said = subprocess.run(driver_command(program, image, arguments, "ideal"), capture_output=True, text=True, check=True).stdout
+    if foreign := read_results(said.splitlines(), image).foreign:
+        raise ValueError(foreign)
 
 
 def _recording(trace: Path) -> Path:

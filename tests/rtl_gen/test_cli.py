@@ -7,10 +7,12 @@ import shlex
 import shutil
 
 import pytest
+from llmrtl.accelerators.control import regmap
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen import run_command
 from llmrtl.rtl_gen.cli import build_parser, main
 from llmrtl.rtl_gen.commands import console_file
+from llmrtl.rtl_gen.generate import emitted_accelerator
 from llmrtl.rtl_gen.registry import UNITS, build
 from llmrtl.rtl_gen.regmap_export import c_header, systemrdl
 from llmrtl.sim.native.build import BuildError
@@ -73,6 +75,20 @@ def test_summary_of_a_run_that_fails(model, tmp_path, folder, monkeypatch, error
         assert summary["golden_match"] is False and summary["error"] == text
         assert summary["command"].startswith("llmrtl run --checkpoint ")
         assert not console_file(each / "summary.json").exists()
+
+
+@pytest.mark.parametrize(("preset_name", "version", "text"), [
+    ("tiny", (0, 2, 0), "the core's register map has version 0.1.0, this driver is for version 0.2.0: generate the core again"),
+    ("tiny_int4", (0, 1, 0), "the image is for 'tiny_int4' with hash ")])
+def test_a_core_for_others_is_refused_before_the_run(model, tmp_path, folder, capsys, monkeypatch, preset_name, version, text):
+    core = emitted_accelerator(preset("tiny"))
+    monkeypatch.setattr(run_command, "emitted_accelerator", lambda *arguments, **options: core)
+    monkeypatch.setattr(regmap, "VERSION", version)
+    monkeypatch.setattr(run_command, "generate", lambda *arguments, **options: pytest.fail("the run began"))
+    assert run(model, tmp_path, "--preset", preset_name, "--prompt-ids", "1", "--tokens", "1") == 2
+    assert text in capsys.readouterr().err
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["golden_match"] is False and text in summary["error"]
 
 
 def test_sampled_run(model, tmp_path):
@@ -191,7 +207,7 @@ def test_seed_of_a_random_prompt(model, tmp_path, monkeypatch):
         prompts.append(prompt)
         raise RuntimeError("seen")
     monkeypatch.setattr(run_command, "generate", stop)
-    for name in ("emitted_accelerator", "build_driver"):
+    for name in ("emitted_accelerator", "build_driver", "_check_core"):
         monkeypatch.setattr(run_command, name, lambda *arguments, **options: None)
     for seed in ((), ("--seed", "1"), ("--seed", "2")):
         assert run(model, tmp_path, "--prompt-length", "8", "--tokens", "1", *seed) == 2
