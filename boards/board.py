@@ -8,6 +8,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from amaranth.vendor import GowinPlatform
+
 from ..accelerators.memory.sdram_chips import SdramConfig
 from ..accelerators.names import unknown_name
 
@@ -48,6 +50,8 @@ class Board:
         Hold time of an input register; its setup time is 0 or less.
     high : tuple of str
         Pins that the board wants high: ``resource`` or ``resource.subsignal``.
+    lights : tuple of str
+        Resources whose first two pins are the lights of the self-test: right, wrong.
     """
 
     name: str
@@ -60,12 +64,18 @@ class Board:
     pad_ns: tuple[float, float] = (0.0, 0.0)
     input_hold_ns: float = 0.0
     high: tuple[str, ...] = ()
+    lights: tuple[str, ...] = ("led",)
 
     @cached_property
     def platform(self) -> Any:
         """The platform of ``amaranth_boards``."""
         module, name = self.definition.split(":")
         return getattr(import_module(module), name)()
+
+    @property
+    def device(self) -> str:
+        """Name of the device; of a Gowin also its package and speed grade."""
+        return self.platform.part if isinstance(self.platform, GowinPlatform) else self.platform.device
 
     @property
     def clock_mhz(self) -> float:
@@ -121,7 +131,10 @@ BOARDS = {
               high=("esp32.gpio0",)),
         Board("icepi-zero", "Icepi Zero with an LFE5U-25F", "amaranth_boards.icepi_zero:IcepiZero1_3Platform", None,
               SdramConfig("icepi", "16Mx16", 60.0), sdram_phase=76.5, pad_ns=(3.0, 6.1), input_hold_ns=3.1, baud=3_000_000),
-        Board("icebreaker", "iCEBreaker with an iCE40UP5K", "amaranth_boards.icebreaker:ICEBreakerPlatform", None, None, baud=115_200),
+        Board("icebreaker", "iCEBreaker with an iCE40UP5K", "amaranth_boards.icebreaker:ICEBreakerPlatform", None, None, baud=115_200,
+              lights=("led_g", "led_r")),
+        Board("tang-nano-9k", "Sipeed Tang Nano 9K with a GW1NR-9C", "amaranth_boards.tang_nano_9k:TangNano9kPlatform", None, None,
+              baud=115_200),
     )
 }
 

@@ -14,9 +14,11 @@ from ..accelerators.link import UartReceiver, UartTransmitter
 from ..accelerators.presets import preset
 from ..accelerators.ternary.engine import TernaryEngine
 from ..accelerators.ternary.feeder import activation_word
+from ..rtl_gen.emit import Emitted, emit
 from ..sim.golden import ternary as golden
+from .board import Board, Pin
 
-__all__ = ["COLUMNS", "CONFIG", "ROWS", "SelfTest", "report"]
+__all__ = ["COLUMNS", "CONFIG", "ROWS", "SelfTest", "SelfTestTop", "emitted_top", "report", "used_pins"]
 
 CONFIG = replace(preset("tiny"), name="self_test", token_lanes=1, tables=7, max_vector=48, max_block_rows=16, vector_memory=64)
 """21 ternary multiply-accumulates per cycle."""
@@ -165,3 +167,38 @@ class SelfTest(wiring.Component):
             with m.Else():
                 m.d.comb += text.ready.eq(1)
         return m
+
+
+class SelfTestTop(wiring.Component):
+    """``SelfTest`` on a board's clock.
+
+    Members
+    -------
+    aclk, rx : In(1), tx : Out(1)
+    leds : Out(2)
+        Right, wrong; as the board's lights want them.
+    """
+
+    def __init__(self, target: Board):
+        self.target = target
+        super().__init__({"aclk": In(1), "rx": In(1), "tx": Out(1), "leds": Out(2)})
+
+    def elaborate(self, platform):
+        m = Module()
+        target = self.target
+        m.submodules.test = test = SelfTest(round(1e6 * target.input_mhz), target.baud)
+        inverted = sum(used_pins(target)[f"leds[{number}]"].inverted << number for number in range(2))
+        m.d.comb += [test.aclk.eq(self.aclk), test.rx.eq(self.rx), self.tx.eq(test.tx),
+                     self.leds.eq(Cat(test.right, test.wrong) ^ inverted)]
+        return m
+
+
+def emitted_top(target: Board) -> Emitted:
+    return emit(SelfTestTop(target), target.name.replace("-", "_"), None)
+
+
+def used_pins(target: Board) -> dict[str, Pin]:
+    """Pin of each bit of the ports of ``SelfTestTop``."""
+    lights = [pin for name in target.lights for pin in target.pins(name)]
+    names = {"aclk": target.platform.default_clk, "rx": "uart.rx", "tx": "uart.tx"}
+    return {port: target.pins(name)[0] for port, name in names.items()} | {f"leds[{number}]": lights[number] for number in range(2)}

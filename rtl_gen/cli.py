@@ -265,10 +265,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     option = command(commands.bitstream, "bitstream", "build the bitstream of a board",
                      "Accelerator, SDRAM controller and host link: synthesis, place and route, packing, with open tools. Writes "
-                     "BOARD.bit, the report BOARD.json (clock, utilization, margins of the SDRAM's pins), Verilog and constraints. "
-                     "Takes many minutes; results are kept by content. Exit status 1 if timing is not met.",
+                     "BOARD.bit (.bin, .fs), the report BOARD.json (clock, utilization, margins of the SDRAM's pins), Verilog and "
+                     "constraints. Takes many minutes; results are kept by content. Exit status 1 if timing is not met.",
                      "--board ulx3s-85f", "--board ulx3s-85f --memory")
-    option("--board", required=True, metavar="BOARD", help="ulx3s-85f; icepi-zero (with --memory); icebreaker (self-test)")
+    option("--board", required=True, metavar="BOARD", help="ulx3s-85f; icepi-zero (--memory); icebreaker, tang-nano-9k (self-test)")
     option("--preset", help=f"{_PRESET}; default: the board's")
     option("--memory", action="store_true", help="host link and memory alone, to try a board: built in a minute")
     option("--seeds", type=whole(1, 100), default=3, metavar="N", help="try so many seeds of place and route until timing is met")

@@ -1,19 +1,24 @@
 """Boards as data: pins, clocks, margins at the SDRAM, constraints."""
 
+import hashlib
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from llmrtl.accelerators.memory.sdram_chips import CHIPS, SDRAM_PRESETS, SdramConfig, slowest
 from llmrtl.accelerators.presets import preset
 from llmrtl.boards import bitstream as module
-from llmrtl.boards import ice40
-from llmrtl.boards.bitstream import CELLS, Bitstream
+from llmrtl.boards import gowin, ice40
+from llmrtl.boards.bitstream import CELLS, Bitstream, build_bitstream
 from llmrtl.boards.board import BOARDS, board
 from llmrtl.boards.bring_up import BringUp
 from llmrtl.boards.ecp5 import Ecp5Top, Pll, constraints, with_pll_attributes
+from llmrtl.boards.self_test import used_pins
 from llmrtl.boards.system import System
 from llmrtl.rtl_gen.cli import main
+from llmrtl.rtl_gen.yowasp import ToolError
 
 ULX3S = BOARDS["ulx3s-85f"]
 
@@ -56,6 +61,46 @@ def test_self_test_of_a_board_without_memory():
     target = BOARDS["icebreaker"]
     assert (target.clock_mhz, target.margins()) == (12, {})
     assert ice40.constraints(target) == "set_io aclk 35\nset_io rx 6\nset_io tx 9\nset_io leds[0] 37\nset_io leds[1] 11\n"
+
+
+def test_self_test_of_a_gowin_board():
+    """Its lights are on when their pins are low."""
+    target = BOARDS["tang-nano-9k"]
+    assert (target.clock_mhz, target.device, target.margins()) == (27, "GW1NR-LV9QN88PC6/I5", {})
+    assert [pin.inverted for pin in used_pins(target).values()] == [False, False, False, True, True]
+    located = re.findall(r'IO_LOC "(.+)" (.+);\nIO_PORT "(.+)" (.+);', gowin.constraints(target))
+    assert [(port, site) for port, site, _, _ in located] == [
+        ("aclk", "52"), ("rx", "18"), ("tx", "17"), ("leds[0]", "10"), ("leds[1]", "11")]
+    assert [port for port, _, _, _ in located] == [port for _, _, port, _ in located]
+    assert {attributes for _, _, port, attributes in located if port == "rx"} == {"IO_TYPE=LVCMOS33 PULL_MODE=UP"}
+
+
+@pytest.mark.parametrize(("name", "flow"), [("icebreaker", ice40), ("tang-nano-9k", gowin)])
+@pytest.mark.bench
+def test_self_test_builds(name, flow, tmp_path, monkeypatch):
+    """Meets timing, is as docs/boards.md has it, and is built once."""
+    for package in flow.PACKAGES:
+        pytest.importorskip(package.replace("-", "_"), reason="needs the extra [boards]")
+    built = build_bitstream(BOARDS[name], None, tmp_path / "first")
+    assert built.met and built.used["IO"] == 5
+    page = (Path(__file__).parents[2] / "docs/boards.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+    told = re.findall(r"([\d,]+) of ([\d,]+) (\w+)", row)
+    assert "LUT" in [resource for _, _, resource in told]
+    assert told == [(f"{built.used[resource]:,}", f"{built.available[resource]:,}", resource) for _, _, resource in told]
+    assert f" {min(built.fmax_mhz.values()):.1f} MHz |" in row
+    data = (tmp_path / f"first/{name}{flow.SUFFIXES[1]}").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == built.sha256 and len(data) == built.bytes > 50_000
+    assert json.loads((tmp_path / f"first/{name}.json").read_text())["used"] == built.used
+    monkeypatch.setattr(flow, "place", None)
+    assert build_bitstream(BOARDS[name], None, tmp_path / "second") == built
+
+
+def test_missing_place_and_route(tmp_path, monkeypatch):
+    """The extra that it comes with is named, before anything runs."""
+    monkeypatch.setattr(gowin, "PACKAGES", ("llmrtl-has-no-such-package",))
+    with pytest.raises(ToolError, match=r"llmrtl-has-no-such-package is not installed, .* pip install 'llmrtl\[boards\]'"):
+        build_bitstream(BOARDS["tang-nano-9k"], None, tmp_path)
 
 
 def test_constraints_name_every_pin_once():
@@ -129,6 +174,7 @@ def test_bitstream_that_misses_timing_is_a_failure(built, monkeypatch, tmp_path,
     (["--board", "icepi-zero"], "no accelerator fits icepi-zero: take --memory"),
     (["--board", "ulx3s-85f", "--memory", "--preset", "tiny"], "--preset has no effect with --memory"),
     (["--board", "icebreaker", "--memory"], "icebreaker has no memory: there is the self-test"),
+    (["--board", "tang-nano-9k", "--preset", "tiny"], "tang-nano-9k has no memory: there is the self-test"),
 ])
 def test_bitstream_is_refused(arguments, message, capsys):
     assert main(["bitstream", *arguments]) == 2
