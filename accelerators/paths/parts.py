@@ -1,5 +1,7 @@
 """The parts of a core, and what runs in it."""
 
+from typing import Any
+
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data
 
@@ -60,9 +62,10 @@ class Parts:
         self.rope, self.residual, self.glu, self.embedding = Rope(config), ResidualAdd(config), Glu(config), Embedding(config)
         self.align, self.exponents = Align(config), HeadExponents(config.token_lanes, config.max_heads)
         self.packer, self.sampler = RecordPacker(config), Sampler(config)
-        self.cache = (None if self.paged else WindowCache(config) if self.window else
-                      EvictCache(config, config.cache_heads) if self.evict else ContiguousCache(config))
-        self.mover = RowMover(config, config.swap_rows) if self.paged else None
+        # Which members they have depends on the configuration.
+        self.cache: Any = (None if self.paged else WindowCache(config) if self.window else
+                           EvictCache(config, config.cache_heads) if self.evict else ContiguousCache(config))
+        self.mover: Any = RowMover(config, config.swap_rows) if self.paged else None
         self.gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), ceil_div(config.max_vector, lanes))
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes), "sin": data.ArrayLayout(signed(16), lanes)})
         self.table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
