@@ -5,7 +5,7 @@ import json
 import pytest
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.block_ram import use_output_registers
-from llmrtl.rtl_gen.registry import UNITS
+from llmrtl.rtl_gen.registry import UNITS, emit_unit
 from llmrtl.sim.bench.runner import run_bench
 
 from .gates import CLOCK, ENABLE, OTHER, gates, register
@@ -117,7 +117,7 @@ def test_memory_without_readers():
 def test_units_of_gates_pass_the_menu(name, tmp_path):
     """With registers in their memories: of 36 bits in the accumulators, with an enable in the feeder."""
     unit = UNITS[name]
-    emitted, cells = gates(unit, preset("tiny"), tmp_path)
+    emitted, cells = gates(emit_unit(name, preset("tiny")))
     memories = [cell["parameters"] for cell in cells if cell["type"] == "DP16KD"]
     assert memories and all(parameters["REGMODE_B"] == "OUTREG" for parameters in memories)
     report = run_bench(emitted, unit.bench, folder=tmp_path / "run")

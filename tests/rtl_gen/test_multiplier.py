@@ -5,7 +5,7 @@ import json
 import pytest
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.multiplier import use_multiplier_registers
-from llmrtl.rtl_gen.registry import UNITS
+from llmrtl.rtl_gen.registry import UNITS, emit_unit
 from llmrtl.sim.bench.runner import run_bench
 
 from .gates import CLOCK, ENABLE, OTHER, gates, register
@@ -170,7 +170,7 @@ def test_registers_behind_carries_and_memories_stay(kind):
 def test_units_of_gates_pass_the_menu(name, registers, tmp_path):
     """Products of the LM head, operands of rotations."""
     unit = UNITS[name]
-    emitted, cells = gates(unit, preset("tiny"), tmp_path)
+    emitted, cells = gates(emit_unit(name, preset("tiny")))
     multipliers = [cell["parameters"] for cell in cells if cell["type"] == "MULT18X18D"]
     assert multipliers and all(parameters[f"{registers}_CLK"] == "CLK0" for parameters in multipliers)
     report = run_bench(emitted, unit.bench, folder=tmp_path / "run")
