@@ -34,8 +34,7 @@ def test_lint():
     assert lint(emitted_system(preset("tiny"), MEMORY)) == []
 
 
-@pytest.mark.bench
-@pytest.mark.parametrize("faults", [0, 2000])
+@pytest.mark.parametrize("faults", [0, pytest.param(2000, marks=pytest.mark.bench)])
 def test_tokens_over_the_serial_line(tmp_path, faults):
     """An accelerator that is busy refreshing, reading and writing an SDRAM gives the golden model's tokens; on a bad line too."""
     config = preset("tiny")
