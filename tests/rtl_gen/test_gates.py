@@ -15,7 +15,7 @@ from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native import build
 from llmrtl.sim.native.run import simulate
 
-from ..checkpoints import SMALL_BITNET, write_checkpoint
+from ..checkpoints import SMALL_LLAMA, write_checkpoint
 from .gates import CLOCK, ENABLE, OTHER, gates, netlist_verilog, register
 
 PROMPT, COUNT, FAULTS = [1, 2], 2, 8
@@ -83,8 +83,8 @@ def test_gates_are_what_yosys_takes_them_for(tmp_path):
 
 @pytest.mark.bench
 def test_the_accelerator_of_gates_generates_the_golden_tokens(tmp_path, monkeypatch):
-    """Every LUT, flip-flop and memory of preset tiny. Of eight LUTs whose outputs are inverted, one at a time, most are noticed
-    (others are for errors that do not come up, and for choices that nobody asks for)."""
+    """Every LUT, flip-flop and memory of preset tiny; SiLU reads tables that block RAMs begin with. Of eight LUTs whose outputs are
+    inverted, one at a time, most are noticed (others are for errors that do not come up, and choices that nobody asks for)."""
     emitted, cells = gates(emitted_accelerator(preset("tiny")), faults=FAULTS)
     memories = [cell for cell in cells if cell["type"] == "DP16KD"]
     assert any("1" in value for cell in memories for name, value in cell["parameters"].items() if name.startswith("INITVAL"))
@@ -92,7 +92,7 @@ def test_the_accelerator_of_gates_generates_the_golden_tokens(tmp_path, monkeypa
     plain = dict.fromkeys(("OPT_FAST", "OPT_SLOW", "OPT_GLOBAL"), "-O0")
     monkeypatch.setattr(build, "verilator_environment", lambda **_: verilator_environment(**plain))
     program = build.build_driver(emitted, fast=False)
-    write_checkpoint(tmp_path / "checkpoint", replace(SMALL_BITNET, max_context=8), seed=7)
+    write_checkpoint(tmp_path / "checkpoint", replace(SMALL_LLAMA, max_context=8), seed=7)
     image = compile_model(Checkpoint.open(tmp_path / "checkpoint"), preset("tiny"), fraction_bits=20)
     image.save(tmp_path / "image")
     monkeypatch.chdir(tmp_path)
