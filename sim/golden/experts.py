@@ -21,8 +21,8 @@ from ...accelerators.experts.config import FORMATS, ExpertConfig
 from .floats import decode, dot, encode, multiply_add, round_sum
 from .gated import gated_activation
 
-__all__ = ["Expert", "Placement", "Route", "Scale", "expert_tokens", "interleaved", "memory_image", "moe", "outputs", "packed", "place",
-           "product", "reduction", "results_of", "share", "stretches"]
+__all__ = ["UNIT", "Expert", "Placement", "Route", "Scale", "add_expert", "expert_tokens", "interleaved", "memory_image", "moe",
+           "outputs", "packed", "place", "product", "reduction", "results_of", "share", "stretches"]
 
 Scale = tuple[int, int]
 """``mantissa * 2**exponent``; for int8 only."""
@@ -71,16 +71,19 @@ def outputs(config: ExpertConfig, x: np.ndarray, routes: Sequence[Sequence[Route
     """``out`` [tokens, hidden] as bits of ``R``: what one unit makes of the tokens ``x`` [tokens, hidden] with ``experts``."""
     out = np.zeros((len(x), x.shape[1]), np.int64)
     for number in sorted(experts):
-        tokens = expert_tokens(routes, number)
-        if not tokens:
-            continue
-        expert, chosen = experts[number], [token for token, _ in tokens]
-        gate, up = (product(x[chosen], matrix, config.element, expert.scales[0]) for matrix in (expert.gate, expert.up))
-        h, _ = gated_activation(gate, up, config.element, expert.scales[1])
-        results = product(h, expert.down, config.element, expert.scales[2])
-        for (token, weight), row in zip(tokens, results, strict=True):
-            out[token] = multiply_add(out[token], np.full_like(row, weight), row, results_of(config))
+        if tokens := expert_tokens(routes, number):
+            add_expert(config, out, x, tokens, experts[number])
     return out
+
+
+def add_expert(config: ExpertConfig, out: np.ndarray, x: np.ndarray, tokens: Sequence[Route], expert: Expert) -> None:
+    """Adds to ``out`` [tokens, hidden] what an expert makes of ``tokens``, a token and its weight each."""
+    chosen = [token for token, _ in tokens]
+    gate, up = (product(x[chosen], matrix, config.element, expert.scales[0]) for matrix in (expert.gate, expert.up))
+    h, _ = gated_activation(gate, up, config.element, expert.scales[1])
+    results = product(h, expert.down, config.element, expert.scales[2])
+    for (token, weight), row in zip(tokens, results, strict=True):
+        out[token] = multiply_add(out[token], np.full_like(row, weight), row, results_of(config))
 
 
 def moe(config: ExpertConfig, x: np.ndarray, routes: Sequence[Sequence[Route]], experts: Sequence[Expert], mask: int,
