@@ -76,6 +76,7 @@ _A = "llmrtl.accelerators."
 _B = "llmrtl.sim.bench."
 _ALL = ("tiny", "edge", "kv260")
 _ELEMENTS = ("tiny_duplex", "tiny_duplex_bf16", "tiny_duplex_int8")
+_ATTENTION = ("tiny_duplex_attention", "tiny_duplex_attention_bf16", "tiny_duplex_attention_int8")
 _POLICIES = ("tiny_duplex", "tiny_duplex_limits")
 _RUNS = ("tiny", "edge", "kv260", "tiny_window")
 _MODES = (*_RUNS, "tiny_modes")
@@ -166,6 +167,8 @@ UNITS: dict[str, Unit] = by_name((
     Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
     _expert("expert_core", "core:ExpertCore", "expert_core:ExpertCoreBench", _ELEMENTS),
     _expert("expert_unit", "unit:ExpertUnit", "expert_core:ExpertUnitBench", ("tiny_duplex",)),
+    _expert("expert_attention", "core:ExpertCore", "expert_attention:AttentionCoreBench", _ATTENTION, measured=_ATTENTION[0]),
+    _expert("expert_attention_unit", "unit:ExpertUnit", "expert_attention:AttentionUnitBench", _ATTENTION[:1], measured=_ATTENTION[0]),
     _expert("expert_gemm", "gemm:Gemm", "expert_gemm:GemmBench", _ELEMENTS),
     _expert("expert_coprocess", "coprocess:CoprocessScheduler", "expert_coprocess:CoprocessSchedulerBench", measured="duplex"),
     _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),

@@ -136,6 +136,8 @@ class ExpertConfig(Configuration):
     activate_limits : bool
         The activate of a bundle's 8 banks keeps tRRD and tFAW: two halves of 4 banks, ``faw`` apart. Else it is exempt, as in the
         public simulator.
+    attention : bool
+        The unit also does decode attention, with a softmax for each token lane; contexts have ``max_intermediate`` positions at most.
     timing : HbmTiming
     """
 
@@ -153,6 +155,7 @@ class ExpertConfig(Configuration):
     max_tokens: int = 128
     ping_pong: bool = True
     activate_limits: bool = False
+    attention: bool = False
     timing: HbmTiming = HbmTiming()
 
     def __post_init__(self) -> None:
@@ -221,11 +224,13 @@ EXPERT_PRESETS = {
     for config in (
         _TINY,
         *(replace(_TINY, name=f"tiny_duplex_{element}", element=element) for element in ("bf16", "int8")),
+        replace(_TINY, name="tiny_duplex_attention", attention=True),
+        *(replace(_TINY, name=f"tiny_duplex_attention_{element}", element=element, attention=True) for element in ("bf16", "int8")),
         replace(_TINY, name="tiny_duplex_limits", ping_pong=False, activate_limits=True, timing=HbmTiming(refi=900, rfc=100)),
         ExpertConfig("narrow_duplex", word_bytes=16, max_hidden=512, max_intermediate=2048),
         ExpertConfig("duplex", word_bytes=128, max_hidden=4096, max_intermediate=16384),
     )
 }
-"""``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests, also of other elements, and with the
-other memory policies and many refreshes. ``duplex``: a pseudo channel as published; ``narrow_duplex``: the same with words of an
-eighth, so that a layer of an eighth of the dimensions takes the same cycles, and is simulated in minutes."""
+"""``tiny_duplex``: 8 weights and 8 tokens per cycle, for tests, also of other elements, with decode attention, and
+with the other memory policies and many refreshes. ``duplex``: a pseudo channel as published; ``narrow_duplex``: the same with words of
+an eighth, so that a layer of an eighth of the dimensions takes the same cycles, and is simulated in minutes."""

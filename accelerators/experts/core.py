@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..streams import CreditQueue, Queue, connect
+from .attention import AttentionPath
 from .config import ExpertConfig
 from .errors import ERROR_BITS, ExpertError
 from .gemm import Gemm
@@ -37,24 +38,32 @@ class ExpertCore(wiring.Component):
 
     The tokens of an expert are gathered while the one before it is in DOWN.
 
+    With ``config.attention`` an item may also be the decode attention of a K/V head: its tokens are the group's query heads, one per
+    lane, ``scores`` of K meet them instead of gate and up, and V transposed instead of down::
+
+        x lanes, K -> Gemm -> AttentionPath -> h lanes, V -> Gemm -> ResultPath -> output buffer
+                                    '-> weights ---------------------^
+
     Parameters
     ----------
     config : ExpertConfig
-        ``max_intermediate`` is of the unit's share.
+        ``max_intermediate`` is of the unit's share, and the most positions of a context.
 
     Members
     -------
     i : In(stream of expert_layout)
         An expert with tokens; in ascending order of experts, if outputs are to be those of the golden model.
     i_tokens : In(stream of {token, weight, last})
-        Its tokens, ascending, and their weights (bits of ``result_format``): one list for each ``i``.
+        Its tokens, ascending, and their weights (bits of ``result_format``): one list for each ``i``. The weights of an attention do
+        not matter: the softmax gives them.
     i_x : In(stream of {token, word, value}, always_ready=True)
         Into the input buffer; not while an expert of the layer is under way.
     o_run : Out(stream of run_layout)
     i_words : In(stream of weight_layout)
     o : Out(stream of ExpertError)
-        One for each ``i``, in their order: its results are in the output buffer. With ``DIMENSIONS`` (0, too large) or
-        ``ORDER`` nothing was computed and its list is gone; the layer has to begin again, with ``first``.
+        One for each ``i``, in their order: its results are in the output buffer. With ``DIMENSIONS`` (0, too large; of an attention
+        also more positions than a row of V has, or more tokens than lanes) or ``ORDER`` nothing was computed and its list is gone;
+        the layer has to begin again, with ``first``.
     i_read : In(stream of {token, element})
     o_read : Out(stream of bits of result_format)
         Outputs; 0 for tokens without an expert in this layer. Stable from the response to the layer's last expert on.
@@ -62,8 +71,8 @@ class ExpertCore(wiring.Component):
         Since reset.
 
     Latency: ``latency`` cycles from the last word of GATE_UP to the first of DOWN, for which it waits; ``finish`` cycles from the last
-    word of DOWN to the response. Interval: 1 cycle per word and
-    tile of tokens; but ``token_lanes`` cycles at least per row of weights and tile.
+    word of DOWN to the response. From the last word of SCORES to the first of MIX ``softmax`` cycles and one per position. Interval: 1
+    cycle per word and tile of tokens; but ``token_lanes`` cycles at least per row of weights, but for those of K, and tile.
     """
 
     interval = 1
@@ -73,6 +82,9 @@ class ExpertCore(wiring.Component):
         self._gather, self._gemm, self._results = TokenGather(config), Gemm(config), ResultPath(config)
         results = Operation.latency + self._gemm.latency + config.token_lanes - 1
         self.latency, self.finish = results + self._results.latency + 2, results + self._results.finish + CreditQueue.latency
+        if config.attention:
+            self._attention = AttentionPath(config)
+            self.softmax = Operation.latency + self._gemm.score_latency + self._attention.finish + 2
         gather, path = self._gather.signature.members, self._results.signature.members
         super().__init__({
             "i": In(stream.Signature(expert_layout(config))),
@@ -97,6 +109,12 @@ class ExpertCore(wiring.Component):
         m.submodules.gemm = gemm = self._gemm
         m.submodules.results = results = self._results
         m.submodules.rows = rows = Queue(row_layout(config), ROWS)
+        if config.attention:
+            m.submodules.attention = attention = self._attention
+            connect(m, gemm.o_scores, attention.i)
+            connect(m, attention.o, operation.i_p)
+            m.d.comb += [attention.begun.eq(operation.begun), attention.scale.eq(operation.softmax_scale),
+                         results.scored.eq(attention.scored), results.weights.eq(attention.weights)]
         m.submodules.responses = responses = CreditQueue(ERROR_BITS, IN_FLIGHT)
         for source, sink in ((gather.o, operation.i_x), (results.o_h, operation.i_h), (operation.o_row, rows.i),
                              (rows.o, results.i_row), (operation.o, gemm.i), (gemm.o, results.i)):
@@ -123,6 +141,9 @@ class ExpertCore(wiring.Component):
         expert, under_way, free = self.i.p, Signal(range(IN_FLIGHT + 1)), Signal(init=1)
         legal = ((expert.hidden_words != 0) & (expert.hidden_words <= operation.hidden_words)
                  & (expert.slice_words != 0) & (expert.slice_words <= operation.slice_words))
+        if self.config.attention:
+            positions, low = expert.positions, (self.config.lanes - 1).bit_length()
+            legal &= ~expert.attention | ((positions != 0) & (positions <= expert.slice_words << low))
         cause, started, refused = Signal(ERROR_BITS), Signal(), Signal()
         m.d.comb += [
             started.eq(operation.i.valid & operation.i.ready), self.i.ready.eq(started | refused),
@@ -147,6 +168,11 @@ class ExpertCore(wiring.Component):
                     m.d.comb += gather.o_done.ready.eq(1)
                     m.d.sync += free.eq(1)
                     m.next = "ORDER"
+                if self.config.attention:
+                    with m.Elif(gather.o_done.valid & expert.attention & (gather.o_done.p.tokens > self.config.token_lanes)):
+                        m.d.comb += gather.o_done.ready.eq(1)
+                        m.d.sync += free.eq(1)
+                        m.next = "DIMENSIONS"
                 with m.Elif(gather.o_done.valid):
                     m.d.comb += [operation.i.valid.eq(1), operation.i_tokens.valid.eq(1), gather.o_done.ready.eq(started)]
                     with m.If(started):

@@ -7,9 +7,9 @@ from amaranth.lib.wiring import In, Out
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
 from .config import ExpertConfig, Format
-from .rounding import SCALE, SumRounder, rounded_layout
+from .rounding import SCALE, SumRounder, rounded_layout, rounded_sum, sum_stages
 
-__all__ = ["Gemm", "elements", "exact_product", "gemm_word", "result_tag"]
+__all__ = ["Gemm", "elements", "exact_product", "gemm_word", "group_scores", "result_tag"]
 
 COARSE = 8
 """Products are moved by multiples of this, then by the rest."""
@@ -18,11 +18,17 @@ COARSE = 8
 def gemm_word(config: ExpertConfig) -> data.StructLayout:
     """A word of one row of weights, and of the activations of a tile of tokens that it meets.
 
-    ``first``: the tile's sums begin anew; ``last``: with this word they are complete.
+    ``first``: the tile's sums begin anew; ``last``: with this word they are complete. With ``config.attention``, ``score``: the sums
+    are scores, of which these are the last ones if ``end``.
     """
     word = 8 * config.word_bytes
     return data.StructLayout({"weights": word, "x": data.ArrayLayout(word, config.token_lanes), "tile": range(max(config.tiles, 2)),
-                              "first": 1, "last": 1})
+                              "first": 1, "last": 1, **({"score": 1, "end": 1} if config.attention else {})})
+
+
+def group_scores(config: ExpertConfig) -> data.StructLayout:
+    """Scores of a position, for the query head of each lane."""
+    return data.StructLayout({"values": data.ArrayLayout(config.result_format.storage_bits, config.token_lanes), "last": 1})
 
 
 def result_tag(config: ExpertConfig) -> data.StructLayout:
@@ -55,11 +61,13 @@ class Gemm(wiring.Component):
         Lanes without a token do not matter; their results come too.
     o : Out(stream of {value, tag: result_tag})
         ``token_lanes`` results for each word with ``last``, lane after lane.
+    o_scores : Out(stream of group_scores, always_ready=True)
+        With ``config.attention``: results of words with ``score``, which do not come in ``o``. Each lane has a rounder for them.
     scale : In
         See ``SumRounder``; int8 only.
 
-    Latency: ``latency`` cycles from a word with ``last`` to the result of lane 0. Interval: 1 cycle per word; results leave one per
-    cycle, so rows of fewer than ``token_lanes`` words have to wait for them.
+    Latency: ``latency`` cycles from a word with ``last`` to the result of lane 0; ``score_latency`` to its scores. Interval: 1 cycle
+    per word; results leave one per cycle, so rows of fewer than ``token_lanes`` words have to wait for them; scores do not.
     """
 
     interval = 1
@@ -69,10 +77,12 @@ class Gemm(wiring.Component):
         self._rounder = SumRounder(config, len(Value.cast(Signal(result_tag(config)))))
         self._stages = 6 + (config.lanes - 1).bit_length()
         self.latency = self._stages + CreditQueue.latency + self._rounder.latency
+        self.score_latency = self._stages + sum_stages(config)
         super().__init__({
             "i": In(stream.Signature(gemm_word(config))),
             "o": Out(stream.Signature(rounded_layout(config, self._rounder.tag_bits))),
             **({"scale": In(SCALE)} if self._rounder.integers else {}),
+            **({"o_scores": Out(stream.Signature(group_scores(config), always_ready=True))} if config.attention else {}),
         })
 
     @classmethod
@@ -92,7 +102,8 @@ class Gemm(wiring.Component):
         pipeline = Pipeline(m)
         register = pipeline.register
         accepted = self.i.valid & self.i.ready
-        m.d.comb += [self.i.ready.eq(rows.credit | ~self.i.p.last), rows.spend.eq(accepted & self.i.p.last)]
+        result = self.i.p.last & ~self.i.p.score if config.attention else self.i.p.last
+        m.d.comb += [self.i.ready.eq(rows.credit | ~result), rows.spend.eq(accepted & result)]
 
         # Weights are taken apart once for all tokens.
         weights = elements(pipeline, self.i.p.weights, config.format)
@@ -111,8 +122,15 @@ class Gemm(wiring.Component):
             special = register(Cat(special for _, special in lane).any(), self._stages - 4)
             kept = Mux(first, 0, read.data[k].sum)
             m.d.comb += [write.data[k].sum.eq(kept + tree), write.data[k].special.eq((read.data[k].special & ~first) | special)]
-        m.d.comb += [rows.i.valid.eq(register(valid & last, reset=True)), rows.i.p.tile.eq(register(tile)),
-                     rows.i.p.totals.eq(register(write.data))]
+        complete = register(valid & last, reset=True)
+        m.d.comb += [rows.i.valid.eq(complete), rows.i.p.tile.eq(register(tile)), rows.i.p.totals.eq(totals := register(write.data))]
+        if config.attention:
+            score, end = (register(each, self._stages) for each in (self.i.p.score, self.i.p.end))
+            scale, stages, scores = self.scale if rounder.integers else None, sum_stages(config), self.o_scores.p
+            m.d.comb += [rows.i.valid.eq(complete & ~score), scores.last.eq(register(end, stages)),
+                         self.o_scores.valid.eq(register(complete & score, stages, reset=True))]
+            for k, value in enumerate(scores.values):
+                m.d.comb += value.eq(rounded_sum(pipeline, totals[k].sum, totals[k].special, config, scale))
 
         # One lane after the other.
         lane = Signal(range(max(lanes, 2)))

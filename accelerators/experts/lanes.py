@@ -1,13 +1,13 @@
 """Activations of a batch beside the GEMM module: a bank per token lane, and what fills them from the input buffer."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import check_int
 from .config import ExpertConfig
 
-__all__ = ["TokenGather", "TokenLanes", "lane_write", "token_layout"]
+__all__ = ["TokenGather", "TokenLanes", "group_write", "lane_write", "token_layout"]
 
 
 def lane_write(config: ExpertConfig, words: int, elements: int) -> data.StructLayout:
@@ -16,6 +16,12 @@ def lane_write(config: ExpertConfig, words: int, elements: int) -> data.StructLa
     return data.StructLayout({"lane": range(max(config.token_lanes, 2)), "tile": range(max(config.tiles, 2)),
                               "word": range(max(words, 2)), **({"element": range(elements)} if elements > 1 else {}),
                               "value": width // elements})
+
+
+def group_write(config: ExpertConfig) -> data.StructLayout:
+    """An element of tile 0 for each lane. That of element 0 makes the others of its word 0."""
+    return data.StructLayout({"word": range(max(config.max_intermediate // config.lanes, 2)), "element": range(config.lanes),
+                              "values": data.ArrayLayout(config.format.storage_bits, config.token_lanes)})
 
 
 def token_layout(config: ExpertConfig) -> data.StructLayout:
@@ -34,25 +40,30 @@ class TokenLanes(wiring.Component):
         Words per token, 1 to 2**16.
     by_element : bool
         An element is written at a time; else a word.
+    together : bool
+        With ``i_group``; only with ``by_element``, and ``words`` those of ``max_intermediate``.
 
     Members
     -------
     i : In(stream of lane_write, always_ready=True)
+    i_group : In(stream of group_write, always_ready=True)
+        Into all lanes at a time, and not together with ``i``.
     word, tile, en : In
         Read address, and whether it is taken.
     o : Out(words of all lanes)
         One cycle later; stands still without ``en``.
     """
 
-    def __init__(self, config: ExpertConfig, words: int, by_element: bool):
+    def __init__(self, config: ExpertConfig, words: int, by_element: bool, together: bool = False):
         check_int("words", words, 1, 1 << 16)
-        self.config, self.words, self.by_element = config, words, by_element
+        self.config, self.words, self.by_element, self.together = config, words, by_element, together
         self.elements = config.lanes if by_element else 1
         width = 8 * config.word_bytes
         super().__init__({
             "i": In(stream.Signature(lane_write(config, words, self.elements), always_ready=True)),
             "word": In(range(max(words, 2))), "tile": In(range(max(config.tiles, 2))), "en": In(1),
             "o": Out(data.ArrayLayout(width, config.token_lanes)),
+            **({"i_group": In(stream.Signature(group_write(config), always_ready=True))} if together else {}),
         })
 
     def elaborate(self, platform):
@@ -68,6 +79,13 @@ class TokenLanes(wiring.Component):
                 write.en.eq(Mux(here, 1 << item.element if self.by_element else 1, 0)),
                 read.addr.eq(Cat(self.tile, self.word)), read.en.eq(self.en), self.o[lane].eq(read.data),
             ]
+            if self.together:
+                group = self.i_group.p
+                with m.If(self.i_group.valid):
+                    m.d.comb += [write.addr.eq(Cat(Const(0, item.tile.shape()), group.word)), write.en.eq(1 << group.element),
+                                 write.data.eq(group.values[lane].replicate(self.elements))]
+                    with m.If(group.element == 0):
+                        m.d.comb += [write.en.eq(-1), write.data.eq(group.values[lane])]
         return m
 
 

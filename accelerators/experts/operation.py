@@ -8,8 +8,9 @@ from ..pipeline import Pipeline
 from ..streams import Queue, connect
 from .config import ExpertConfig
 from .gemm import gemm_word
-from .lanes import TokenLanes, lane_write
+from .lanes import TokenLanes, group_write, lane_write
 from .rounding import SCALE
+from .softmax import SCALE_BITS
 from .streamer import run_layout, weight_layout
 
 __all__ = ["Operation", "address_layout", "expert_layout", "row_layout"]
@@ -24,18 +25,24 @@ def expert_layout(config: ExpertConfig) -> data.StructLayout:
     """An expert to be computed: its matrices and their dimensions. ``first``: a layer begins.
 
     ``scales``, of int8 only: of what gate and up give, of the activation's result, of what down gives.
+
+    With ``config.attention`` instead, where ``attention`` is set, the decode attention of a K/V head: ``gate_up`` is K [positions,
+    hidden], ``down`` V transposed [hidden, slice], of which the first ``positions`` of each row count; ``scales`` of the scores, of
+    nothing, of what the mix gives. ``softmax_scale``: see ``GroupSoftmax``.
     """
     integers = {} if config.format.exponent_bits else {"scales": data.ArrayLayout(SCALE, 3)}
+    attention = {"attention": 1, "positions": range(config.max_intermediate + 1), "softmax_scale": SCALE_BITS + 1}
     return data.StructLayout({
         "gate_up": address_layout(config), "down": address_layout(config),
         "hidden_words": range(config.max_hidden // config.lanes + 1), "slice_words": range(config.max_intermediate // config.lanes + 1),
-        "first": 1, **integers})
+        "first": 1, **integers, **(attention if config.attention else {})})
 
 
 def row_layout(config: ExpertConfig) -> data.StructLayout:
-    """A row of weights that has met a tile. ``bank``: of the token table; ``end``: the operation's last."""
+    """A row of weights that has met a tile. ``bank``: of the token table; ``end``: the operation's last; ``attention``: of a MIX."""
     rows = max(2 * config.max_intermediate, config.max_hidden)
-    return data.StructLayout({"down": 1, "row": range(rows), "bank": 1, "tokens": range(config.max_tokens + 1), "end": 1})
+    return data.StructLayout({"down": 1, "row": range(rows), "bank": 1, "tokens": range(config.max_tokens + 1), "end": 1,
+                              **({"attention": 1} if config.attention else {})})
 
 
 class Operation(wiring.Component):
@@ -46,6 +53,9 @@ class Operation(wiring.Component):
                                           |
         i_words ----------------------> read x or h of all lanes -> o (to the GEMM module)
                                           '-> o_row: which results will come of it
+
+    With ``config.attention`` also the two of decode attention: SCORES (K, in the place of GATE_UP), then MIX (V transposed, in that of
+    DOWN). A row of V is read to its end, but words behind the last of ``positions`` go nowhere.
 
     Runs are asked for before the one in front is through, so memory does not wait for an operation's end. DOWN waits for the
     activations of all rows of GATE_UP (``complete``).
@@ -62,19 +72,24 @@ class Operation(wiring.Component):
         The expert's tokens are in the x lanes: how many, 1 or more.
     i_x, i_h : In(stream of lane_write, always_ready=True)
         Into the x lanes, and, by elements, into the h lanes.
+    i_p : In(stream of group_write, always_ready=True)
+        With ``config.attention``: into the h lanes, too.
     o_run : Out(stream of run_layout)
     i_words : In(stream of weight_layout)
     o : Out(stream of gemm_word)
     o_row : Out(stream of row_layout)
-        One for each word with ``last``, in their order, not after it.
+        One for each word with ``last``, in their order, not after it; none for words of SCORES.
     complete : In(1)
-        All results of GATE_UP are in the h lanes, all of the DOWN before it in the output buffer.
+        All results of GATE_UP, or what became of those of SCORES, are in the h lanes, all of the DOWN or MIX before it in the output
+        buffer.
     begun : Out(1)
-        DOWN begins: the x lanes are free.
+        DOWN or MIX begins: the x lanes are free.
     bank : Out(1)
         Of the token table, for the next expert.
     scale, h_scale : Out(SCALE)
         Of int8 only; for the operation under way, whose sums are the only ones inside: GATE_UP waits for the DOWN before it.
+    softmax_scale : Out(SCALE_BITS + 1)
+        With ``config.attention``: of the operation under way.
     done : In(1)
         Of int8 only: in one cycle, all results of a DOWN are in the output buffer.
     starved, waiting, held : Out(1)
@@ -92,6 +107,7 @@ class Operation(wiring.Component):
         self.hidden_words, self.slice_words = config.max_hidden // config.lanes, config.max_intermediate // config.lanes
         self.integers = not config.format.exponent_bits
         scales = {"scale": Out(SCALE), "h_scale": Out(SCALE), "done": In(1)} if self.integers else {}
+        attention = {"i_p": In(stream.Signature(group_write(config), always_ready=True)), "softmax_scale": Out(SCALE_BITS + 1)}
         super().__init__({
             "i": In(stream.Signature(expert_layout(config))),
             "i_tokens": In(stream.Signature(data.StructLayout({"tokens": range(config.max_tokens + 1)}))),
@@ -102,6 +118,7 @@ class Operation(wiring.Component):
             "o": Out(stream.Signature(gemm_word(config))),
             "o_row": Out(stream.Signature(row_layout(config))),
             "complete": In(1), "begun": Out(1), "bank": Out(1), "starved": Out(1), "waiting": Out(1), "held": Out(1), **scales,
+            **(attention if config.attention else {}),
         })
 
     @classmethod
@@ -114,7 +131,9 @@ class Operation(wiring.Component):
         words = range(max(self.hidden_words, self.slice_words))
         tasks = data.StructLayout({"down": 1, "bank": 1, "tokens": self.i_tokens.p.tokens.shape(),
                                    "last_tile": self.i_words.p.tile.shape(), "last_row": rows, "last_word": words,
-                                   **({"scale": SCALE, "h_scale": SCALE} if self.integers else {})})
+                                   **({"scale": SCALE, "h_scale": SCALE} if self.integers else {}),
+                                   **({"attention": 1, "last_used": words, "softmax_scale": SCALE_BITS + 1}
+                                      if self.config.attention else {})})
         m.submodules.queue = queue = Queue(tasks, 4)
         self._ask(m, queue.i)
         self._walk(m, queue.o)
@@ -129,18 +148,26 @@ class Operation(wiring.Component):
         blocks = Pipeline(m).multiply(expert.hidden_words, expert.slice_words)
         tiles = (self.i_tokens.p.tokens + (config.token_lanes - 1)) >> (config.token_lanes.bit_length() - 1)
         at = Mux(down, expert.down.as_value(), expert.gate_up.as_value())
-        run, task = self.o_run.p, tasks.p
+        run, task, last_word = self.o_run.p, tasks.p, Mux(down, expert.slice_words, expert.hidden_words) - 1
         place = data.View(address_layout(config), at)
         m.d.comb += [
             run.bundle.eq(place.bundle), run.row.eq(place.row), run.column.eq(place.column), run.tiles.eq(tiles),
             run.words.eq(blocks << Mux(down, low, low + 1)),
             task.down.eq(down), task.bank.eq(bank), task.tokens.eq(self.i_tokens.p.tokens), task.last_tile.eq(tiles - 1),
             task.last_row.eq(Mux(down, expert.hidden_words, expert.slice_words << 1) * config.lanes - 1),
-            task.last_word.eq(Mux(down, expert.slice_words, expert.hidden_words) - 1),
+            task.last_word.eq(last_word),
         ]
         if self.integers:
             m.d.comb += [task.scale.eq(Mux(down, expert.scales[2].as_value(), expert.scales[0].as_value())),
                          task.h_scale.eq(expert.scales[1].as_value())]
+        if config.attention:
+            scores = Pipeline(m).multiply(expert.positions, expert.hidden_words)
+            m.d.comb += [task.attention.eq(expert.attention), task.softmax_scale.eq(expert.softmax_scale),
+                         task.last_used.eq(last_word)]  # not of task.last_word: always_comb does not wait for what it writes itself
+            with m.If(expert.attention & down):
+                m.d.comb += task.last_used.eq((expert.positions - 1)[low:])
+            with m.Elif(expert.attention):
+                m.d.comb += [run.words.eq(scores), task.last_row.eq(expert.positions - 1)]
         with m.FSM(name="ask"):
             with m.State("WAIT"):
                 with m.If(self.i.valid & self.i_tokens.valid):
@@ -165,9 +192,11 @@ class Operation(wiring.Component):
         """Each word with the activations of its tile."""
         config, given = self.config, self.i_words.p
         m.submodules.x_lanes = x = TokenLanes(config, self.hidden_words, by_element=False)
-        m.submodules.h_lanes = h = TokenLanes(config, self.slice_words, by_element=True)
+        m.submodules.h_lanes = h = TokenLanes(config, self.slice_words, by_element=True, together=config.attention)
         connect(m, wiring.flipped(self.i_x), x.i)
         connect(m, wiring.flipped(self.i_h), h.i)
+        if config.attention:
+            connect(m, wiring.flipped(self.i_p), h.i_group)
 
         task, running = Signal(tasks.p.shape()), Signal()
         place = data.StructLayout({"row": task.last_row.shape(), "word": task.last_word.shape()})
@@ -208,6 +237,19 @@ class Operation(wiring.Component):
             m.d.sync += [loaded.eq(take), word.eq(given.word), tile.eq(given.tile), ends.eq(Cat(first, last)), down.eq(task.down)]
         m.d.comb += [self.o.valid.eq(loaded), self.o.p.weights.eq(word), self.o.p.tile.eq(tile), self.o.p.first.eq(ends[0]),
                      self.o.p.last.eq(ends[1]), self.o.p.x.eq(Mux(down, h.o.as_value(), x.o.as_value()))]
+        if config.attention:
+            # A row ends with its last position; words of SCORES have no o_row.
+            ending, score, end = now.word == task.last_used, Signal(), Signal()
+            scores = task.attention & ~task.down
+            m.d.comb += [
+                self.i_words.ready.eq(running & free & (~ending | scores | self.o_row.ready)),
+                self.o_row.valid.eq(running & self.i_words.valid & free & ending & ~scores),
+                self.o_row.p.attention.eq(task.attention), self.softmax_scale.eq(task.softmax_scale),
+                self.o.p.score.eq(score), self.o.p.end.eq(end),
+            ]
+            with m.If(free):
+                m.d.sync += [loaded.eq(take & (now.word <= task.last_used)), ends.eq(Cat(first, ending)), score.eq(scores),
+                             end.eq(final)]
         if self.integers:
             with m.If(self.begun):
                 m.d.sync += adding.eq(1)

@@ -53,11 +53,15 @@ class ResultPath(wiring.Component):
     begun : In(1)
         DOWN begins: ``complete`` falls.
     complete : Out(1)
-        All results of GATE_UP have left ``o_h``, and those of the DOWN before it are in the output buffer.
+        All results of GATE_UP have left ``o_h``, or ``scored`` came, and those of the DOWN or MIX before it are in the output buffer.
     done : Out(1)
         In one cycle: all results of a DOWN are in the output buffer.
     h_scale : In
         Of int8 only: of the activation's results.
+    scored : In(1)
+        With ``config.attention``, in one cycle: what became of the results of SCORES is in the h lanes.
+    weights : In(array of bits of result_format)
+        With ``config.attention``: of the results of each lane of MIX, instead of those of the tokens.
 
     Latency: ``latency`` cycles from the result of an up to ``o_h``; ``finish`` cycles from that of a down to ``done``. Interval: 1
     cycle per result.
@@ -84,6 +88,7 @@ class ResultPath(wiring.Component):
             "o_read": Out(stream.Signature(bits)),
             "seen": In(config.max_tokens), "begun": In(1), "complete": Out(1), "done": Out(1),
             **({"h_scale": In(SCALE)} if self.integers else {}),
+            **({"scored": In(1), "weights": In(data.ArrayLayout(bits, config.token_lanes))} if config.attention else {}),
         })
 
     @classmethod
@@ -143,6 +148,7 @@ class ResultPath(wiring.Component):
         m.submodules.answers = answers = CreditQueue(bits, 2 + ROUND_TRIP)
         connect(m, answers.o, wiring.flipped(self.o_read))
         adding, asked = register(partial.spend, reset=True), self.i_read.valid & self.i_read.ready
+        weight = Mux(register(row.attention), self.weights[lane], chosen.data.weight) if config.attention else chosen.data.weight
         element, before = number[:(config.max_hidden - 1).bit_length()], Signal(bits)
         sums, come = data.View(output, partial.i.p.tag), data.View(output, combine.o.p.tag)
         m.d.comb += [
@@ -152,7 +158,7 @@ class ResultPath(wiring.Component):
             old.addr.eq(Mux(adding, Cat(chosen.data.token, element[low:]), Cat(self.i_read.p.token, self.i_read.p.element[low:]))),
             before.eq(old.data.word_select(register(Mux(adding, element, self.i_read.p.element)[:low]), bits)),
             partial.i.valid.eq(register(adding, reset=True)), partial.i.p.value.eq(register(value)),
-            partial.i.p.weight.eq(register(chosen.data.weight)), partial.i.p.old.eq(Mux(register(chosen.data.fresh), 0, before)),
+            partial.i.p.weight.eq(register(weight)), partial.i.p.old.eq(Mux(register(chosen.data.fresh), 0, before)),
             sums.token.eq(register(chosen.data.token)), sums.element.eq(register(element)),
             combine.o.ready.eq(1), result.en.eq(Mux(combine.o.valid, 1 << come.element[:low], 0)),
             result.data.eq(combine.o.p.value.replicate(config.lanes)), result.addr.eq(Cat(come.token, come.element[low:])),
@@ -166,6 +172,15 @@ class ResultPath(wiring.Component):
         m.d.sync += [activating.eq(activating + gated.spend - activation.o.valid),
                      combining.eq(combining + partial.spend - combine.o.valid)]
         m.d.comb += [self.done.eq(down & (combining == 0)), self.complete.eq(gate_up & (activating == 0) & (combining == 0))]
+        if config.attention:
+            summing = Signal()  # scores do not come behind the results of a DOWN, as those of GATE_UP do
+            m.d.comb += self.complete.eq(gate_up & (activating == 0) & ~summing)
+            with m.If(self.begun):
+                m.d.sync += summing.eq(1)
+            with m.Elif(self.done):
+                m.d.sync += summing.eq(0)
+            with m.If(self.scored):
+                m.d.sync += gate_up.eq(1)
         with m.If(self.begun):
             m.d.sync += gate_up.eq(0)
         with m.If(self.done):

@@ -12,7 +12,8 @@ from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
 from .config import SCALE_EXPONENT_BITS, ExpertConfig, Format
 
-__all__ = ["ROUND_STAGES", "SCALE", "SumRounder", "round_magnitude", "rounded_layout", "sum_layout", "tagged_pipeline"]
+__all__ = ["ROUND_STAGES", "SCALE", "SumRounder", "round_magnitude", "rounded_layout", "rounded_sum", "sum_layout", "sum_stages",
+           "tagged_pipeline"]
 
 ROUND_STAGES = 6
 """Registers of ``round_magnitude``."""
@@ -78,7 +79,7 @@ class SumRounder(wiring.Component):
         check_int("tag_bits", tag_bits, 1, 32)
         self.config, self.tag_bits = config, tag_bits
         self.integers = not config.format.exponent_bits
-        self._stages = 1 + 3 * self.integers + ROUND_STAGES
+        self._stages = sum_stages(config)
         self.latency = self._stages + CreditQueue.latency
         super().__init__({
             "i": In(stream.Signature(sum_layout(config, tag_bits))),
@@ -92,19 +93,28 @@ class SumRounder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        form = self.config.result_format
         pipeline, results = tagged_pipeline(m, self, self._stages)
-        register = pipeline.register
-        magnitude = register(Mux(self.i.p.sum[-1], -self.i.p.sum, self.i.p.sum)[:self.config.sum_bits])
-        special, negative, unit = register(self.i.p.special), register(self.i.p.sum[-1]), Const(2 * self.config.format.low, signed(8))
-        if self.integers:
-            # Two 17-bit halves times 16 bits, then their sum.
-            mantissa = self.scale.mantissa
-            low, high = register(magnitude[:17] * mantissa), register(magnitude[17:] * mantissa)
-            magnitude = register(register((high << 17) + low))
-            special, negative, unit = register(special, 3), register(negative, 3), self.scale.exponent
-        m.d.comb += results.i.p.value.eq(round_magnitude(pipeline, magnitude, negative, special, unit, form))
+        scale = self.scale if self.integers else None
+        m.d.comb += results.i.p.value.eq(rounded_sum(pipeline, self.i.p.sum, self.i.p.special, self.config, scale))
         return m
+
+
+def sum_stages(config: ExpertConfig) -> int:
+    """Registers of ``rounded_sum``."""
+    return 1 + 3 * (not config.format.exponent_bits) + ROUND_STAGES
+
+
+def rounded_sum(pipeline: Pipeline, total: Value, special: Value, config: ExpertConfig, scale: Any) -> Value:
+    """``total * 2**(2 * low)``, of int8 ``total * scale``, as bits of the result format, ``sum_stages`` registers later."""
+    register = pipeline.register
+    magnitude = register(Mux(total[-1], -total, total)[:config.sum_bits])
+    special, negative, unit = register(special), register(total[-1]), Const(2 * config.format.low, signed(8))
+    if scale is not None:
+        # Two 17-bit halves times 16 bits, then their sum.
+        low, high = register(magnitude[:17] * scale.mantissa), register(magnitude[17:] * scale.mantissa)
+        magnitude = register(register((high << 17) + low))
+        special, negative, unit = register(special, 3), register(negative, 3), scale.exponent
+    return round_magnitude(pipeline, magnitude, negative, special, unit, config.result_format)
 
 
 def round_magnitude(pipeline: Pipeline, magnitude: Value, negative: Value, special: Value, unit: Value, form: Format) -> Value:

@@ -16,7 +16,7 @@ from .config import ExpertConfig
 from .gemm import elements, exact_product
 from .rounding import ROUND_STAGES, round_magnitude
 
-__all__ = ["GroupSoftmax"]
+__all__ = ["SCALE_BITS", "GroupSoftmax"]
 
 SCALE_BITS, SUM_BITS, FRACTION_BITS = 25, 32, 19
 D_BITS, WHOLE_BITS = 36, 7
@@ -59,8 +59,8 @@ class GroupSoftmax(wiring.Component):
         score is infinite, NaN, or in bf16 2**16 or more; of all lanes if there are more than ``context * token_lanes`` scores, of
         which the later ones are dropped.
 
-    Latency: ``latency`` cycles from the last score to the first p. Interval: 1 cycle per score and p; the next scores are taken when
-    all weights are on their way.
+    Latency: ``latency`` cycles from the last score to the first p; ``finish``, and one for each score, to the first weight.
+    Interval: 1 cycle per score and p; the next scores are taken when all weights are on their way.
     """
 
     interval = None
@@ -69,6 +69,7 @@ class GroupSoftmax(wiring.Component):
         check_int("context", context, 2, 1 << 16)
         self.config, self.context = config, context
         self.latency = 1 + P_STAGES + CreditQueue.latency
+        self.finish = AT_POWER + 4 + WEIGHT_STAGES + CreditQueue.latency
         lane, bits = range(max(config.token_lanes, 2)), config.result_format.storage_bits
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({"score": bits, "last": 1}))),

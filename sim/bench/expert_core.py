@@ -9,6 +9,7 @@ import numpy as np
 
 from ...accelerators.experts.dram_commands import BUNDLE_BANKS
 from ...accelerators.experts.errors import ExpertError
+from ..golden.expert_attention import no_attention
 from ..golden.experts import Route, expert_tokens, interleaved, memory_image, outputs, packed, place, results_of
 from ..random_layer import random_layer, stored
 from ..timing.experts import ExpertShape, latencies, layer_cycles
@@ -56,7 +57,8 @@ class ExpertCoreBench(ExpertBench):
                 matrix[generator.random(matrix.shape) < 0.02] = 0 if config.element == "int8" else config.format.infinity
                 matrix[generator.random(matrix.shape) < 0.1] = 1
         self.layer, self.refused, self.dimensions = layer, refused, (hidden_words, slice_words)
-        self._place()
+        self.used = [number for number, count in enumerate(layer.counts) if count]
+        self._place([(packed(config, interleaved(expert)), packed(config, expert.down)) for expert in layer.experts])
         words = packed(config, layer.x).reshape(tokens, hidden_words, -1)
         return {"i_x": [{"token": token, "word": k, "value": int.from_bytes(words[token, k].tobytes(), "little")}
                         for token in range(tokens) for k in range(hidden_words)]}
@@ -64,22 +66,20 @@ class ExpertCoreBench(ExpertBench):
     def begin(self, stimulus: Items) -> None:
         self.left, self.responses = len(stimulus["i_x"]), 0
 
-    def _place(self) -> None:
-        config, layer = self.config, self.layer
-        matrices = [(packed(config, interleaved(expert)), packed(config, expert.down)) for expert in layer.experts]
-        self.places = place(config, [[len(each) for each in own] for own in matrices])
+    def _place(self, matrices: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.places = place(self.config, [[len(each) for each in own] for own in matrices])
         self.packed = matrices
         self.matrices = {(at.bundle, at.row): words for own, ats in zip(matrices, self.places, strict=True)
                          for at, words in zip(ats, own, strict=True)}
-        self.used = [number for number, count in enumerate(layer.counts) if count]
 
     def instruction(self, number: int, **changes: int) -> dict[str, Any]:
-        gate_up, down = ({"bundle": at.bundle, "row": at.row, "column": 0} for at in self.places[number])
-        hidden, own = self.dimensions
         scales = {} if self.config.format.exponent_bits else {
             "scales": [{"mantissa": mantissa, "exponent": exponent} for mantissa, exponent in self.layer.experts[number].scales]}
-        return {"gate_up": gate_up, "down": down, "hidden_words": hidden, "slice_words": own, "first": int(number == self.used[0]),
-                **scales, **changes}
+        return {**self.placed(number), "slice_words": self.dimensions[1], **scales, **no_attention(self.config), **changes}
+
+    def placed(self, number: int) -> dict[str, Any]:
+        gate_up, down = ({"bundle": at.bundle, "row": at.row, "column": 0} for at in self.places[number])
+        return {"gate_up": gate_up, "down": down, "hidden_words": self.dimensions[0], "first": int(number == self.used[0])}
 
     def tokens(self, number: int) -> list[dict[str, int]]:
         return token_items(expert_tokens(self.layer.routes, number))
@@ -90,15 +90,15 @@ class ExpertCoreBench(ExpertBench):
         self.left -= 1
         if self.left:
             return {}
-        given = [self.instruction(number) for number in self.used]
-        lists = [item for number in self.used for item in self.tokens(number)]
+        items = [*self._refusals(), *((self.instruction(number), self.tokens(number)) for number in self.used)]
+        return {"i": [item for item, _ in items], "i_tokens": [token for _, tokens in items for token in tokens]}
+
+    def _refusals(self) -> list[tuple[dict[str, Any], list[dict[str, int]]]]:
+        """What is refused before the layer begins."""
+        first = self.used[0]
         if self.refused == 1:
-            given.insert(0, self.instruction(self.used[0], slice_words=0))
-            lists = self.tokens(self.used[0]) + lists
-        elif self.refused == 2:
-            given.insert(0, self.instruction(self.used[0]))
-            lists = token_items([(3, 0), (3, 0), (1, 0)]) + lists
-        return {"i": given, "i_tokens": lists}
+            return [(self.instruction(first, slice_words=0), self.tokens(first))]
+        return [(self.instruction(first), token_items([(3, 0), (3, 0), (1, 0)]))] if self.refused == 2 else []
 
     def react(self, stream: str, payload: Any) -> Items:
         if stream == "o_run":
@@ -111,15 +111,16 @@ class ExpertCoreBench(ExpertBench):
         return {}
 
     def expected(self, stimulus: Items) -> Items:
-        config, layer = self.config, self.layer
-        refused = [[], [ExpertError.DIMENSIONS], [ExpertError.ORDER]][self.refused]
+        refused = [] if not self.refused else [ExpertError.ORDER if self.refused == 2 else ExpertError.DIMENSIONS]
         runs = []
         for number in self.used:
-            tiles = -(-layer.counts[number] // config.token_lanes)
+            tiles = -(-len(self.tokens(number)) // self.config.token_lanes)
             runs += [{"bundle": at.bundle, "row": at.row, "column": 0, "words": at.words, "tiles": tiles} for at in self.places[number]]
-        out = outputs(config, layer.x, layer.routes, dict(enumerate(layer.experts)))
         return {"o_run": runs, "o": [int(cause) for cause in (*refused, *(ExpertError.NONE for _ in self.used))],
-                "o_read": out.reshape(-1).tolist()}
+                "o_read": self._outputs().reshape(-1).tolist()}
+
+    def _outputs(self) -> np.ndarray:
+        return outputs(self.config, self.layer.x, self.layer.routes, dict(enumerate(self.layer.experts)))
 
     def measure(self, trace: Trace) -> dict[str, int]:
         words, last = trace.accepted["i_words"], self.places[0][0].words - 1

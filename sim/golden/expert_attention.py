@@ -21,7 +21,7 @@ from .expert_softmax import softmax
 from .experts import UNIT, Scale, product, results_of
 from .floats import multiply_add
 
-__all__ = ["Attention", "attend"]
+__all__ = ["Attention", "attend", "no_attention"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Attention:
     @property
     def positions(self) -> int:
         return len(self.k)
+
+
+def no_attention(config: ExpertConfig) -> dict[str, int]:
+    """What an item of the unit has of fields for attention, if it is an expert."""
+    return {"attention": 0, "positions": 0, "softmax_scale": 0} if config.attention else {}
 
 
 def attend(config: ExpertConfig, out: np.ndarray, q: np.ndarray, attention: Attention) -> np.ndarray:

@@ -15,7 +15,7 @@ from ...accelerators.experts.dram_commands import data_cycles
 from ..golden.experts import Placement, place, stretches
 from .promises import promised
 
-__all__ = ["BundleReads", "ExpertShape", "latencies", "layer_cycles"]
+__all__ = ["AttentionShape", "BundleReads", "ExpertShape", "latencies", "layer_cycles", "softmax_latency", "unit_cycles"]
 
 CUT = 3
 """Cycles from one stretch to the next in ``WeightStreamer``: its states."""
@@ -43,6 +43,19 @@ class ExpertShape:
     def sizes(self, config: ExpertConfig) -> tuple[int, int]:
         """Words of both matrices."""
         return 2 * self.slice_words * config.lanes * self.hidden_words, self.hidden_words * config.lanes * self.slice_words
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Words of a row of K, words of a row of V as it is stored, and positions."""
+
+    hidden_words: int
+    slice_words: int
+    positions: int
+
+    def sizes(self, config: ExpertConfig) -> tuple[int, int]:
+        """Words of both matrices."""
+        return self.positions * self.hidden_words, self.hidden_words * config.lanes * self.slice_words
 
 
 class BundleReads:
@@ -92,6 +105,12 @@ def latencies(config: ExpertConfig) -> tuple[int, int]:
     return core.latency, core.finish
 
 
+@cache
+def softmax_latency(config: ExpertConfig) -> int:
+    """From the last word of SCORES to the first of MIX, less a cycle per position."""
+    return promised(ExpertCore(config)).softmax
+
+
 def layer_cycles(config: ExpertConfig, counts: Sequence[int], shape: ExpertShape, start: int = 0) -> list[float]:
     """Cycles, from the first instruction on, until each expert with tokens is through.
 
@@ -102,18 +121,23 @@ def layer_cycles(config: ExpertConfig, counts: Sequence[int], shape: ExpertShape
     start : int
         Cycles from reset to the first instruction: refreshes go on.
     """
+    places = place(config, [list(shape.sizes(config))] * len(counts))
+    return unit_cycles(config, [(own, tokens, shape) for own, tokens in zip(places, counts, strict=True) if tokens], start)
+
+
+def unit_cycles(config: ExpertConfig, items: Sequence[tuple[Sequence[Placement], int, ExpertShape | AttentionShape]],
+                start: int = 0) -> list[float]:
+    """The same for experts and attentions one behind the other: where both matrices of each are, its tokens, its shape."""
     latency, finish = latencies(config)
-    sizes = shape.sizes(config)
-    places = place(config, [list(sizes)] * len(counts))
     unit, memory = _Unit(config, start), BundleReads(config)
     finished, begun = [], float(start)
-    for own, tokens in zip(places, counts, strict=True):
-        if not tokens:
-            continue
+    for own, tokens, shape in items:
         asked = begun + tokens * shape.hidden_words + ASK
         tiles = -(-tokens // config.token_lanes)
-        up = unit.matrix(memory, own[0], tiles, shape.hidden_words, asked, unit.end + 2)
-        begun = up + latency
+        attention = isinstance(shape, AttentionShape)
+        # Scores never wait for each other.
+        up = unit.matrix(memory, own[0], tiles, config.token_lanes if attention else shape.hidden_words, asked, unit.end + 2)
+        begun = up + (softmax_latency(config) + shape.positions if isinstance(shape, AttentionShape) else latency)
         down = unit.matrix(memory, own[1], tiles, shape.slice_words, asked, begun)
         finished.append(down + finish - start)
     return finished

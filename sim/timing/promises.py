@@ -15,9 +15,10 @@ Part = TypeVar("Part", bound=Elaboratable)
 def promised(component: Part) -> Part:
     """``component``; Amaranth will not warn that it, or a part of it, is never elaborated."""
     component._MustUse__silence = True  # type: ignore[attr-defined]
-    for each in vars(component).values():
-        if isinstance(each, Elaboratable):
-            promised(each)
+    for value in vars(component).values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Elaboratable):
+                promised(each)
     return component
 
 

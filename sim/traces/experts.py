@@ -19,6 +19,7 @@ from ...accelerators.experts.errors import ERROR_TEXT, ExpertError
 from ...rtl_gen.registry import emit_unit
 from ..bench.layout import Codec
 from ..golden.dram import TimingChecker
+from ..golden.expert_attention import no_attention
 from ..golden.experts import Expert, Placement, Route, expert_tokens, interleaved, memory_image, packed, place
 from .player import PlayError, compiled_player
 
@@ -119,7 +120,8 @@ def _instruction(config: ExpertConfig, expert: Expert, places: list[Placement], 
     scales = {} if config.format.exponent_bits else {
         "scales": [{"mantissa": mantissa, "exponent": exponent} for mantissa, exponent in expert.scales]}
     return {"gate_up": gate_up, "down": down, "hidden_words": expert.gate.shape[1] // config.lanes,
-            "slice_words": len(expert.gate) // config.lanes, "first": int(first), **scales}
+            "slice_words": len(expert.gate) // config.lanes, "first": int(first), **scales,
+            **no_attention(config)}
 
 
 def _tokens(tokens: list[Route]) -> list[dict[str, int]]:
