@@ -18,10 +18,10 @@ from .expert_memory import POLICIES, STREAMS, run_expert_memory
 from .loading import load
 from .moe_results import MOE, MOE_PROJECTED, run_layers
 from .nextpnr import DEVICE
-from .registry import UNITS, emit_unit
+from .registry import emit_unit
 from .report import BENCH_PARTS, RESULTS, Book, Measurement, bench_folder, render
 from .runs import CLOCK_MHZ, LARGE_CHECKPOINT, run_models
-from .synthesis import ACCELERATOR, config_for, console, lookup_macs, measure_all, measure_engines, measure_kv260
+from .synthesis import ACCELERATOR, config_for, console, lookup_macs, measure_all, measure_engines, measure_kv260, measured_units
 from .timing_cases import TOPIC as TIMING
 from .timing_cases import run_comparisons
 
@@ -45,7 +45,7 @@ def _timing(book: Book, say: Say) -> list[str]:
 
 
 PARTS: dict[str, Callable[[Book, Say], list[str]]] = {
-    "units": lambda book, say: measure_all(book, CONFIG, list(UNITS)),
+    "units": lambda book, say: measure_all(book, CONFIG, measured_units()),
     "accelerator": lambda book, say: measure_all(book, CONFIG, [ACCELERATOR]),
     "engine": lambda book, say: measure_engines(book),
     "area": lambda book, say: measure_kv260(book),
@@ -70,10 +70,10 @@ def bench(options: Namespace) -> int:
 
 
 def forget_stale(book: Book, config: AcceleratorConfig) -> None:
-    """Units whose Verilog is not the one that was measured have no figures; all units have a row."""
+    """Units whose Verilog is not the one that was measured have no figures; all that are to be measured have a row."""
     known = book.topics.get("units", {})
     book.topics["units"] = {}
-    for name in UNITS:
+    for name in measured_units():
         measured = known.get(f"{name}/verilog")
         if measured is not None and measured.value == emit_unit(name, config_for(name, config)).sidecar["sha256"]:
             book.add("units", [figure for key, figure in known.items() if key.startswith(f"{name}/")])

@@ -38,6 +38,8 @@ class Unit:
         All configurations that the unit's component takes, by name.
     measured : str
         The one whose figures are in docs/RESULTS.md.
+    synthesized : bool
+        Measured on FPGAs too: not wholes of the expert unit, which stands on a logic die. Their parts are.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Unit:
     icarus: bool = True
     configs: Mapping[str, Any] = field(default_factory=lambda: PRESETS, repr=False)
     measured: str = "edge"
+    synthesized: bool = True
 
     def config(self, name: str | None = None) -> Any:
         """The configuration called ``name``, or the measured one; ``ValueError`` for one that the unit does not know."""
@@ -57,9 +60,9 @@ class Unit:
 
 
 def _expert(name: str, component: str, bench: str, presets: tuple[str, ...] = ("tiny_duplex", "duplex"), icarus: bool = True,
-            measured: str = "tiny_duplex") -> Unit:
+            measured: str = "tiny_duplex", synthesized: bool = True) -> Unit:
     """A part of the expert unit, with presets of its own."""
-    return Unit(name, _A + "experts." + component, _B + bench, presets, icarus, EXPERT_PRESETS, measured)
+    return Unit(name, _A + "experts." + component, _B + bench, presets, icarus, EXPERT_PRESETS, measured, synthesized)
 
 
 def by_name(entries: Iterable[Unit]) -> dict[str, Unit]:
@@ -165,10 +168,12 @@ UNITS: dict[str, Unit] = by_name((
     Unit("ternary_accumulators", _A + "ternary.accumulators:Accumulators",
          _B + "ternary_parts:AccumulatorsBench"),
     Unit("ternary_engine", _A + "ternary.engine:TernaryEngine", _B + "ternary:TernaryEngineBench"),
-    _expert("expert_core", "core:ExpertCore", "expert_core:ExpertCoreBench", _ELEMENTS),
-    _expert("expert_unit", "unit:ExpertUnit", "expert_core:ExpertUnitBench", ("tiny_duplex",)),
-    _expert("expert_attention", "core:ExpertCore", "expert_attention:AttentionCoreBench", _ATTENTION, measured=_ATTENTION[0]),
-    _expert("expert_attention_unit", "unit:ExpertUnit", "expert_attention:AttentionUnitBench", _ATTENTION[:1], measured=_ATTENTION[0]),
+    _expert("expert_core", "core:ExpertCore", "expert_core:ExpertCoreBench", _ELEMENTS, synthesized=False),
+    _expert("expert_unit", "unit:ExpertUnit", "expert_core:ExpertUnitBench", ("tiny_duplex",), synthesized=False),
+    _expert("expert_attention", "core:ExpertCore", "expert_attention:AttentionCoreBench", _ATTENTION, measured=_ATTENTION[0],
+            synthesized=False),
+    _expert("expert_attention_unit", "unit:ExpertUnit", "expert_attention:AttentionUnitBench", _ATTENTION[:1], measured=_ATTENTION[0],
+            synthesized=False),
     _expert("expert_gemm", "gemm:Gemm", "expert_gemm:GemmBench", _ELEMENTS),
     _expert("expert_coprocess", "coprocess:CoprocessScheduler", "expert_coprocess:CoprocessSchedulerBench", measured="duplex"),
     _expert("expert_rounder", "rounding:SumRounder", "expert_gemm:SumRounderBench", _ELEMENTS),

@@ -26,7 +26,8 @@ from .registry import UNITS, build, emit_unit, unit
 from .report import DATA_DEPENDENT, Book, Measurement, bench_folder
 from .yosys import TARGETS, Synthesis, synthesize
 
-__all__ = ["ACCELERATOR", "config_for", "console", "lookup_macs", "measure_all", "measure_engines", "measure_kv260", "synth"]
+__all__ = ["ACCELERATOR", "config_for", "console", "lookup_macs", "measure_all", "measure_engines", "measure_kv260", "measured_units",
+           "synth"]
 
 ACCELERATOR = "accelerator"
 SEEDS = (1,)
@@ -46,6 +47,11 @@ def _top(name: str, config: AcceleratorConfig) -> str:
 
 def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
     return Accelerator(config) if name == ACCELERATOR else build(name, config)
+
+
+def measured_units() -> list[str]:
+    """Names of the units that are measured on FPGAs."""
+    return [name for name, entry in UNITS.items() if entry.synthesized]
 
 
 def config_for(name: str, config: Any) -> Any:
@@ -134,10 +140,10 @@ def measure(name: str, config: AcceleratorConfig, target: str, place: bool,
 
 
 def measure_all(book: Book, asked: AcceleratorConfig, names: Sequence[str] | None = None) -> list[str]:
-    """Every unit for ECP5 and UltraScale+, then the accelerator (or only ``names`` of them); returns errors."""
+    """Every measured unit for ECP5 and UltraScale+, then the accelerator (or only ``names`` of them); returns errors."""
     errors = []
     with console.status("") as status:
-        for name in (*UNITS, ACCELERATOR) if names is None else names:
+        for name in (*measured_units(), ACCELERATOR) if names is None else names:
             topic, config = ACCELERATOR if name == ACCELERATOR else "units", config_for(name, asked)
             if name != ACCELERATOR:
                 try:
