@@ -11,9 +11,9 @@ from llmrtl.sim.bench.runner import run_unit
 from llmrtl.sim.bench.simulators import icarus_missing
 
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
-# The expert unit with a softmax per lane takes minutes; tests/sim/test_expert_attention.py has a small one.
+# Wholes of the expert unit take half a minute to minutes: their parts are there alone, and a small one in tests/sim/test_expert_attention.py.
 FIRST = {(unit.name, next((name for name in unit.presets if name.startswith("tiny")), None)) for unit in UNITS.values()
-         if unit.name not in ("expert_attention", "expert_attention_unit")}
+         if unit.name not in ("expert_unit", "expert_attention", "expert_attention_unit")}
 
 # What takes Icarus, which interprets, longer than Verilator and the compiler.
 LARGE = {"attention", "attention_split", "attention_weights", "batch_front_end", "block_means", "block_retrieval", "block_scores",
@@ -35,8 +35,7 @@ def test_lint(unit, name):
     assert lint(emit_unit(unit, unit.config(name))) == []
 
 
-# The whole expert unit takes half a minute; its core and its memory are there alone.
-@each(EACH, (FIRST if icarus_missing() else FIRST - QUICK) - {("expert_unit", "tiny_duplex")})
+@each(EACH, FIRST if icarus_missing() else FIRST - QUICK)
 def test_verilator(unit, name):
     report = run_unit(unit, unit.config(name), "verilator")
     assert report.ok, str(report)

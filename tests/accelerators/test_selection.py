@@ -24,7 +24,7 @@ NARROW = {"kv_bits": 16, "max_context": 64, "max_head_dim": 16}
     pytest.param(ValueDeviation, "deviation:ValueDeviationBench", NARROW, marks=pytest.mark.bench),
     pytest.param(BlockMeans, "retrieval:BlockMeansBench", WIDE | {"block_size": 8}, marks=pytest.mark.bench),
     pytest.param(BlockMeans, "retrieval:BlockMeansBench", NARROW, marks=pytest.mark.bench),
-    (BlockScores, "retrieval:BlockScoresBench", WIDE | {"query_lanes": 1}),
+    pytest.param(BlockScores, "retrieval:BlockScoresBench", WIDE | {"query_lanes": 1}, marks=pytest.mark.bench),
     pytest.param(BlockScores, "retrieval:BlockScoresBench", NARROW | {"block_size": 4}, marks=pytest.mark.bench),
 ], ids=str)
 def test_other_configurations(component, bench, change, tmp_path):
@@ -35,6 +35,7 @@ def test_other_configurations(component, bench, change, tmp_path):
     assert report.ok, str(report)
 
 
+@pytest.mark.bench
 def test_small_blocks_cost_idle_cycles(tmp_path):
     """A block of one row takes NormQuantize longer than the row takes to come: all is right but for the pace."""
     config = dataclasses.replace(preset("tiny"), block_size=1)
