@@ -11,7 +11,7 @@ from llmrtl.sim.bench.runner import run_unit
 from llmrtl.sim.bench.simulators import icarus_missing
 
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
-# Wholes of the expert unit take half a minute to minutes: their parts are there alone, and a small one in tests/sim/test_expert_attention.py.
+# Wholes of the expert unit take up to minutes: their parts are there alone, a small one in tests/sim/test_expert_attention.py.
 FIRST = {(unit.name, next((name for name in unit.presets if name.startswith("tiny")), None)) for unit in UNITS.values()
          if unit.name not in ("expert_unit", "expert_attention", "expert_attention_unit")}
 
