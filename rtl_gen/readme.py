@@ -45,16 +45,24 @@ def _run(name: str, text: Callable[[Summary], str]) -> Figure:
                   lambda summary: (text(summary), f"`make run` (preset `{summary['preset']}`)") if _is_make_run(summary) else None)
 
 
-def _kv260(name: str, measurement: str) -> Figure:
+def _stored(topic: str, name: str, measurement: str) -> Figure:
     def shown(topic: Summary) -> tuple[str, str] | None:
         for each in topic["measurements"]:
             if each["name"] == measurement and each["value"] is not None:
                 figure = Measurement(**each)
-                unit = "" if figure.unit == "%" else f" {figure.unit}"
+                unit = f" {figure.unit}" if figure.unit not in ("", "%") else ""
                 kind = "" if figure.kind == "measured" else f" ({figure.kind})"
                 return f"{show(figure)}{unit}{kind}", f"`{figure.command.partition(' --json')[0]}`"
         return None
-    return Figure(name, "bench/kv260.json", shown)
+    return Figure(name, f"bench/{topic}.json", shown)
+
+
+def _kv260(name: str, measurement: str) -> Figure:
+    return _stored("kv260", name, measurement)
+
+
+def _board(name: str, measurement: str) -> Figure:
+    return _stored("boards", name, f"ulx3s-85f/{measurement}")
 
 
 def _edge(name: str, measurement: str, unit: str = "") -> Figure:
@@ -85,6 +93,10 @@ FIGURES = (
     _edge("`edge` placed and routed on LFE5U-85F: clock", "fmax", " MHz"),
     _edge("the same: LUT (4 inputs)", "used/LUT"), _edge("the same: flip-flops", "used/FF"),
     _edge("the same: EBR (18 kbit)", "used/BRAM"), _edge("the same: MULT18X18D", "used/DSP"),
+    _board("board `ulx3s-85f`, the whole design with its pins: clock, of 60 MHz asked for", "fmax"),
+    _board("board `ulx3s-85f`: LUT (4 inputs)", "used/LUT"),
+    _board("board `ulx3s-85f`: sequential reads, share of the SDRAM's data bus", "sdram_read_share"),
+    _board("board `ulx3s-85f`: shipped model at context 64, tokens per second", "tokens_per_second"),
     _golden("greedy tokens of the integer model equal to transformers (fp32)",
             lambda golden: f"{golden['greedy_agreement']:.2%} of {golden['greedy_tokens']}"),
     _golden("whole greedy continuations equal", lambda golden: f"{golden['identical_continuations']} of {golden['prompts']}"),
