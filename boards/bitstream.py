@@ -4,8 +4,6 @@ import gzip
 import hashlib
 import inspect
 import json
-import subprocess
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -25,14 +23,14 @@ from ..rtl_gen.files import write_atomically
 from ..rtl_gen.nextpnr import nextpnr_version, run_nextpnr
 from ..rtl_gen.outputs import check_folder
 from ..rtl_gen.yosys import synthesize
-from ..rtl_gen.yowasp import ToolError, build_root, yosys_version
+from ..rtl_gen.yowasp import build_root, yosys_version
 from . import gowin, ice40
 from .board import Board, board
 from .bring_up import BringUp
 from .ecp5 import Ecp5Top, constraints, with_pll_attributes
 from .self_test import emitted_top as self_test_top
 from .system import System
-from .tools import tool_versions
+from .tools import run_tool, tool_versions
 
 __all__ = ["CELLS", "Bitstream", "bitstream", "build_bitstream", "emitted_top"]
 
@@ -140,15 +138,8 @@ def _self_test(target: Board, folder: Path, seed: int, say: Callable[[str], None
     tools = tool_versions(flow.PACKAGES)
     emitted, pins = self_test_top(target), flow.constraints(target)
     say("synthesis, place and route")
-    cache = build_root() / "cache"
-    steps = inspect.getsource(flow)
-    key = hashlib.sha256(repr((emitted.verilog, pins, target.device, target.clock_mhz, seed, steps, yosys_version(), tools)).encode())
-    report_file, data_file = cache / f"{key.hexdigest()}.board.json", cache / f"{key.hexdigest()}.bitstream.gz"
-    if not (report_file.is_file() and data_file.is_file()):
-        report, data = flow.place(emitted, target, seed, cache)
-        write_atomically(data_file, gzip.compress(data, 4, mtime=0))
-        write_if_changed(report_file, json.dumps(report))
-    report, data = json.loads(report_file.read_text()), gzip.decompress(data_file.read_bytes())
+    key = repr((emitted.verilog, pins, target.device, target.clock_mhz, seed, inspect.getsource(flow), yosys_version(), tools))
+    report, data = _remembered(key, lambda cache: flow.place(emitted, target, seed, cache))
     built = _bitstream(target, SELF_TEST, report, flow.CELLS, seed, data, tools)
     files = zip((".sv", *flow.SUFFIXES), (emitted.verilog.encode(), pins.encode(), data), strict=True)
     _write(folder / target.name, built, dict(files))
@@ -173,24 +164,28 @@ def _write(stem: Path, built: Bitstream, files: dict[str, bytes]) -> None:
     write_if_changed(stem.with_name(f"{stem.name}.json"), json.dumps(asdict(built) | {"met": built.met}, indent=1) + "\n")
 
 
+def _remembered(key: str, place: Callable[[Path], tuple[dict[str, Any], bytes]]) -> tuple[dict[str, Any], bytes]:
+    """Report and data that ``place`` makes in the cache's folder, or made before under the same ``key``."""
+    cache, name = build_root() / "cache", hashlib.sha256(key.encode()).hexdigest()
+    report_file, data_file = cache / f"{name}.board.json", cache / f"{name}.placed.gz"
+    if not (report_file.is_file() and data_file.is_file()):
+        report, data = place(cache)
+        write_atomically(data_file, gzip.compress(data, 4, mtime=0))
+        write_if_changed(report_file, json.dumps(report))
+    return json.loads(report_file.read_text()), gzip.decompress(data_file.read_bytes())
+
+
 def _placed(name: str, netlist: Any, pins: str, options: list[str]) -> tuple[dict[str, Any], bytes]:
     """Report and bitstream."""
-    cache = build_root() / "cache"
-    key = hashlib.sha256("\0".join((netlist.key, pins, *options, nextpnr_version())).encode()).hexdigest()
-    report_file, config_file = cache / f"{key}.board.json", cache / f"{key}.config.gz"
-    if not (report_file.is_file() and config_file.is_file()):
+    def place(cache: Path) -> tuple[dict[str, Any], bytes]:
         report, config = run_nextpnr(name, netlist.netlist(), options, cache, constraints=pins)
-        write_atomically(config_file, gzip.compress(config.encode(), 4, mtime=0))
-        write_if_changed(report_file, json.dumps(report))
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        return report, config.encode()
+    report, config = _remembered("\0".join((netlist.key, pins, *options, nextpnr_version())), place)
+    with tempfile.TemporaryDirectory(dir=build_root() / "cache") as folder:
         scratch = Path(folder)
-        (scratch / "device.config").write_bytes(gzip.decompress(config_file.read_bytes()))
-        result = subprocess.run([sys.executable, "-c", _PACK, "--compress", "--input", "device.config", "--bit", "device.bit"],
-                                cwd=scratch, capture_output=True, text=True, check=False)
-        if result.returncode or not (scratch / "device.bit").is_file():
-            raise ToolError(f"ecppack failed with exit code {result.returncode}:\n"
-                            + "\n".join((result.stdout + result.stderr).splitlines()[-12:]))
-        return json.loads(report_file.read_text()), (scratch / "device.bit").read_bytes()
+        (scratch / "device.config").write_bytes(config)
+        run_tool("ecppack", ["-c", _PACK], ["--compress", "--input", "device.config", "--bit", "device.bit"], scratch, "device.bit")
+        return report, (scratch / "device.bit").read_bytes()
 
 
 def bitstream(options: Namespace) -> int:

@@ -48,8 +48,8 @@ def place(emitted: Emitted, target: Board, seed: int, folder: Path) -> tuple[dic
         run_tool("nextpnr-himbaechel-gowin", ["-c", _LAUNCH], [
             "--device", target.device, "--vopt", f"family={family}", "--vopt", "cst=pins.cst", "--freq", f"{target.clock_mhz:g}",
             "--seed", str(seed), "--timing-allow-fail", "--quiet", "--log", "log", "--json", "netlist.json", "--write", "placed.json",
-            "--report", "report.json"], scratch)
+            "--report", "report.json"], scratch, "report.json")
         # Pins that configure the device are ordinary ones afterwards, as the board's definition has it.
         run_tool("gowin_pack", ["-m", "apycula.gowin_pack"], [
-            "-d", family, "--sspi_as_gpio", "--mspi_as_gpio", "-o", "design.fs", "placed.json"], scratch)
+            "-d", family, "--sspi_as_gpio", "--mspi_as_gpio", "-o", "design.fs", "placed.json"], scratch, "design.fs")
         return json.loads((scratch / "report.json").read_text()), (scratch / "design.fs").read_bytes()

@@ -43,6 +43,7 @@ def place(emitted: Emitted, target: Board, seed: int, folder: Path) -> tuple[dic
         options = [_DEVICES[target.device], "--package", target.platform.package.lower(), "--freq", f"{target.clock_mhz:g}",
                    "--seed", str(seed), "--timing-allow-fail", "--quiet", "--log", "log"]
         run_tool("nextpnr-ice40", ["-c", _LAUNCH.format("nextpnr_ice40")], [
-            *options, "--json", "netlist.json", "--pcf", "pins.pcf", "--asc", "design.asc", "--report", "report.json"], scratch)
-        run_tool("icepack", ["-c", _LAUNCH.format("icepack")], ["design.asc", "design.bin"], scratch)
+            *options, "--json", "netlist.json", "--pcf", "pins.pcf", "--asc", "design.asc", "--report", "report.json"], scratch,
+                 "design.asc")
+        run_tool("icepack", ["-c", _LAUNCH.format("icepack")], ["design.asc", "design.bin"], scratch, "design.bin")
         return json.loads((scratch / "report.json").read_text()), (scratch / "design.bin").read_bytes()

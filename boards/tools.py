@@ -19,11 +19,11 @@ def tool_versions(packages: Iterable[str]) -> dict[str, str]:
         raise ToolError(f"{error.name} is not installed, it comes with the extra [boards]: pip install 'llmrtl[boards]'") from None
 
 
-def run_tool(name: str, launch: Sequence[str], arguments: Sequence[str], cwd: Path) -> None:
-    """Run a program that is Python (``launch``: ``-c`` or ``-m`` and what follows); ``ToolError`` with the end of its file ``log``,
-    or of what it printed."""
+def run_tool(name: str, launch: Sequence[str], arguments: Sequence[str], cwd: Path, makes: str) -> None:
+    """Run a program that is Python (``launch``: ``-c`` or ``-m`` and what follows) and writes the file ``makes``; ``ToolError`` with
+    the end of its file ``log``, or of what it printed, if it failed or there is no such file."""
     result = subprocess.run([sys.executable, *launch, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-    if result.returncode:
+    if result.returncode or not (cwd / makes).is_file():
         log = cwd / "log"
         said = (log.read_text() if log.exists() else "") or result.stdout + result.stderr
         raise ToolError(f"{name} failed with exit code {result.returncode}:\n" + "\n".join(said.splitlines()[-12:]))

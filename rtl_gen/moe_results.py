@@ -54,16 +54,14 @@ def run_layers(book: Book, say: Callable[[str], None]) -> list[str]:
                         + [_PACKAGE / "sim" / "random_layer.py", Path(__file__).parent / "moe.py"])
     sources += emit_unit("expert_unit", EXPERT_PRESETS[PRESET]).sidecar["sha256"]
     for job in layer_jobs():
+        reason = job.unavailable
         try:
             found = job_results(job, sources, say, True)
         except (ToolError, OSError, ValueError) as error:
             errors.append(f"{job.command}: {error}")
-            reason = str(error).splitlines()[0]
-            book.add(MOE, [Measurement(f"{job.name}/{name}", None, unit, "measured", job.command, reason)
-                           for name, unit in job.figures.items()])
-            continue
+            found, reason = None, str(error).splitlines()[0]
         if found is None:
-            book.add(MOE, [Measurement(f"{job.name}/{name}", None, unit, "measured", job.command, job.unavailable)
+            book.add(MOE, [Measurement(f"{job.name}/{name}", None, unit, "measured", job.command, reason)
                            for name, unit in job.figures.items()])
             continue
         if not found["golden_match"] or found["timing_violations"]:

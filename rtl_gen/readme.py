@@ -46,8 +46,8 @@ def _run(name: str, text: Callable[[Summary], str]) -> Figure:
 
 
 def _stored(topic: str, name: str, measurement: str) -> Figure:
-    def shown(topic: Summary) -> tuple[str, str] | None:
-        for each in topic["measurements"]:
+    def shown(book: Summary) -> tuple[str, str] | None:
+        for each in book["measurements"]:
             if each["name"] == measurement and each["value"] is not None:
                 figure = Measurement(**each)
                 unit = f" {figure.unit}" if figure.unit not in ("", "%") else ""
@@ -65,13 +65,8 @@ def _board(name: str, measurement: str) -> Figure:
     return _stored("boards", name, f"ulx3s-85f/{measurement}")
 
 
-def _edge(name: str, measurement: str, unit: str = "") -> Figure:
-    def shown(topic: Summary) -> tuple[str, str] | None:
-        for each in topic["measurements"]:
-            if each["name"] == f"accelerator/ecp5/{measurement}" and each["value"] is not None:
-                return f"{show(Measurement(**each))}{unit}", "`llmrtl synth accelerator --preset edge --target ecp5 --pnr`"
-        return None
-    return Figure(name, "bench/accelerator.json", shown)
+def _edge(name: str, measurement: str) -> Figure:
+    return _stored("accelerator", name, f"accelerator/ecp5/{measurement}")
 
 
 def _golden(name: str, text: Callable[[Summary], str]) -> Figure:
@@ -90,7 +85,7 @@ FIGURES = (
     _kv260("the same: tokens per second at 250 MHz", "decode-128-ddr4/tokens_per_second"),
     _kv260("at context 1024: tokens per second at 250 MHz", "decode-1024-ddr4/tokens_per_second"),
     _kv260("prefill of 128 tokens: tokens per second at 250 MHz", "prefill-128-ideal/prompt_tokens_per_second"),
-    _edge("`edge` placed and routed on LFE5U-85F: clock", "fmax", " MHz"),
+    _edge("`edge` placed and routed on LFE5U-85F: clock", "fmax"),
     _edge("the same: LUT (4 inputs)", "used/LUT"), _edge("the same: flip-flops", "used/FF"),
     _edge("the same: EBR (18 kbit)", "used/BRAM"), _edge("the same: MULT18X18D", "used/DSP"),
     _board("board `ulx3s-85f`, the whole design with its pins: clock, of 60 MHz asked for", "fmax"),
