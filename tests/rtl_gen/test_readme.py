@@ -116,7 +116,8 @@ def test_output_of_the_tests(readme, build):
 
 
 def test_size_and_clock(readme, build):
-    build(accelerator={"measurements": [asdict(Measurement(f"accelerator/ecp5/{name}", value, "", "measured", "llmrtl synth"))
+    made_by = "llmrtl synth accelerator --preset edge --target ecp5 --pnr"
+    build(accelerator={"measurements": [asdict(Measurement(f"accelerator/ecp5/{name}", value, "", "measured", made_by))
                                         for name, value in (("fmax", 72.13), ("used/DSP", 111))]})
     refresh_readme(readme)
     command = "`llmrtl synth accelerator --preset edge --target ecp5 --pnr`"
