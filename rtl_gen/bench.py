@@ -1,7 +1,7 @@
 """``llmrtl bench``: measures everything, or parts of it, and writes ``docs/RESULTS.md``.
 
 A part adds its figures to the book, saves them in ``build/bench``, and returns what went wrong; the others are measured all the same.
-The page keeps what was measured before.
+The page keeps what was measured before; where a part never was, it is written beside the figures, and that of the docs stays as it is.
 """
 
 from argparse import Namespace
@@ -84,13 +84,13 @@ def forget_stale(book: Book, config: AcceleratorConfig) -> None:
 
 def write_page(book: Book, config: AcceleratorConfig, errors: list[str]) -> int:
     """Write the page and show ``errors``; the exit status."""
-    for topic in TOPICS:
-        if topic not in book.topics:
-            book.load(topic)
+    missing = [topic for topic in TOPICS if topic not in book.topics and not book.load(topic)]
+    page = book.folder / RESULTS.name if missing else RESULTS
     forget_stale(book, config)
-    write_if_changed(RESULTS, render(book, config=asdict(config), device=DEVICE, clock_mhz=CLOCK_MHZ,
-                                     macs=lookup_macs(preset("kv260"))))
-    console.print(f"written: {RESULTS}")
+    write_if_changed(page, render(book, config=asdict(config), device=DEVICE, clock_mhz=CLOCK_MHZ, macs=lookup_macs(preset("kv260"))))
+    console.print(f"written: {page}", soft_wrap=True)
+    if missing:
+        console.print(f"{RESULTS} is as it was: `llmrtl bench` measures what is missing: {', '.join(missing)}", soft_wrap=True)
     for error in errors:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
     return 1 if errors else 0

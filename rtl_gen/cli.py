@@ -255,7 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     option = command(commands.synth, "synth", "synthesize a unit or the accelerator with Yosys",
                      "Prints and stores LUT, FF, block RAM and DSP; with --pnr also clock frequency and critical path. 'all': "
-                     "every unit for ECP5 and UltraScale+, the accelerator placed and routed, and docs/RESULTS.md.",
+                     "every unit for ECP5 and UltraScale+, the accelerator placed and routed, into docs/RESULTS.md.",
                      "ternary_engine --pnr", "accelerator --preset kv260 --target xcup", "expert_gemm --target cells")
     option("unit", metavar="UNIT", help="a unit of `llmrtl list`, 'accelerator' or 'all'")
     option("--preset", help=f"{_PRESET}; default: {DEFAULT_PRESET}, for parts of the expert unit tiny_duplex")
@@ -279,7 +279,8 @@ def build_parser() -> argparse.ArgumentParser:
                      "hours from nothing; results are kept by content, so an interrupted or repeated run goes on where it stopped.",
                      "", "--only units timing")
     option("--only", nargs="+", choices=BENCH_PARTS, metavar="PART",
-           help=f"measure only these: {', '.join(BENCH_PARTS)}; the page keeps what was measured before")
+           help=f"measure only these: {', '.join(BENCH_PARTS)}; docs/RESULTS.md keeps what was measured before, and is "
+                "written when there is nothing that was never measured")
     return parser
 
 

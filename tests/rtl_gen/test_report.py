@@ -94,7 +94,7 @@ def test_all_goes_on_after_an_error(workplace, capsys):
     assert main(["synth", "all"]) == 1
     said = capsys.readouterr().out
     assert "error: fork for ecp5: ToolError: fork is too large" in said and "gearbox" in said
-    page = (workplace / "docs/RESULTS.md").read_text()
+    page = (workplace / "bench/RESULTS.md").read_text()
     assert "- units, fork: ToolError: fork is too large (`llmrtl synth fork --preset edge --target ecp5`)" in page
     assert "- accelerator, accelerator: ToolError: accelerator is too large" in page
     area = Book(workplace / "bench")
@@ -105,11 +105,24 @@ def test_all_goes_on_after_an_error(workplace, capsys):
     assert area.get("units", "gearbox/latency").command == "pytest tests/test_units.py -k gearbox"
 
 
+def test_page_of_the_docs_needs_all_figures(workplace, capsys):
+    page = workplace / "docs/RESULTS.md"
+    page.parent.mkdir()
+    page.write_text("earlier figures")
+    main(["synth", "all"])
+    said = capsys.readouterr().out
+    assert page.read_text() == "earlier figures" and "`llmrtl bench` measures what is missing: engine, kv260_area, cells, " in said
+    for topic in bench.TOPICS:
+        Book(workplace / "bench").save(topic)
+    main(["synth", "all"])
+    assert "| gearbox |" in page.read_text() and "missing" not in capsys.readouterr().out
+
+
 def test_page_is_the_same_again(workplace):
     pages = []
     for _ in range(2):
         main(["synth", "all"])
-        pages.append((workplace / "docs/RESULTS.md").read_text())
+        pages.append((workplace / "bench/RESULTS.md").read_text())
     assert pages[0] == pages[1]
 
 
