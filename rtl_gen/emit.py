@@ -49,6 +49,21 @@ write_verilog -sv -noattr -norename design.v
 """
 
 
+class _ModuleEmitter(rtlil.ModuleEmitter):
+    """Amaranth's, with the first contents of memories written row by row, the same text. Amaranth makes an object of each bit: for the
+    60 Mbit in an expert unit of full size, four fifths of the time of its emission."""
+
+    def emit_memory(self, cell_idx: int, cell: Any) -> None:
+        rows = "".join(f"{row & (1 << cell.width) - 1:0{cell.width}b}" for row in reversed(cell.init))
+        self.builder.cell("$meminit_v2", ports={
+            "ADDR": self.sigspec(), "DATA": f"{len(rows)}'{rows}", "EN": f"{cell.width}'{'1' * cell.width}",
+        }, parameters={"MEMID": self.memories[cell_idx].memid, "ABITS": 0, "WIDTH": cell.width, "WORDS": cell.depth, "PRIORITY": 0},
+            src_loc=cell.src_loc)
+
+
+rtlil.ModuleEmitter = _ModuleEmitter  # where rtlil.convert looks for it
+
+
 def write_if_changed(path: Path, text: str) -> bool:
     """Write ``text`` unless the file holds it already; return whether it was written.
 

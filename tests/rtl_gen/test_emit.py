@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from amaranth.back import rtlil
 from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -109,6 +110,21 @@ def test_empty_memory_is_a_loop():
     assert "rows[2] = 10'h003;" in emitted.verilog
     assert "for (int row = 3; row <= 299; row = row + 1)" in emitted.verilog
     assert lint(emitted) == []
+
+
+@pytest.mark.parametrize(("shape", "depth", "init"), [
+    (unsigned(10), 5, [1, 2, 3]), (signed(4), 6, [-1, -8, 7]), (unsigned(1), 1, [1]), (unsigned(33), 3, [])])
+def test_contents_of_memories_are_amaranths_text(monkeypatch, shape, depth, init):
+    def text():
+        m, value = Module(), Signal(shape)
+        m.submodules.rows = rows = memory.Memory(shape=shape, depth=depth, init=init)
+        m.d.comb += [rows.write_port().en.eq(1), value.eq(rows.read_port().data)]
+        return rtlil.convert(m, ports=[value], emit_src=False)
+
+    ours, amaranths = emission.rtlil.ModuleEmitter, emission.rtlil.ModuleEmitter.__base__
+    found = text()
+    monkeypatch.setattr(rtlil, "ModuleEmitter", amaranths)
+    assert ours is not amaranths and "$meminit_v2" in found and found == text()
 
 
 def test_collapse_keeps_other_lines():
