@@ -174,6 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--routing", type=Path, metavar="FILE.csv",
            help="experts of the tokens, instead of a router with random logits or the checkpoint's: lines token,expert,weight below a "
                 "line that says so")
+    option("--expert", type=whole(0, 63), metavar="N", help="all tokens go to this expert, with weight 1, instead of being routed")
     option("--hidden", type=_tokens, metavar="N", help=f"hidden dimension; default: {DEFAULT_SIZE['hidden']}")
     option("--intermediate", type=_tokens, metavar="N",
            help=f"the unit's share of the intermediate dimension; default: {DEFAULT_SIZE['intermediate']}")

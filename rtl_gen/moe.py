@@ -20,7 +20,7 @@ from ..sim.traces.experts import ExpertRun, run_experts
 from .generate import write_summary
 from .mixtral import MixtralExperts
 from .outputs import check_file
-from .routing import random_routes, read_routes, router_routes
+from .routing import one_expert, random_routes, read_routes, router_routes
 
 __all__ = ["CLOCK_MHZ", "DEFAULT_SIZE", "SPLITS", "XPU_FLOPS", "UnitTimes", "checkpoint_layer", "moe", "simulated_layer"]
 
@@ -88,7 +88,11 @@ def moe(options: Namespace) -> int:
         check_file("--json", options.json)
     rng = np.random.default_rng(options.seed)
     routes, tokens = None, min(64, config.max_tokens) if options.tokens is None else options.tokens
-    if options.routing is not None:
+    if options.expert is not None:
+        if options.routing is not None:
+            raise ValueError("--expert and --routing both say where the tokens go: leave one of them out")
+        routes = one_expert(config, options.expert, tokens)
+    elif options.routing is not None:
         routes = read_routes(options.routing, config)
         if options.tokens not in (None, len(routes)):
             raise ValueError(f"--tokens {options.tokens}, but {options.routing} has {len(routes)}")

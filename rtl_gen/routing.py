@@ -13,7 +13,7 @@ from ..sim.golden.experts import Route, results_of
 from ..sim.golden.router import route
 from ..sim.random_layer import stored
 
-__all__ = ["HEADER", "random_routes", "read_routes", "router_routes"]
+__all__ = ["HEADER", "one_expert", "random_routes", "read_routes", "router_routes"]
 
 HEADER = ["token", "expert", "weight"]
 
@@ -29,6 +29,13 @@ def router_routes(config: ExpertConfig, x: np.ndarray, router: np.ndarray) -> li
     The matrix is the xPU's: logits are exact but for one rounding. ``ValueError`` names a token with logits that are too large.
     """
     return _routes(config, x.astype(np.float64) @ router.T.astype(np.float64))
+
+
+def one_expert(config: ExpertConfig, expert: int, tokens: int) -> list[list[Route]]:
+    """All tokens to one expert, with weight 1."""
+    if expert >= config.experts:
+        raise ValueError(f"--expert must be in 0..{config.experts - 1}, the experts of the layer, not {expert}")
+    return [[(expert, int(stored(np.array(1.0), results_of(config))))]] * tokens
 
 
 def _routes(config: ExpertConfig, logits: np.ndarray) -> list[list[Route]]:

@@ -57,6 +57,8 @@ def test_bad_traces(tmp_path, capsys, text, message):
     (("--tokens", "33"), "--tokens must be at most 32 with preset tiny_duplex, not 33"),
     (("--preset", "edge"), "preset must be one of duplex, narrow_duplex, tiny_duplex"),
     (("--routing", "missing.csv"), "missing.csv"),
+    (("--expert", "8"), "--expert must be in 0..7, the experts of the layer, not 8"),
+    (("--expert", "1", "--routing", "trace.csv"), "--expert and --routing both say where the tokens go: leave one of them out"),
 ])
 def test_bad_options(capsys, options, message):
     assert main([*TINY, *options]) == 2
@@ -76,6 +78,14 @@ def test_tables_rise_and_cross():
     assert xpu[0] == pim[0] == 0 and xpu == sorted(xpu) and pim == sorted(pim)
     assert pim[8] < xpu[8] / 3 and pim[64] > xpu[64]
     assert 24 <= next(n for n in range(65) if pim[n] > xpu[n]) <= 40
+
+
+def test_one_expert_gets_all_tokens(tmp_path):
+    path = tmp_path / "summary.json"
+    assert main([*TINY, "--tokens", "12", "--expert", "5", "--split", "xpu", "--json", str(path)]) == 0
+    summary = json.loads(path.read_text())
+    assert [each["tokens"] for each in summary["experts"]] == [0, 0, 0, 0, 0, 12, 0, 0]
+    assert summary["relative_rms_error"] < 1e-3
 
 
 @pytest.mark.bench
