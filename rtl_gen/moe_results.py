@@ -16,7 +16,7 @@ from .yowasp import ToolError
 __all__ = ["MOE", "MOE_PROJECTED", "PLOT", "layer_jobs", "run_layers"]
 
 MOE, MOE_PROJECTED = "moe", "moe_projected"
-PRESET = "narrow_duplex"
+PRESETS = ("narrow_duplex", "duplex")
 PLOT = Path("docs/moe.png")
 PAPER = {"up to": 2.67, "on average": 2.07}
 """Throughput of Duplex over the GPU, whole models (arXiv:2409.01141)."""
@@ -30,19 +30,22 @@ _FIGURES = {
 
 
 def layer_jobs() -> list[Job]:
-    """The scaled Mixtral at batches of 1 to 128, all on Logic-PIM, and a unit's share (1/32) of an expert of full size."""
+    """All on Logic-PIM: the scaled Mixtral at batches of 1 to 128; on the unit of full width its share (1/32) of experts of full size,
+    a layer's and one alone."""
     folder = Path(os.path.relpath(bench_folder()))
     result = []
 
-    def add(name: str, options: str, unavailable: str = "") -> None:
+    def add(name: str, options: str) -> None:
         output = folder / f"moe-{re.sub(r'[^0-9a-z]+', '-', name)}.json"
-        result.append(Job(MOE, name, f"llmrtl moe {options} --split logic-pim --json {output}", output, _FIGURES, (), unavailable))
+        result.append(Job(MOE, name, f"llmrtl moe {options} --split logic-pim --json {output}", output, _FIGURES, ()))
     for batch in (1, 2, 4, 8, 16, 32, 64, 128):
         add(f"batch {batch}", f"--tokens {batch}")
     add("batch 8, one bundle per expert", "--tokens 8 --policy single")
     add("batch 8, 1:32 of each expert", "--tokens 8 --intermediate 56")
-    add("one expert of 4096 x 14336, 1:32 of it", "--preset duplex --tokens 1 --top-k 1 --hidden 4096 --intermediate 448",
-        "its simulator of 512 multiply-accumulates is built for more than half an hour: run the command")
+    add("batch 8, 8 experts of 4096 x 14336, 1:32 of each", "--preset duplex --tokens 8 --hidden 4096 --intermediate 448")
+    for tokens in (1, 8, 16, 32):
+        add(f"one expert of 4096 x 14336, 1:32 of it, batch {tokens}",
+            f"--preset duplex --tokens {tokens} --top-k 1 --expert 0 --hidden 4096 --intermediate 448")
     return result
 
 
@@ -52,7 +55,7 @@ def run_layers(book: Book, say: Callable[[str], None]) -> list[str]:
     folders = ("golden", "traces", "timing")
     sources = file_hash([path for folder in folders for path in sorted((_PACKAGE / "sim" / folder).glob("*.[pc]*"))]
                         + [_PACKAGE / "sim" / "random_layer.py", Path(__file__).parent / "moe.py"])
-    sources += emit_unit("expert_unit", EXPERT_PRESETS[PRESET]).sidecar["sha256"]
+    sources += "".join(emit_unit("expert_unit", EXPERT_PRESETS[name]).sidecar["sha256"] for name in PRESETS)
     for job in layer_jobs():
         reason = job.unavailable
         try:
