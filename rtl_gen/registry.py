@@ -188,7 +188,7 @@ UNITS: dict[str, Unit] = by_name((
     _expert("expert_dispatch", "dispatch:ExpertDispatch", "expert_dispatch:ExpertDispatchBench", measured="duplex"),
     _expert("expert_selector", "selector:OpSelector", "expert_routing:OpSelectorBench", ("tiny_duplex", "tiny_duplex_int8")),
     _expert("expert_decoder", "decoder:InstructionDecoder", "expert_decoder:InstructionDecoderBench",
-            ("tiny_duplex", "tiny_duplex_int8", "duplex"), measured="duplex"),
+            ("tiny_duplex", "tiny_duplex_attention_int8", "duplex"), measured="duplex"),
     _expert("expert_softmax", "softmax:GroupSoftmax", "expert_softmax:GroupSoftmaxBench", _ELEMENTS),
     Unit("host_link", _A + "link:HostLink", _B + "link:HostLinkBench", ("edge",)),
     Unit("counters", _A + "control.counters:Counters", _B + "registers:CountersBench", ("tiny",)),

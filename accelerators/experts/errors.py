@@ -23,6 +23,8 @@ class ExpertError(IntEnum):
     SPACE = 10
     SCALE = 11
     ORDER = 12
+    TABLE = 13
+    MISSING = 14
 
 
 ERROR_TEXT = {
@@ -32,10 +34,12 @@ ERROR_TEXT = {
     ExpertError.TOKEN: "there is no token of this number",
     ExpertError.QUEUE_FULL: "the expert's queue, or all queues together, have no place",
     ExpertError.CHECK_WORD: "a descriptor is damaged: its check word is wrong",
-    ExpertError.KIND: "no operation has this kind",
-    ExpertError.DIMENSIONS: "a dimension is 0, too large, or not a whole number of words",
+    ExpertError.KIND: "the unit has no operation of this kind",
+    ExpertError.DIMENSIONS: "a dimension is 0, too large, not a whole number of words, or not that of what it is added to",
     ExpertError.ADDRESS: "a start address is not that of a read command",
     ExpertError.SPACE: "a matrix begins or ends beyond the memory",
-    ExpertError.SCALE: "a scale of int8 has mantissa 0",
+    ExpertError.SCALE: "a scale of int8 has mantissa 0, or a softmax scale more than 26 bits",
     ExpertError.ORDER: "the tokens of an expert's list do not ascend",
+    ExpertError.TABLE: "an expert has more tokens than the scheduler's tables have times for",
+    ExpertError.MISSING: "an expert that has tokens was not described",
 }

@@ -1,8 +1,9 @@
 """Instructions of the expert unit, defined once: hardware, golden model and host all read this file.
 
-The host sends a descriptor of 64 bytes per operation: what Duplex's host sends are weight and input start addresses and GEMM dimensions
-(arXiv:2409.01141, section 5); inputs are in the buffer of the unit. Sixteen little-endian 32-bit words; the last one is a check word
-(the XOR of the others and ``CHECK_SEED``). A matrix lies row after row without gaps from its start address on. Plain Python.
+The host sends descriptors of 64 bytes: what Duplex's host sends are weight and input start addresses and GEMM dimensions
+(arXiv:2409.01141, section 5); inputs are in the buffer of the unit, and which tokens an expert gets the dispatch decides. Sixteen
+little-endian 32-bit words; the last one is a check word (the XOR of the others and ``CHECK_SEED``). A matrix lies row after row without
+gaps from its start address on. Plain Python.
 """
 
 from dataclasses import dataclass
@@ -17,14 +18,16 @@ KIND_BITS = 2
 
 
 class Kind(IntEnum):
-    """What an operation does with its matrices; all dimensions are elements and whole words."""
+    """What a descriptor asks for; all dimensions are elements, and whole words."""
 
     EXPERT = 1
-    """An expert: ``first`` is gate and up, row by row in turn, [2 * intermediate, hidden]; ``second`` down, [hidden, intermediate]."""
-    SCORES = 2
-    """Attention scores: ``first`` is K [intermediate, hidden], context times head dimension."""
-    MIX = 3
-    """Values of attention: ``first`` is V transposed [hidden, intermediate]."""
+    """Describes an expert of the next LAYER: ``first`` is gate and up, row by row in turn, [2 * intermediate, hidden]; ``second`` down,
+    [hidden, intermediate]."""
+    ATTENTION = 2
+    """Decode attention of a K/V head: ``first`` is K [positions, hidden], ``second`` V transposed [hidden, intermediate], of which the
+    first ``positions`` of each row count. The query heads are ``group`` tokens of the input buffer, from ``query`` on."""
+    LAYER = 3
+    """The experts of a batch: the lists that the dispatch gives Logic-PIM, each with its expert as described. Has no matrices."""
 
 
 FIELDS: dict[str, tuple[int, int, int]] = {
@@ -40,12 +43,16 @@ FIELDS: dict[str, tuple[int, int, int]] = {
     "first_offset": (4, 16, 16),
     "second_row": (5, 0, 16),
     "second_offset": (5, 16, 16),
+    "positions": (9, 0, 32),
+    "softmax_scale": (10, 0, 32),
+    "query": (11, 0, 16),
+    "group": (11, 16, 16),
 }
 """Field -> (word, lowest bit, width)."""
 
 SCALES = (6, 7, 8)
-"""Words of the scales of int8: of what ``first`` gives, of the activation's result, of what ``second`` gives. 16 bits of mantissa, then
-8 of the signed exponent."""
+"""Words of the scales of int8: of what ``first`` gives, of the activation's result (EXPERT), of what ``second`` gives. 16 bits of
+mantissa, then 8 of the signed exponent."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +66,31 @@ class Start:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """An operation. ``begin``: a layer begins. ``tag`` comes back with an error. ``scales``: ``(mantissa, exponent)``, int8 only."""
+    """What the host sends.
+
+    ``begin``, of LAYER and ATTENTION: all outputs are 0 before it; else results are added to what is there. ``tag`` comes back with
+    the answer. ``softmax_scale``: log2(e) / sqrt(hidden) in 25 fraction bits. ``scales``: ``(mantissa, exponent)``, int8 only.
+    """
 
     kind: int
-    hidden: int
-    intermediate: int
-    first: Start
+    hidden: int = 0
+    intermediate: int = 0
+    first: Start = Start()
     second: Start = Start()
     expert: int = 0
     begin: bool = False
     tag: int = 0
     scales: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((1, 0), (1, 0), (1, 0))
+    positions: int = 0
+    softmax_scale: int = 0
+    query: int = 0
+    group: int = 0
 
     def values(self) -> dict[str, int]:
         """By field."""
         starts = {f"{name}_{part}": getattr(getattr(self, name), part) for name in ("first", "second")
                   for part in ("bundle", "row", "offset")}
-        return {"kind": int(self.kind), "begin": int(self.begin), "tag": self.tag, "expert": self.expert, "hidden": self.hidden,
-                "intermediate": self.intermediate, **starts}
+        return {name: starts[name] if name in starts else int(getattr(self, name)) for name in FIELDS}
 
     def words(self) -> list[int]:
         """The sixteen words; ``ValueError`` names a field that does not fit. Whether they make sense the unit tells."""
