@@ -13,7 +13,7 @@ from llmrtl.sim.bench.simulators import icarus_missing
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
 # Wholes of the expert unit take up to minutes: their parts are there alone, a small one in tests/sim/test_expert_attention.py.
 FIRST = {(unit.name, next((name for name in unit.presets if name.startswith("tiny")), None)) for unit in UNITS.values()
-         if unit.name not in ("expert_unit", "expert_attention", "expert_attention_unit")}
+         if unit.name not in ("expert_unit", "expert_device", "expert_attention", "expert_attention_unit")}
 
 # What takes Icarus, which interprets, longer than Verilator and the compiler.
 LARGE = {"attention", "attention_split", "attention_weights", "batch_front_end", "block_means", "block_retrieval", "block_scores",

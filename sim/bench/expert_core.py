@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.experts.dram_commands import BUNDLE_BANKS
 from ...accelerators.experts.errors import ExpertError
 from ..golden.expert_attention import no_attention
 from ..golden.experts import Route, expert_tokens, interleaved, memory_image, outputs, packed, place, results_of
@@ -148,14 +147,6 @@ class ExpertUnitBench(ExpertCoreBench, MemoryBench):
         super().begin(stimulus)
         self.image = memory_image(self.config, [(at, words) for ats, own in zip(self.places, self.packed, strict=True)
                                                 for at, words in zip(ats, own, strict=True)])
-
-    def _granule(self, address: int) -> int:
-        """Weights in the rows that are in use."""
-        banks, config = BUNDLE_BANKS * self.config.columns, self.config
-        (bundle, row), at = divmod(address // banks, config.rows), address % banks
-        if row >= self.image.shape[1]:
-            return super()._granule(address)
-        return int.from_bytes(self.image[bundle, row].reshape(banks, -1)[at].tobytes(), "little")
 
     def react(self, stream: str, payload: Any) -> Items:
         return MemoryBench.react(self, stream, payload) if stream == "o_normal" else super().react(stream, payload)

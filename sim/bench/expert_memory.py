@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from ...accelerators.experts.dram_commands import BUNDLE_BANKS, data_cycles
 from ..golden.dram import given_words, granule_address
 from ..memory.bundles import BundleMemory, hashed_granule, word_of
@@ -17,15 +19,23 @@ __all__ = ["BundleControllerBench", "WeightStreamerBench"]
 
 
 class MemoryBench(ExpertBench):
-    """Reads of bundles, and of single banks, whose answers come in any order: a request is known by its tag."""
+    """Reads of bundles, and of single banks, whose answers come in any order: a request is known by its tag.
+
+    ``image``: contents of rows (``memory_image``); those behind have a hash of their address, as all have without it.
+    """
 
     patience = 4000
+    image: np.ndarray | None = None
 
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
         return [BundleMemory(dict(ports), self.config, self._granule)]
 
     def _granule(self, address: int) -> int:
-        return hashed_granule(self.config, address)
+        banks, config = BUNDLE_BANKS * self.config.columns, self.config
+        (bundle, row), at = divmod(address // banks, config.rows), address % banks
+        if self.image is None or row >= self.image.shape[1]:
+            return hashed_granule(config, address)
+        return int.from_bytes(self.image[bundle, row].reshape(banks, -1)[at].tobytes(), "little")
 
     def _word(self, *place: int) -> int:
         return word_of(self.config, self._granule, *place)
