@@ -12,11 +12,11 @@ from ..numerics.pipelined import magnitude, unsigned_product
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
 from .chords import CHORD_STAGES, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
-from .config import ExpertConfig
+from .config import ExpertConfig, Format
 from .gemm import elements, exact_product
 from .rounding import ROUND_STAGES, round_magnitude
 
-__all__ = ["SCALE_BITS", "GroupSoftmax"]
+__all__ = ["AT_POWER", "P_STAGES", "SCALE_BITS", "WEIGHT_STAGES", "GroupSoftmax", "powers", "sum_reciprocal", "unsummable"]
 
 SCALE_BITS, SUM_BITS, FRACTION_BITS = 25, 32, 19
 D_BITS, WHOLE_BITS = 36, 7
@@ -98,7 +98,7 @@ class GroupSoftmax(wiring.Component):
         address, count, lane = Signal(range(depth + 1)), Signal(range(depth + 1)), Signal.like(self.o.p.lane)
         first, beyond = Signal(init=1), Signal()
         size, sign = self.i.p.score[:-1], self.i.p.score[-1]
-        key, special = Signal(signed(form.storage_bits)), self.i.p.score[form.fraction_bits:-1] > form.bits + form.bias + form.low - 1
+        key, special = Signal(signed(form.storage_bits)), unsummable(self.i.p.score, form)
         passes, weighs, step = Signal(), Signal(), Signal(range(AT_POWER + 4))
         m.d.comb += [key.eq(Mux(sign, -size, size)), write.addr.eq(address), write.data.eq(self.i.p.score), read.addr.eq(address)]
 
@@ -153,29 +153,7 @@ class GroupSoftmax(wiring.Component):
     def _pass(self, m: Module, pipeline: Pipeline, results, goes, lane, first, last, score, key, undefined) -> list[Signal]:
         """Powers into the queue of results, and their sums; ``score`` comes a register after the rest."""
         register, config = pipeline.register, self.config
-        floats = replace(config, element="fp16") if config.element == "int8" else config
-        form = floats.format
-        largest = register(Cat(magnitude(key)[:form.storage_bits - 1], key[-1]), 2)
-        one = Const(1), Const(0), Const(0), Const(0)
-        x, top = (exact_product(pipeline, elements(pipeline, bits, form)[0], one, floats)[0][:form.bits + 1].as_signed()
-                  for bits in (register(score), largest))  # 7 registers
-        d = register((top - x)[-form.low - U_BITS:form.bits + 1])
-        d = register(Mux(d[D_BITS:].any(), -1, d)[:D_BITS])
-        product, _ = unsigned_product(pipeline, d, self.scale)  # 12
-        u, bits = product[SCALE_BITS:], U_BITS + WHOLE_BITS
-        whole, mantissa = power(m, pipeline, register(Mux(u[bits:].any(), -1, u)[:bits]))  # 14, AT_POWER
-        whole = register(whole, CHORD_STAGES)
-
-        far = Mux(whole > SUM_BITS, SUM_BITS + 1, whole)[:SUM_BITS.bit_length()]
-        p = register((mantissa << SUM_BITS - POWER_BITS) >> far)
-        valid, begins, number = register(goes, AT_POWER + 1, reset=True), register(first, AT_POWER + 1), register(lane, AT_POWER + 1)
-        sums = [Signal(SUM_BITS + 1 + (self.context - 1).bit_length(), name=f"sum_{k}") for k in range(config.token_lanes)]
-        for k, total in enumerate(sums):
-            with m.If(valid & (number == k)):
-                m.d.sync += total.eq(p + Mux(begins, 0, total))
-
-        factor = 1 if config.format.exponent_bits else config.format.infinity
-        size, unit = register(mantissa * factor), register(-(whole + POWER_BITS))
+        (size, unit), valid, number, sums = powers(m, pipeline, config, self.context, self.scale, goes, first, lane, score, key)
         special = register(undefined, AT_POWER + 1)
         m.d.comb += [
             results.spend.eq(goes), results.i.valid.eq(register(valid, ROUND_STAGES, reset=True)),
@@ -186,16 +164,61 @@ class GroupSoftmax(wiring.Component):
 
     def _weigh(self, m: Module, pipeline: Pipeline, weights, goes: Value, lane: Value, sums: list[Signal], undefined: Value) -> None:
         """Reciprocals of the sums."""
-        register, form, width = pipeline.register, self.config.result_format, 64
-        total = register(Array(sums)[lane])
-        zeros = register(leading_zeros(Cat(total, Const(0, width - len(total)))))
-        coarse = register((register(total) << Cat(Const(0, 4), zeros[4:]))[:width])
-        normal = register((coarse << register(zeros[:4]))[:width])  # 4 registers
-        r = reciprocal(m, pipeline, normal[width - 1 - FRACTION_BITS:width - 1])
-        unit = register(zeros - (width - 1 - SUM_BITS + RECIPROCAL_BITS), 2 + CHORD_STAGES)
-        special = register(undefined, 4 + CHORD_STAGES)
+        register = pipeline.register
+        r, unit, special = sum_reciprocal(m, pipeline, Array(sums)[lane], undefined)
         m.d.comb += [
             weights.spend.eq(goes), weights.i.valid.eq(register(goes, WEIGHT_STAGES, reset=True)),
             weights.i.p.lane.eq(register(lane, WEIGHT_STAGES)), weights.i.p.last.eq(register(lane == self.lanes - 1, WEIGHT_STAGES)),
-            weights.i.p.weight.eq(round_magnitude(pipeline, r, Const(0, 1), special, unit, form)),
+            weights.i.p.weight.eq(round_magnitude(pipeline, r, Const(0, 1), special, unit, self.config.result_format)),
         ]
+
+
+def unsummable(score: Value, form: Format) -> Value:
+    """Whether a score is infinite, NaN, or in bf16 2**16 or more."""
+    return score[form.fraction_bits:-1] > form.bits + form.bias + form.low - 1
+
+
+def powers(m: Module, pipeline: Pipeline, config: ExpertConfig, context: int, scale: Value, goes: Value, first: Value, lane: Value,
+           score: Value, key: Value) -> tuple[tuple[Value, Value], Value, Value, list[Signal]]:
+    """``2**-((key - score) * scale)`` and the sums of each lane.
+
+    Gives ``AT_POWER + 1`` registers later: magnitude and unit of the power, whether there is one (``goes``), its ``lane``; and the
+    sums, which have it a register after that. ``first``: the lane's sum begins anew. ``score`` comes a register after the rest.
+    """
+    register = pipeline.register
+    floats = replace(config, element="fp16") if config.element == "int8" else config
+    form = floats.format
+    largest = register(Cat(magnitude(key)[:form.storage_bits - 1], key[-1]), 2)
+    one = Const(1), Const(0), Const(0), Const(0)
+    x, top = (exact_product(pipeline, elements(pipeline, bits, form)[0], one, floats)[0][:form.bits + 1].as_signed()
+              for bits in (register(score), largest))  # 7 registers
+    d = register((top - x)[-form.low - U_BITS:form.bits + 1])
+    d = register(Mux(d[D_BITS:].any(), -1, d)[:D_BITS])
+    product, _ = unsigned_product(pipeline, d, scale)  # 12
+    u, bits = product[SCALE_BITS:], U_BITS + WHOLE_BITS
+    whole, mantissa = power(m, pipeline, register(Mux(u[bits:].any(), -1, u)[:bits]))  # 14, AT_POWER
+    whole = register(whole, CHORD_STAGES)
+
+    far = Mux(whole > SUM_BITS, SUM_BITS + 1, whole)[:SUM_BITS.bit_length()]
+    p = register((mantissa << SUM_BITS - POWER_BITS) >> far)
+    valid, begins, number = register(goes, AT_POWER + 1, reset=True), register(first, AT_POWER + 1), register(lane, AT_POWER + 1)
+    sums = [Signal(SUM_BITS + 1 + (context - 1).bit_length(), name=f"sum_{k}") for k in range(config.token_lanes)]
+    for k, total in enumerate(sums):
+        with m.If(valid & (number == k)):
+            m.d.sync += total.eq(p + Mux(begins, 0, total))
+
+    factor = 1 if config.format.exponent_bits else config.format.infinity
+    size, unit = register(mantissa * factor), register(-(whole + POWER_BITS))
+    return (size, unit), valid, number, sums
+
+
+def sum_reciprocal(m: Module, pipeline: Pipeline, total: Value, undefined: Value) -> tuple[Value, Value, Value]:
+    """Magnitude and unit of ``1 / total``, and ``undefined``, ``WEIGHT_STAGES - ROUND_STAGES`` registers later."""
+    register, width = pipeline.register, 64
+    total = register(total)
+    zeros = register(leading_zeros(Cat(total, Const(0, width - len(total)))))
+    coarse = register((register(total) << Cat(Const(0, 4), zeros[4:]))[:width])
+    normal = register((coarse << register(zeros[:4]))[:width])  # 4 registers
+    r = reciprocal(m, pipeline, normal[width - 1 - FRACTION_BITS:width - 1])
+    unit = register(zeros - (width - 1 - SUM_BITS + RECIPROCAL_BITS), 2 + CHORD_STAGES)
+    return r, unit, register(undefined, 4 + CHORD_STAGES)
