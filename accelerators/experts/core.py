@@ -36,7 +36,8 @@ class ExpertCore(wiring.Component):
                                h lanes ----> Gemm -> ResultPath -> output buffer -> o_read
                                   '--------------------'
 
-    The tokens of an expert are gathered while the one before it is in DOWN.
+    The tokens of an expert are gathered while the one before it is in DOWN; with ``config.attention`` as soon as its GATE_UP or SCORES
+    is through.
 
     With ``config.attention`` an item may also be the decode attention of a K/V head: its tokens are the group's query heads, one per
     lane, ``scores`` of K meet them instead of gate and up, and V transposed instead of down::
@@ -63,7 +64,7 @@ class ExpertCore(wiring.Component):
     o : Out(stream of ExpertError)
         One for each ``i``, in their order: its results are in the output buffer. With ``DIMENSIONS`` (0, too large; of an attention
         also more positions than a row of V has, or more tokens than lanes) or ``ORDER`` nothing was computed and its list is gone;
-        the layer has to begin again, with ``first``.
+        the layer has to begin again, with ``first``. With ``config.attention`` only if that was ``first``: all others are unharmed.
     i_read : In(stream of {token, element})
     o_read : Out(stream of bits of result_format)
         Outputs; 0 for tokens without an expert in this layer. Stable from the response to the layer's last expert on.
@@ -71,8 +72,9 @@ class ExpertCore(wiring.Component):
         Since reset.
 
     Latency: ``latency`` cycles from the last word of GATE_UP to the first of DOWN, for which it waits; ``finish`` cycles from the last
-    word of DOWN to the response. From the last word of SCORES to the first of MIX ``softmax`` cycles and one per position. Interval: 1
-    cycle per word and tile of tokens; but ``token_lanes`` cycles at least per row of weights, but for those of K, and tile.
+    word of DOWN to the response. From the last word of SCORES to the first of MIX ``softmax`` cycles and one per position, in which the
+    SCORES of the next attention come, if its list is there in time (``Operation``). Interval: 1 cycle per word and tile of tokens; but
+    ``token_lanes`` cycles at least per row of weights, but for those of K, and tile.
     """
 
     interval = 1
@@ -114,7 +116,10 @@ class ExpertCore(wiring.Component):
             connect(m, gemm.o_scores, attention.i)
             connect(m, attention.o, operation.i_p)
             m.d.comb += [attention.begun.eq(operation.begun), attention.scale.eq(operation.softmax_scale),
+                         operation.heard.eq(gemm.o_scores.valid & gemm.o_scores.p.last), operation.passed.eq(attention.passed),
                          results.scored.eq(attention.scored), results.weights.eq(attention.weights)]
+            if operation.integers:
+                m.d.comb += gemm.score_scale.eq(operation.score_scale)
         m.submodules.responses = responses = CreditQueue(ERROR_BITS, IN_FLIGHT)
         for source, sink in ((gather.o, operation.i_x), (results.o_h, operation.i_h), (operation.o_row, rows.i),
                              (rows.o, results.i_row), (operation.o, gemm.i), (gemm.o, results.i)):
@@ -151,7 +156,7 @@ class ExpertCore(wiring.Component):
             responses.i.p.eq(cause),
         ]
         m.d.sync += under_way.eq(under_way + started - results.done)
-        with m.If(operation.begun):
+        with m.If(operation.freed if self.config.attention else operation.begun):
             m.d.sync += free.eq(1)
         with m.FSM(name="accept"):
             with m.State("NEXT"):
@@ -168,9 +173,11 @@ class ExpertCore(wiring.Component):
                     m.d.comb += gather.o_done.ready.eq(1)
                     m.d.sync += free.eq(1)
                     m.next = "ORDER"
+                    if self.config.attention:
+                        m.d.comb += gather.undo.eq(1)
                 if self.config.attention:
                     with m.Elif(gather.o_done.valid & expert.attention & (gather.o_done.p.tokens > self.config.token_lanes)):
-                        m.d.comb += gather.o_done.ready.eq(1)
+                        m.d.comb += [gather.o_done.ready.eq(1), gather.undo.eq(1)]
                         m.d.sync += free.eq(1)
                         m.next = "DIMENSIONS"
                 with m.Elif(gather.o_done.valid):

@@ -65,6 +65,8 @@ class Gemm(wiring.Component):
         With ``config.attention``: results of words with ``score``, which do not come in ``o``. Each lane has a rounder for them.
     scale : In
         See ``SumRounder``; int8 only.
+    score_scale : In
+        With ``config.attention``: the same of scores.
 
     Latency: ``latency`` cycles from a word with ``last`` to the result of lane 0; ``score_latency`` to its scores. Interval: 1 cycle
     per word; results leave one per cycle, so rows of fewer than ``token_lanes`` words have to wait for them; scores do not.
@@ -83,6 +85,7 @@ class Gemm(wiring.Component):
             "o": Out(stream.Signature(rounded_layout(config, self._rounder.tag_bits))),
             **({"scale": In(SCALE)} if self._rounder.integers else {}),
             **({"o_scores": Out(stream.Signature(group_scores(config), always_ready=True))} if config.attention else {}),
+            **({"score_scale": In(SCALE)} if config.attention and self._rounder.integers else {}),
         })
 
     @classmethod
@@ -126,7 +129,7 @@ class Gemm(wiring.Component):
         m.d.comb += [rows.i.valid.eq(complete), rows.i.p.tile.eq(register(tile)), rows.i.p.totals.eq(totals := register(write.data))]
         if config.attention:
             score, end = (register(each, self._stages) for each in (self.i.p.score, self.i.p.end))
-            scale, stages, scores = self.scale if rounder.integers else None, sum_stages(config), self.o_scores.p
+            scale, stages, scores = self.score_scale if rounder.integers else None, sum_stages(config), self.o_scores.p
             m.d.comb += [rows.i.valid.eq(complete & ~score), scores.last.eq(register(end, stages)),
                          self.o_scores.valid.eq(register(complete & score, stages, reset=True))]
             for k, value in enumerate(scores.values):

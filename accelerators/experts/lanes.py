@@ -19,8 +19,8 @@ def lane_write(config: ExpertConfig, words: int, elements: int) -> data.StructLa
 
 
 def group_write(config: ExpertConfig) -> data.StructLayout:
-    """An element of tile 0 for each lane. That of element 0 makes the others of its word 0."""
-    return data.StructLayout({"word": range(max(config.max_intermediate // config.lanes, 2)), "element": range(config.lanes),
+    """An element for each lane, of tile 0 or 1, the ``half``. That of element 0 makes the others of its word 0."""
+    return data.StructLayout({"half": 1, "word": range(max(config.max_intermediate // config.lanes, 2)), "element": range(config.lanes),
                               "values": data.ArrayLayout(config.format.storage_bits, config.token_lanes)})
 
 
@@ -82,7 +82,8 @@ class TokenLanes(wiring.Component):
             if self.together:
                 group = self.i_group.p
                 with m.If(self.i_group.valid):
-                    m.d.comb += [write.addr.eq(Cat(Const(0, item.tile.shape()), group.word)), write.en.eq(1 << group.element),
+                    tile = Cat(group.half, Const(0, len(item.tile) - 1))
+                    m.d.comb += [write.addr.eq(Cat(tile, group.word)), write.en.eq(1 << group.element),
                                  write.data.eq(group.values[lane].replicate(self.elements))]
                     with m.If(group.element == 0):
                         m.d.comb += [write.en.eq(-1), write.data.eq(group.values[lane])]
@@ -115,6 +116,8 @@ class TokenGather(wiring.Component):
         After all of a list. ``error``: its tokens did not ascend; what came behind is dropped up to ``last``.
     seen : Out(max_tokens)
         Tokens that have had an expert of this layer.
+    undo : In(1)
+        With ``config.attention``: the last list is refused, ``seen`` is what it was before.
 
     Latency: ``words + 2`` cycles per token. A list takes ``tokens * (words + 1) + 2`` cycles.
     """
@@ -134,6 +137,7 @@ class TokenGather(wiring.Component):
                 "position": token, "token": token, "weight": config.result_format.storage_bits, "fresh": 1}), always_ready=True)),
             "o_done": Out(stream.Signature(data.StructLayout({"tokens": counts, "error": 1}))),
             "seen": Out(config.max_tokens),
+            **({"undo": In(1)} if config.attention else {}),
         })
 
     def elaborate(self, platform):
@@ -181,4 +185,10 @@ class TokenGather(wiring.Component):
                 m.d.comb += self.o_done.valid.eq(1)
                 with m.If(self.o_done.ready):
                     m.next = "LIST"
+        if config.attention:
+            before = Signal.like(self.seen)
+            with m.If(self.i.valid & self.i.ready):
+                m.d.sync += before.eq(self.seen)
+            with m.If(self.undo):
+                m.d.sync += self.seen.eq(before)
         return m

@@ -13,7 +13,7 @@ from .rounding import SCALE
 from .softmax import SCALE_BITS
 from .streamer import run_layout, weight_layout
 
-__all__ = ["Operation", "address_layout", "expert_layout", "row_layout"]
+__all__ = ["Operation", "address_layout", "bank_bits", "expert_layout", "row_layout"]
 
 
 def address_layout(config: ExpertConfig) -> data.StructLayout:
@@ -38,11 +38,16 @@ def expert_layout(config: ExpertConfig) -> data.StructLayout:
         "first": 1, **integers, **(attention if config.attention else {})})
 
 
+def bank_bits(config: ExpertConfig) -> int:
+    """Of the token table: an expert's tokens are gathered while those of the one before it are in use; of attentions, of the two."""
+    return 2 if config.attention else 1
+
+
 def row_layout(config: ExpertConfig) -> data.StructLayout:
     """A row of weights that has met a tile. ``bank``: of the token table; ``end``: the operation's last; ``attention``: of a MIX."""
     rows = max(2 * config.max_intermediate, config.max_hidden)
-    return data.StructLayout({"down": 1, "row": range(rows), "bank": 1, "tokens": range(config.max_tokens + 1), "end": 1,
-                              **({"attention": 1} if config.attention else {})})
+    return data.StructLayout({"down": 1, "row": range(rows), "bank": bank_bits(config), "tokens": range(config.max_tokens + 1),
+                              "end": 1, **({"attention": 1} if config.attention else {})})
 
 
 class Operation(wiring.Component):
@@ -59,6 +64,12 @@ class Operation(wiring.Component):
 
     Runs are asked for before the one in front is through, so memory does not wait for an operation's end. DOWN waits for the
     activations of all rows of GATE_UP (``complete``).
+
+    The softmax of an attention takes a cycle per position between its SCORES and its MIX. So the MIX goes behind the SCORES of the
+    attention that follows, and memory streams on: K0 K1 V0 K2 V1 ... Kn Vn-1 Vn. It does not wait for them longer than the softmax
+    takes (``passed``), nor if an expert follows. (The alternatives: a softmax of several positions per cycle has as many more powers
+    and still loses its latency of some 60 cycles per head; one with a running maximum, in step with the scores, loses it too, and has
+    other numbers.)
 
     Parameters
     ----------
@@ -83,13 +94,19 @@ class Operation(wiring.Component):
         All results of GATE_UP, or what became of those of SCORES, are in the h lanes, all of the DOWN or MIX before it in the output
         buffer.
     begun : Out(1)
-        DOWN or MIX begins: the x lanes are free.
-    bank : Out(1)
+        DOWN or MIX begins: the x lanes are free, or with ``config.attention`` those of its own (``freed``).
+    bank : Out(bank_bits)
         Of the token table, for the next expert.
     scale, h_scale : Out(SCALE)
         Of int8 only; for the operation under way, whose sums are the only ones inside: GATE_UP waits for the DOWN before it.
-    softmax_scale : Out(SCALE_BITS + 1)
-        With ``config.attention``: of the operation under way.
+    softmax_scale, score_scale : Out
+        With ``config.attention``, the second of int8 only: of the last SCORES, which wait for the scores before them.
+    freed : Out(1)
+        With ``config.attention``: GATE_UP or SCORES is through, the x lanes are free.
+    heard : In(1)
+        With ``config.attention``, in one cycle: the last of the scores has come.
+    passed : In(1)
+        With ``config.attention``, in one cycle: the softmax of an attention is about to end. MIX waits for ``complete`` all the same.
     done : In(1)
         Of int8 only: in one cycle, all results of a DOWN are in the output buffer.
     starved, waiting, held : Out(1)
@@ -107,7 +124,8 @@ class Operation(wiring.Component):
         self.hidden_words, self.slice_words = config.max_hidden // config.lanes, config.max_intermediate // config.lanes
         self.integers = not config.format.exponent_bits
         scales = {"scale": Out(SCALE), "h_scale": Out(SCALE), "done": In(1)} if self.integers else {}
-        attention = {"i_p": In(stream.Signature(group_write(config), always_ready=True)), "softmax_scale": Out(SCALE_BITS + 1)}
+        attention = {"i_p": In(stream.Signature(group_write(config), always_ready=True)), "softmax_scale": Out(SCALE_BITS + 1),
+                     "freed": Out(1), "heard": In(1), "passed": In(1), **({"score_scale": Out(SCALE)} if self.integers else {})}
         super().__init__({
             "i": In(stream.Signature(expert_layout(config))),
             "i_tokens": In(stream.Signature(data.StructLayout({"tokens": range(config.max_tokens + 1)}))),
@@ -117,8 +135,8 @@ class Operation(wiring.Component):
             "i_words": In(stream.Signature(weight_layout(config))),
             "o": Out(stream.Signature(gemm_word(config))),
             "o_row": Out(stream.Signature(row_layout(config))),
-            "complete": In(1), "begun": Out(1), "bank": Out(1), "starved": Out(1), "waiting": Out(1), "held": Out(1), **scales,
-            **(attention if config.attention else {}),
+            "complete": In(1), "begun": Out(1), "bank": Out(bank_bits(config)), "starved": Out(1), "waiting": Out(1), "held": Out(1),
+            **scales, **(attention if config.attention else {}),
         })
 
     @classmethod
@@ -129,7 +147,7 @@ class Operation(wiring.Component):
         m = Module()
         rows = self.o_row.p.row.shape().width
         words = range(max(self.hidden_words, self.slice_words))
-        tasks = data.StructLayout({"down": 1, "bank": 1, "tokens": self.i_tokens.p.tokens.shape(),
+        tasks = data.StructLayout({"down": 1, "bank": bank_bits(self.config), "tokens": self.i_tokens.p.tokens.shape(),
                                    "last_tile": self.i_words.p.tile.shape(), "last_row": rows, "last_word": words,
                                    **({"scale": SCALE, "h_scale": SCALE} if self.integers else {}),
                                    **({"attention": 1, "last_used": words, "softmax_scale": SCALE_BITS + 1}
@@ -168,10 +186,14 @@ class Operation(wiring.Component):
                 m.d.comb += task.last_used.eq((expert.positions - 1)[low:])
             with m.Elif(expert.attention):
                 m.d.comb += [run.words.eq(scores), task.last_row.eq(expert.positions - 1)]
+        kept, due = Signal(), Signal()  # a MIX; its turn has come
         with m.FSM(name="ask"):
             with m.State("WAIT"):
                 with m.If(self.i.valid & self.i_tokens.valid):
                     m.next = "WORDS"
+                if config.attention:
+                    with m.If(due):
+                        m.next = "RUN_KEPT"
             with m.State("WORDS"):  # the product takes two cycles
                 m.next = "RUN"
             with m.State("RUN"):
@@ -185,8 +207,39 @@ class Operation(wiring.Component):
                     m.next = "RUN"
                     with m.If(down):
                         m.d.comb += [self.i.ready.eq(1), self.i_tokens.ready.eq(1)]
-                        m.d.sync += bank.eq(~bank)
+                        m.d.sync += bank.eq(bank + 1 if config.attention else ~bank)
                         m.next = "WAIT"
+                    if config.attention:
+                        with m.If(~down & expert.attention):
+                            m.next = "KEEP"
+                            with m.If(kept):
+                                m.next = "RUN_KEPT"
+            if config.attention:
+                self._keep(m, tasks, kept, due, down)
+
+    def _keep(self, m: Module, tasks, kept: Signal, due: Signal, down: Signal) -> None:
+        """States of ``_ask``: a MIX is kept, then asked for behind the SCORES of the next attention."""
+        expert, run, task = self.i.p, self.o_run.p, tasks.p
+        mix = Signal(data.StructLayout({"run": run.shape(), "task": task.shape()}))
+        scores, going = Signal(), Signal(range(4))  # SCORES are asked for; as many have not been through the softmax
+        m.d.comb += [scores.eq(tasks.valid & tasks.ready & task.attention & ~task.down),
+                     due.eq(kept & ((going == 0) | (self.i.valid & self.i_tokens.valid & ~expert.attention)))]
+        m.d.sync += going.eq(going + scores - self.passed)
+        with m.State("RUN_KEPT"):
+            m.d.comb += [self.o_run.valid.eq(1), run.eq(mix.run)]
+            with m.If(self.o_run.ready):
+                m.next = "TASK_KEPT"
+        with m.State("TASK_KEPT"):
+            m.d.comb += [tasks.valid.eq(1), task.eq(mix.task)]
+            with m.If(tasks.ready):
+                m.d.sync += kept.eq(0)
+                m.next = "WAIT"
+                with m.If(down):
+                    m.next = "KEEP"
+        with m.State("KEEP"):
+            m.d.comb += [self.i.ready.eq(1), self.i_tokens.ready.eq(1)]
+            m.d.sync += [mix.run.eq(run), mix.task.eq(task), kept.eq(1), down.eq(0), self.bank.eq(self.bank + 1)]
+            m.next = "WAIT"
 
     def _walk(self, m: Module, tasks) -> None:
         """Each word with the activations of its tile."""
@@ -224,6 +277,9 @@ class Operation(wiring.Component):
 
         adding = Signal() if self.integers else Const(0, 1)  # results of a DOWN
         ready = Mux(tasks.p.down, self.complete, ~adding)
+        if config.attention:
+            scoring = Signal()
+            ready = Mux(tasks.p.attention & ~tasks.p.down, ~scoring, ready)
         m.d.comb += [tasks.ready.eq(~running & ready), self.begun.eq(tasks.valid & tasks.ready & tasks.p.down),
                      self.waiting.eq(tasks.valid & ~running & ~ready)]
         with m.If(tasks.valid & tasks.ready):
@@ -244,15 +300,33 @@ class Operation(wiring.Component):
             m.d.comb += [
                 self.i_words.ready.eq(running & free & (~ending | scores | self.o_row.ready)),
                 self.o_row.valid.eq(running & self.i_words.valid & free & ending & ~scores),
-                self.o_row.p.attention.eq(task.attention), self.softmax_scale.eq(task.softmax_scale),
-                self.o.p.score.eq(score), self.o.p.end.eq(end),
+                self.o_row.p.attention.eq(task.attention), self.o.p.score.eq(score), self.o.p.end.eq(end),
+                self.freed.eq(take & last & final & last_tile & ~task.down),
             ]
             with m.If(free):
                 m.d.sync += [loaded.eq(take & (now.word <= task.last_used)), ends.eq(Cat(first, ending)), score.eq(scores),
                              end.eq(final)]
+            # The halves of the h lanes in turn, and what belongs to the scores.
+            half, begins = Signal(), Signal()
+            m.d.comb += begins.eq(tasks.valid & tasks.ready & tasks.p.attention & ~tasks.p.down)
+            with m.If(task.attention):
+                m.d.comb += h.tile.eq(half)
+                m.d.sync += half.eq(half ^ (take & last & final & task.down))
+            with m.If(begins):
+                m.d.sync += [scoring.eq(1), self.softmax_scale.eq(tasks.p.softmax_scale)]
+            with m.Elif(self.heard):
+                m.d.sync += scoring.eq(0)
         if self.integers:
             with m.If(self.begun):
                 m.d.sync += adding.eq(1)
             with m.Elif(self.done):
                 m.d.sync += adding.eq(0)
-            m.d.comb += [self.scale.eq(task.scale), self.h_scale.eq(task.h_scale)]
+            if not config.attention:
+                m.d.comb += [self.scale.eq(task.scale), self.h_scale.eq(task.h_scale)]
+                return
+            # Sums of scores are inside together with those of a MIX or DOWN.
+            m.d.comb += self.h_scale.eq(task.h_scale)
+            with m.If(begins):
+                m.d.sync += self.score_scale.eq(tasks.p.scale)
+            with m.Elif(tasks.valid & tasks.ready):
+                m.d.sync += self.scale.eq(tasks.p.scale)

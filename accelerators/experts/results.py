@@ -11,7 +11,7 @@ from .combine import Combine
 from .config import ExpertConfig
 from .gemm import result_tag
 from .lanes import lane_write
-from .operation import row_layout
+from .operation import bank_bits, row_layout
 from .rounding import SCALE, rounded_layout
 
 __all__ = ["ResultPath", "gemm_result"]
@@ -43,7 +43,7 @@ class ResultPath(wiring.Component):
     i_row : In(stream of row_layout)
         One for each ``token_lanes`` results: what they are. Those of lanes without a token are dropped.
     i_token : In(stream of {bank, position, token, weight, fresh}, always_ready=True)
-        The tokens of an expert, for its DOWN; two experts at a time, one in each bank. ``fresh``: the token's output is 0 so far.
+        The tokens of an expert, for its DOWN; an expert in each bank. ``fresh``: the token's output is 0 so far.
     o_h : Out(stream of lane_write, always_ready=True)
     i_read : In(stream of {token, element})
     o_read : Out(stream of {value})
@@ -82,7 +82,7 @@ class ResultPath(wiring.Component):
             "i": In(stream.Signature(gemm_result(config))),
             "i_row": In(stream.Signature(row_layout(config))),
             "i_token": In(stream.Signature(data.StructLayout({
-                "bank": 1, "position": token, "token": token, "weight": bits, "fresh": 1}), always_ready=True)),
+                "bank": bank_bits(config), "position": token, "token": token, "weight": bits, "fresh": 1}), always_ready=True)),
             "o_h": Out(stream.Signature(lane_write(config, config.max_intermediate // config.lanes, config.lanes), always_ready=True)),
             "i_read": In(stream.Signature(data.StructLayout({"token": token, "element": range(config.max_hidden)}))),
             "o_read": Out(stream.Signature(bits)),
@@ -140,7 +140,7 @@ class ResultPath(wiring.Component):
 
         # Token and weight, then the output so far.
         token = data.StructLayout({"token": output["token"].shape, "weight": bits, "fresh": 1})
-        m.submodules.tokens = tokens = memory.Memory(shape=token, depth=2 * config.max_tokens, init=[])
+        m.submodules.tokens = tokens = memory.Memory(shape=token, depth=config.max_tokens << bank_bits(config), init=[])
         m.submodules.outputs = outputs = memory.Memory(shape=bits * config.lanes, init=[],
                                                        depth=config.max_tokens * config.max_hidden // config.lanes)
         write, chosen = tokens.write_port(), tokens.read_port()

@@ -89,33 +89,36 @@ class ExpertCoreBench(ExpertBench):
         self.left -= 1
         if self.left:
             return {}
-        items = [*self._refusals(), *((self.instruction(number), self.tokens(number)) for number in self.used)]
-        return {"i": [item for item, _ in items], "i_tokens": [token for _, tokens in items for token in tokens]}
+        items = self._items()
+        return {"i": [item for item, _, _ in items], "i_tokens": [token for _, tokens, _ in items for token in tokens]}
 
-    def _refusals(self) -> list[tuple[dict[str, Any], list[dict[str, int]]]]:
+    def _items(self) -> list[tuple[dict[str, Any], list[dict[str, int]], ExpertError]]:
+        """All that comes: items, their tokens, what becomes of them."""
+        return [*self._refusals(), *((self.instruction(number), self.tokens(number), ExpertError.NONE) for number in self.used)]
+
+    def _refusals(self) -> list[tuple[dict[str, Any], list[dict[str, int]], ExpertError]]:
         """What is refused before the layer begins."""
         first = self.used[0]
         if self.refused == 1:
-            return [(self.instruction(first, slice_words=0), self.tokens(first))]
-        return [(self.instruction(first), token_items([(3, 0), (3, 0), (1, 0)]))] if self.refused == 2 else []
+            return [(self.instruction(first, slice_words=0), self.tokens(first), ExpertError.DIMENSIONS)]
+        return [(self.instruction(first), token_items([(3, 0), (3, 0), (1, 0)]), ExpertError.ORDER)] if self.refused == 2 else []
 
     def react(self, stream: str, payload: Any) -> Items:
         if stream == "o_run":
             return {"i_words": run_words(self.config, payload, self.matrices[payload["bundle"], payload["row"]])}
         if stream == "o":
             self.responses += 1
-            if self.responses == len(self.used) + bool(self.refused):
+            if self.responses == len(self._items()):
                 tokens, hidden = self.layer.x.shape
                 return {"i_read": [{"token": token, "element": k} for token in range(tokens) for k in range(hidden)]}
         return {}
 
     def expected(self, stimulus: Items) -> Items:
-        refused = [] if not self.refused else [ExpertError.ORDER if self.refused == 2 else ExpertError.DIMENSIONS]
         runs = []
         for number in self.used:
             tiles = -(-len(self.tokens(number)) // self.config.token_lanes)
             runs += [{"bundle": at.bundle, "row": at.row, "column": 0, "words": at.words, "tiles": tiles} for at in self.places[number]]
-        return {"o_run": runs, "o": [int(cause) for cause in (*refused, *(ExpertError.NONE for _ in self.used))],
+        return {"o_run": runs, "o": [int(cause) for _, _, cause in self._items()],
                 "o_read": self._outputs().reshape(-1).tolist()}
 
     def _outputs(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil
 
+from ...accelerators.experts.attention import AttentionPath
 from ...accelerators.experts.config import SLOTS, ExpertConfig
 from ...accelerators.experts.core import ExpertCore
 from ...accelerators.experts.dram_commands import data_cycles
@@ -29,6 +30,9 @@ of the buffer until that one is taken."""
 
 ASK = 4
 """Cycles from the last word that is gathered until ``WeightStreamer`` has the run: states of ``TokenGather`` and ``Operation``."""
+
+AT_END = AttentionPath.lead + 2
+"""Cycles from the last position in the softmax until a word of MIX enters."""
 
 LONG_AGO = -(1 << 30)
 
@@ -130,17 +134,45 @@ def unit_cycles(config: ExpertConfig, items: Sequence[tuple[Sequence[Placement],
     """The same for experts and attentions one behind the other: where both matrices of each are, its tokens, its shape."""
     latency, finish = latencies(config)
     unit, memory = _Unit(config, start), BundleReads(config)
-    finished, begun = [], float(start)
+    finished: list[float] = []
+    freed, kept = float(start), None  # the x lanes are; the MIX of an attention that waits for the SCORES of the next one
+
+    def mix(own: _Mix, asked: float) -> float:
+        """When it begins."""
+        begun = max(unit.end + 2, own.ready, start + finished[-1] if finished else 0)
+        finished.append(unit.matrix(memory, own.at, 1, own.row_words, asked, begun) + finish - start)
+        return begun
+
     for own, tokens, shape in items:
-        asked = begun + tokens * shape.hidden_words + ASK
+        asked = freed + tokens * shape.hidden_words + ASK
         tiles = -(-tokens // config.token_lanes)
         attention = isinstance(shape, AttentionShape)
+        if kept is not None and not (attention and asked <= kept.passed):
+            mix(kept, min(asked, kept.passed))
+            kept = None
         # Scores never wait for each other.
         up = unit.matrix(memory, own[0], tiles, config.token_lanes if attention else shape.hidden_words, asked, unit.end + 2)
-        begun = up + (softmax_latency(config) + shape.positions if isinstance(shape, AttentionShape) else latency)
-        down = unit.matrix(memory, own[1], tiles, shape.slice_words, asked, begun)
-        finished.append(down + finish - start)
+        freed = up if config.attention else up + latency
+        if isinstance(shape, AttentionShape):
+            begun = mix(kept, asked) if kept is not None else 0
+            passed = max(up + softmax_latency(config) - AT_END, begun) + shape.positions
+            kept = _Mix(own[1], shape.slice_words, passed, passed + AT_END)
+        else:
+            down = unit.matrix(memory, own[1], tiles, shape.slice_words, asked, up + latency)
+            finished.append(down + finish - start)
+    if kept is not None:
+        mix(kept, kept.passed)
     return finished
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Where V is, words of its rows, when the softmax has the last position, and when the first word may meet its p."""
+
+    at: Placement
+    row_words: int
+    passed: float
+    ready: float
 
 
 class _Unit:
