@@ -263,6 +263,9 @@ class AcceleratorConfig(Configuration):
     attention_modes : bool
         Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
         runs, and ``probability_bits`` of at least 21.
+    selective_recompute : bool
+        Programs may list the tokens of a reused text that are to be computed again (``docs/selection.md``); with
+        ``cache = "contiguous"``.
     """
 
     name: str
@@ -301,6 +304,7 @@ class AcceleratorConfig(Configuration):
     attention_modes: bool = False
     cache_heads: int = 16
     swap_slots: int = 0
+    selective_recompute: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -376,6 +380,10 @@ class AcceleratorConfig(Configuration):
         if self.attention_modes and (not self.attention_runs or self.probability_bits < UNIFIED_BITS):
             raise ValueError(f"with attention_modes, cache must be 'window' or 'paged' and probability_bits at least {UNIFIED_BITS}, "
                              f"not {self.cache!r} and {self.probability_bits}")
+        if not isinstance(self.selective_recompute, bool):
+            raise TypeError(f"selective_recompute must be True or False, not {self.selective_recompute!r}")
+        if self.selective_recompute and self.cache != "contiguous":
+            raise ValueError(f"with selective_recompute, cache must be 'contiguous', not {self.cache!r}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
@@ -503,4 +511,5 @@ class AcceleratorConfig(Configuration):
 
 
 _LATER = {field.name: field.default for field in fields(AcceleratorConfig)
-          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads", "swap_slots")}
+          if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads", "swap_slots",
+                            "selective_recompute")}

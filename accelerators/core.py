@@ -14,6 +14,7 @@ from .paths.records import write_records
 from .paths.vectors import fetch_vectors, quantize, store_results
 from .paths.watch import observe_layout, watch
 from .streams import word_layout
+from .streams.route import buffered
 
 __all__ = ["OPERATIONS", "Core", "observe_layout"]
 
@@ -38,6 +39,8 @@ class Core(wiring.Component):
         With ``swap_slots``: the second region, as ``kv_address`` and ``kv_head_stride``; see ``SwapController``.
     attention_missed, attention_passed : Out(32)
         With attention modes: see ``Attention``.
+    deviation_saturated : Out(1)
+        With selective recompute: see ``ValueDeviation``; of the run.
     busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
     saturations : Out(range(vector_lanes + 1))
         Elements clamped in this cycle.
@@ -78,6 +81,7 @@ class Core(wiring.Component):
             **({"kv_swap_address": In(32), "kv_swap_stride": In(32), "kv_rows_out": Out(32), "kv_rows_in": Out(32),
                 "kv_clean_blocks": Out(32)} if config.swap_slots else {}),
             **({"attention_missed": Out(32), "attention_passed": Out(32)} if config.attention_modes else {}),
+            **({"deviation_saturated": Out(1)} if config.selective_recompute else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
@@ -127,7 +131,7 @@ class Core(wiring.Component):
         ]
 
     def _sample(self, m: Module, parts: Parts) -> None:
-        """Logits to tokens."""
+        """Logits to tokens; rows to a list of tokens."""
         frontend, executor, sampler = parts.frontend, parts.executor, parts.sampler
         wiring.connect(m, parts.head.o, sampler.i)
         m.d.comb += [
@@ -136,3 +140,10 @@ class Core(wiring.Component):
             frontend.i_token.p.value.eq(sampler.o.p.value), sampler.o.ready.eq(frontend.i_token.ready),
             executor.token_sampled.eq(sampler.o.valid & sampler.o.ready),
         ]
+        if parts.tokens is not None:
+            listed = buffered(m, parts.tokens.o, "listed").o
+            wiring.connect(m, listed, frontend.i_list)
+            m.d.comb += [
+                executor.token_sampled.eq((sampler.o.valid & sampler.o.ready) | (listed.valid & listed.ready & listed.p.last)),
+                parts.tokens.clear.eq(self.start), self.deviation_saturated.eq(parts.tokens.saturated),
+            ]

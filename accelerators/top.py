@@ -53,7 +53,8 @@ class Accelerator(wiring.Component):
         ``control/regmap.py``.
     m_axis_tokens_* : AXI4-Stream master
         One transfer per generated token: ``tdata`` token id, ``tuser`` the largest logit (signed integer units),
-        ``tlast`` on the final one.
+        ``tlast`` on the final one. With selective recompute, of a run that gives a list: one transfer per token of the list, ``tdata``
+        its number among those that were compared, ``tuser`` its position; none if the list is empty.
     irq : Out(1)
         A generation is done or an error is pending.
 
@@ -244,6 +245,7 @@ class Accelerator(wiring.Component):
               if config.swap_slots else []),
             *([registers.attention_missed.eq(core.attention_missed), registers.attention_passed.eq(core.attention_passed)]
               if config.attention_modes else []),
+            *([registers.deviation_saturated.eq(core.deviation_saturated)] if config.selective_recompute else []),
             registers.progress.eq(core.progress),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),

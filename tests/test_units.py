@@ -18,7 +18,7 @@ FIRST = {(unit.name, next((name for name in unit.presets if name.startswith("tin
 # What takes Icarus, which interprets, longer than Verilator and the compiler.
 LARGE = {"attention", "attention_split", "attention_weights", "batch_front_end", "block_means", "block_retrieval", "block_scores",
          "evict_cache", "executor", "expert_activation", "expert_core", "expert_decoder", "expert_gemm", "expert_memory",
-         "expert_router", "expert_softmax", "expert_streamer", "expert_unit", "front_end", "host_link", "recompute_list",
+         "expert_router", "expert_softmax", "expert_streamer", "expert_unit", "front_end", "host_link", "recompute_list", "token_list",
          "record_merge", "sdram_controller", "similar_key", "swap_controller", "value_deviation"}
 IN_ICARUS = [case for case in EACH if case[0].icarus and getattr(case[0].config(case[1]), "bus_bits", 0) < 512]
 QUICK = {(unit.name, name) for unit, name in IN_ICARUS if unit.name not in LARGE and name != "tiny_modes"} & FIRST

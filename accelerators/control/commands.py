@@ -4,6 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import data, wiring
 
 from ..attention.formats import command_layout as attention_command
+from ..cache.token_list import token_list_command
 from ..config import AcceleratorConfig
 from ..memory.vector import access_layout
 from ..numerics import SCALAR
@@ -46,6 +47,7 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
                                      "token": range(max(config.token_lanes, 2)), "head": 8}),
         "o_head": data.StructLayout({"rows": 24, "words": 16}),
         "o_sampler": data.StructLayout({"scale": SCALAR}),
+        **({"o_deviate": token_list_command(config)} if config.selective_recompute else {}),
     }
 
 

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..numerics import SCALAR
 from .commands import Issue, command_layouts
-from .isa import Flag, Opcode
+from .isa import Flag, Opcode, opcodes
 from .operation import operation_layout
 from .rows import rows_layout
 from .sequences import add_sequences
@@ -45,7 +45,7 @@ class Executor(wiring.Component):
     data_packets : Out(12)
         Packets of memory data (not of matrices) that the operation still takes; the data gate is open while it is not 0.
     packet_taken, vector_written, vector_quantized, scale_stored, exponent_stored, record_written, token_sampled : In(1)
-        One pulse for each completed item.
+        One pulse for each completed item; a list of tokens counts as a token.
     sums_written : In(1)
         One pulse for each completed matrix, in the order of the commands.
     opcode, flags, tokens, group, tag : Out
@@ -146,7 +146,7 @@ class Executor(wiring.Component):
                     steps.set(issue.token, last)
                     m.d.sync += scale_slot.eq(issue.slot + last)
                 with m.Switch(op.opcode):
-                    for opcode in Opcode:
+                    for opcode in opcodes(self.config):
                         if opcode is not Opcode.END:
                             with m.Case(opcode):
                                 steps.go(opcode.name)

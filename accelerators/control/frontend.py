@@ -9,6 +9,7 @@ from ..cache.mover import move_layout
 from ..cache.paged import PagedCache, copy_layout
 from ..cache.similar import THRESHOLD_BITS
 from ..cache.swap import SwapController
+from ..cache.token_list import token_list_item
 from ..cache.window import WindowCache
 from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
 from ..numerics.pipelined import unsigned_product
@@ -16,8 +17,9 @@ from ..pipeline import Pipeline
 from ..streams import Queue, StreamBuffer
 from ..streams.route import buffered
 from .batch import Batch
+from .comparison import Comparison
 from .errors import ErrorCause
-from .isa import INSTRUCTION_BYTES, Flag, Opcode
+from .isa import INSTRUCTION_BYTES, Flag, Opcode, opcodes
 from .operation import decode_fields, instruction_layout, is_intact, operation_layout
 from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, rows_layout, window_rows
 
@@ -34,7 +36,8 @@ APPEND_BITS = 8
 
 
 def token_layout() -> data.StructLayout:
-    """A generated token, the largest logit (integer units), and whether it is the final one."""
+    """A generated token, the largest logit (integer units), and whether it is the final one. Of a list of tokens, number and position.
+    """
     return data.StructLayout({"token": 32, "value": 64, "last": 1})
 
 
@@ -105,6 +108,8 @@ class FrontEnd(wiring.Component):
         Pulse: an APPEND operation's rows are in memory.
     i_token : In(stream of {token, value}), o_token : Out(stream of token_layout)
         From the sampler; to the outside.
+    i_list : In(stream of token_list_item)
+        With ``selective_recompute``: the list of a program with DEVIATE, which ends its run instead of a token.
     busy, done : Out(1)
         ``done`` is high from the end of a generation to the next start.
     error : Out(ErrorCause), error_info : Out(32)
@@ -141,6 +146,7 @@ class FrontEnd(wiring.Component):
             "o_operation": Out(stream.Signature(operation_layout(config))),
             "append_done": In(1),
             "i_token": In(stream.Signature(data.StructLayout({"token": 32, "value": 64}))),
+            **({"i_list": In(stream.Signature(token_list_item(config)))} if config.selective_recompute else {}),
             "o_token": Out(stream.Signature(token_layout())),
             "busy": Out(1), "done": Out(1),
             "error": Out(8), "error_info": Out(32),
@@ -255,6 +261,9 @@ class FrontEnd(wiring.Component):
         ]
         if config.cache == "contiguous":
             m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end)]
+        compares = Comparison(m, config, op, position + count) if config.selective_recompute else None
+        if compares is not None:
+            compares.request(cache, position + tile_end)
         if evict:  # rows of a head up to its budget, and tokens that may be appended at a time
             there, left = Signal.like(capacity), Signal(TOKEN_BITS + 1)
             m.d.sync += there.eq(Mux(position + tile_end < capacity, position + tile_end, capacity))
@@ -367,10 +376,12 @@ class FrontEnd(wiring.Component):
                     m.d.sync += positions[1].eq(self.position + counts[0])
                 if several:
                     m.d.sync += [counts[0].eq(batch.count), finals[0].eq(batch.samples.any()), tail_known.eq(0)]
+                if compares is not None:
+                    compares.begin()
                 m.next = "DECODE"
             with m.State("DECODE"):
                 m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetching)]
-                legal = is_intact(descriptor) & fetched_opcode.matches(*Opcode)
+                legal = is_intact(descriptor) & fetched_opcode.matches(*opcodes(config))
                 with m.If(fetched):
                     m.d.sync += decode_fields(op, descriptor)
                     with m.If(legal):
@@ -384,11 +395,15 @@ class FrontEnd(wiring.Component):
                 if several:
                     with m.If(~tail_known & (op.flags & Flag.LAST_CHUNK).any()):
                         m.d.sync += [tail.eq(offsets[0] - INSTRUCTION_BYTES), tail_known.eq(1)]
+                if compares is not None:
+                    fail(ErrorCause.ILLEGAL_INSTRUCTION, compares.refused & ~skipped, offsets[chunk] - INSTRUCTION_BYTES)
             with m.State("PUSH"):
                 # Ahead of its data: they may be more than the prefetch queue holds.
                 m.d.comb += self.o_operation.valid.eq(1)
                 with m.If(self.o_operation.ready):
                     m.d.comb += push_append.eq(op.opcode == Opcode.APPEND)
+                    if compares is not None:
+                        compares.pushed()
                     m.next = "DECODE"
                     with m.Switch(op.opcode):
                         with m.Case(Opcode.EMBED, Opcode.ROPE):
@@ -400,6 +415,9 @@ class FrontEnd(wiring.Component):
                             m.next = "WEIGHTS"
                         with m.Case(Opcode.ATTEND):
                             m.next = "ROWS"
+                        if compares is not None:
+                            with m.Case(Opcode.DEVIATE):
+                                m.next = "COMPARE"
                         if several:
                             with m.Case(Opcode.APPEND):
                                 m.next = "RECORD"
@@ -414,6 +432,9 @@ class FrontEnd(wiring.Component):
                                     m.next = "CHUNK"
                                     with m.If(finals[chunk]):
                                         m.next = "TOKEN"
+                                    if compares is not None:
+                                        with m.If(finals[chunk] & compares.lists):
+                                            m.next = "LIST"
             with m.State("WEIGHTS"):
                 m.d.comb += self.o_weights.valid.eq(1)
                 with m.If(self.o_weights.ready):
@@ -443,6 +464,8 @@ class FrontEnd(wiring.Component):
                 self._record_states(m, row_reads, batch, row, cache)
             else:
                 (window_rows if window else evict_rows if evict else contiguous_rows)(row_reads, cache)
+            if compares is not None:
+                compares.states(row_reads, cache)
             with m.State("TOKEN"):
                 m.d.comb += self.i_token.ready.eq(1)
                 with m.If(self.i_token.valid):

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
+from ..config import AcceleratorConfig
+
 __all__ = ["CHECK_SEED", "FIELDS", "INSTRUCTION_BYTES", "SCALARS", "Flag", "Instruction", "Opcode",
-           "decode_program", "encode_program"]
+           "decode_program", "encode_program", "opcodes"]
 
 INSTRUCTION_BYTES = 64
 CHECK_SEED = 0x4C4D5254
@@ -56,6 +58,12 @@ class Opcode(IntEnum):
     of weight scales in the result)."""
     HEAD = 10
     """LM head and sampling. address, beats, rows (vocabulary), words, scalar_a (real value of one logit unit times log2(e))."""
+    DEVIATE = 11
+    """With selective recompute, instead of HEAD and with LAST_CHUNK: of the latest ``rows`` tokens those whose values in a layer differ
+    most from reused ones; their list leaves on the token output. address (layer's cache), source and destination (lower and upper half
+    of the byte address of the reused rows, a multiple of the bus width; the first row is that of the first of these tokens), count (KV
+    heads), words (per head), beats (of V per row), rows (1 to all tokens so far), tiles (share of the tokens, in 1 / 256, at most 256),
+    scalar_a (its exponent is that of a step)."""
 
 
 class Flag(IntFlag):
@@ -80,6 +88,12 @@ class Flag(IntFlag):
 
 
 NO_FLAGS = Flag(0)
+
+
+def opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
+    """The operations that an accelerator has."""
+    return tuple(opcode for opcode in Opcode if opcode is not Opcode.DEVIATE or config.selective_recompute)
+
 
 FIELDS: dict[str, tuple[int, int, int]] = {
     "opcode": (0, 0, 8),

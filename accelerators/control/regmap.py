@@ -5,7 +5,7 @@ one driver serves every accelerator; the configuration can be read back. MEMORY_
 has several ports, as many as CONFIG_MEMORY says; KV_SINKS, KV_WINDOW and KV_POSITIONS where the KV cache keeps a window or a budget
 of rows, KV_THRESHOLD with the latter; KV_FREE_BLOCKS, KV_ADDRESS and KV_HEADS where it is paged: there a prompt is a batch
 (``entries``); KV_SWAP_ADDRESS and those behind it where it swaps. CONFIG_CACHE tells which, and is not there for a cache of all
-positions of one sequence.
+positions of one sequence. DEVIATION_SATURATED exists where programs may list tokens to compute again.
 """
 
 import json
@@ -293,6 +293,10 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
         b.single("KV_ROWS_OUT", "ro", "Positions moved there since reset.")
         b.single("KV_ROWS_IN", "ro", "Positions moved back since reset.")
         b.single("KV_CLEAN_BLOCKS", "ro", "Blocks that left since reset and did not have to be moved.")
+
+    if config.selective_recompute:
+        b.offset = 0x1C8
+        b.single("DEVIATION_SATURATED", "ro", "Since the start, a scale of values was too large for the steps of a list.", width=1)
 
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")

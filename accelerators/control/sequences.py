@@ -41,6 +41,8 @@ def add_sequences(x: Issue) -> None:
     _residual(x)
     _glu(x)
     _head(x)
+    if x.config.selective_recompute:
+        _deviate(x)
 
 
 def _embed(x: Issue) -> None:
@@ -288,3 +290,11 @@ def _head(x: Issue) -> None:
     x.multiply("HEAD_TEMPERATURE", x.result, x.executor.inverse_temperature, "HEAD_SAMPLER")
     with steps.state("HEAD_SAMPLER"):
         x.send("o_sampler", "DRAIN", ("token_sampled",), scale=x.result)
+
+
+def _deviate(x: Issue) -> None:
+    """One command: the list is made without the executor."""
+    op, steps = x.op, x.steps
+    with steps.state("DEVIATE"):
+        x.send("o_deviate", "DRAIN", ("token_sampled",), heads=op.count, rows=op.rows, beats=op.beats, words=op.words, share=op.tiles,
+               exponent=op.scalar_a.exponent)

@@ -50,6 +50,10 @@ def read_data(m: Module, core: wiring.Component, parts: Parts, running: Running)
         i_data, appends = stream.Signature(i_data.p.shape()).create(path=("fetched_data",)), op[Opcode.APPEND]
         merge(m, [(frontend.o_data, ~appends), (cache.o_fetch, appends)], core.o_data)
         steer(m, core.i_data, [(i_data, ~appends), (cache.i_data, appends)])
+    # Rows that are compared take the way of no other data: the list knows how many it takes.
+    if parts.tokens is not None:
+        i_data, compares = stream.Signature(i_data.p.shape()).create(path=("fetched_data",)), op[Opcode.DEVIATE]
+        steer(m, core.i_data, [(i_data, ~compares), (buffer_before(m, parts.tokens.i, "compared_beats"), compares)])
 
     # Other memory data: open to the operation that runs, for as many packets as it announced.
     # All conditions are registers, so the gate is closed for two cycles at the end of a packet, until they know.

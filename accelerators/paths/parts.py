@@ -11,12 +11,13 @@ from ..cache.append import RecordPacker
 from ..cache.contiguous import ContiguousCache
 from ..cache.evict_cache import EvictCache
 from ..cache.mover import RowMover
+from ..cache.token_list import TokenList
 from ..cache.window import WindowCache
 from ..config import AcceleratorConfig, ceil_div
 from ..control.batch_frontend import BatchFrontEnd
 from ..control.executor import Executor
 from ..control.frontend import FrontEnd
-from ..control.isa import Flag, Opcode
+from ..control.isa import Flag, Opcode, opcodes
 from ..control.operation import operation_layout
 from ..elementwise.align import Align
 from ..elementwise.embedding import Embedding
@@ -41,8 +42,8 @@ OPERATIONS = 16
 """Operations, and matrices, that the front end may be ahead of the executor."""
 
 RESET_GROUPS = (("frontend",), ("executor",), ("memory",), ("engine",), ("norm_quantize", "align", "head_exponents", "gains"),
-                ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention",), ("packer", "cache", "mover"),
-                ("head",), ("sampler",))
+                ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention",),
+                ("packer", "cache", "mover", "token_list"), ("head",), ("sampler",))
 """Names of submodules by the register that resets them."""
 
 
@@ -50,6 +51,7 @@ class Parts:
     """The submodules of a core: units, each with the reset of its group, and the queues between them.
 
     ``cache`` makes the addresses of records; with a paged cache (``None``) they come from the front end, and ``mover`` copies rows.
+    ``tokens`` lists the tokens to compute again, with selective recompute.
     """
 
     def __init__(self, m: Module, config: AcceleratorConfig):
@@ -66,6 +68,7 @@ class Parts:
         self.cache: Any = (None if self.paged else WindowCache(config) if self.window else
                            EvictCache(config, config.cache_heads) if self.evict else ContiguousCache(config))
         self.mover: Any = RowMover(config, config.swap_rows) if self.paged else None
+        self.tokens: Any = TokenList(config) if config.selective_recompute else None
         self.gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), ceil_div(config.max_vector, lanes))
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes), "sin": data.ArrayLayout(signed(16), lanes)})
         self.table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
@@ -73,7 +76,7 @@ class Parts:
                  "norm_quantize": self.norm, "align": self.align, "head_exponents": self.exponents, "gains": self.gains,
                  "rope": self.rope, "rotary_table": self.table, "residual": self.residual, "glu": self.glu,
                  "embedding": self.embedding, "attention": self.attention, "packer": self.packer, "cache": self.cache,
-                 "mover": self.mover, "head": self.head, "sampler": self.sampler}
+                 "mover": self.mover, "token_list": self.tokens, "head": self.head, "sampler": self.sampler}
         resets = ResetChain(m)
         for names in RESET_GROUPS:
             resets.add(**{name: part for name in names if (part := units[name]) is not None})
@@ -105,7 +108,7 @@ class Running:
     """
 
     def __init__(self, m: Module, executor: Executor):
-        self.op = op = {opcode: Signal(name=f"runs_{opcode.name.lower()}") for opcode in Opcode}
+        self.op = op = {opcode: Signal(name=f"runs_{opcode.name.lower()}") for opcode in opcodes(executor.config)}
         self.linear = linear = Signal()
         started, attends = Signal(), Signal()
         self.started, self.attends = started, attends

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...accelerators.control.commands import MULTIPLY
-from ...accelerators.control.isa import Flag, Instruction, Opcode
+from ...accelerators.control.isa import Flag, Instruction, Opcode, opcodes
 from ..golden.executor import Command, Executor, Inputs, scalar_fields
 from ..golden.numerics import Scalar
 from .agents import BenchFailure, Model
@@ -152,9 +152,10 @@ class ExecutorBench(UnitBench):
         scalar_words: dict[str, Any] = {name: (value.mantissa, value.exponent) for name, value in scalars.items()}
         op = Instruction(
             opcode, flags, **fields, address=rng.getrandbits(32), beats=rng.getrandbits(16), count=rng.randint(1, 3),
-            words=2 * words if opcode is Opcode.ROPE else words, group=group, rows=rng.getrandbits(24),
-            shift=rng.randint(-128, 127),
-            tiles=rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else rng.getrandbits(16),
+            words=2 * words if opcode is Opcode.ROPE else words, group=group,
+            rows=rng.randint(1, config.max_context) if opcode is Opcode.DEVIATE else rng.getrandbits(24), shift=rng.randint(-128, 127),
+            tiles=(rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else
+                   rng.randint(0, 256) if opcode is Opcode.DEVIATE else rng.getrandbits(16)),
             **scalar_words)
         lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
         if config.cache == "evict" and rng.random() < 0.5:
@@ -195,10 +196,10 @@ class ExecutorBench(UnitBench):
         return runs
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
-        opcodes = [*Opcode, Opcode.NORM, Opcode.NORM, Opcode.NORM, Opcode.GLU, Opcode.ATTEND]
-        rng.shuffle(opcodes)
+        others = [*opcodes(self.config), Opcode.NORM, Opcode.NORM, Opcode.NORM, Opcode.GLU, Opcode.ATTEND]
+        rng.shuffle(others)
         # Scales, then everything that uses them; the products of GLU at the end.
-        first = [Opcode.NORM, *opcodes, Opcode.GLU]
+        first = [Opcode.NORM, *others, Opcode.GLU]
         return self._plan([*(self.operation(rng, opcode) for opcode in first),
                            self.operation(rng, Opcode.NORM, Flag.PRODUCT | Flag.GAIN)])
 
@@ -206,8 +207,9 @@ class ExecutorBench(UnitBench):
         """Every operation with a chunk of one token and with a full one."""
         rng = random.Random(0)
         found: list[Inputs] = []
-        while len(found) < 2 * len(Opcode):
-            inputs = self.operation(rng, list(Opcode)[len(found) // 2])
+        every = opcodes(self.config)
+        while len(found) < 2 * len(every):
+            inputs = self.operation(rng, every[len(found) // 2])
             if inputs.tokens == (1, self.config.token_lanes)[len(found) % 2]:
                 found.append(inputs)
         return self._plan(found)

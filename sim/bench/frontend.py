@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ...accelerators.control.isa import FIELDS, INSTRUCTION_BYTES, SCALARS, Flag, Instruction, Opcode, encode_program
@@ -35,6 +35,9 @@ class Generation:
     prompt: list[int]
     sampled: list[tuple[int, int]]
     stop_after: int | None = None
+    lists: bool = False
+    listed: list[tuple[int, int]] = field(default_factory=list)
+    """What a program that ``lists`` gives instead: (index, last)."""
 
 
 class FrontEndBench(UnitBench):
@@ -106,9 +109,27 @@ class FrontEndBench(UnitBench):
         return Generation(settings, code, [rng.randrange(VOCABULARY) for _ in range(length)],
                           [(rng.randrange(VOCABULARY - 1), rng.getrandbits(64)) for _ in range(steps)])
 
+    def listing_program(self, rng: random.Random, rows: int) -> list[Instruction]:
+        """The same with a list of the latest ``rows`` tokens instead of a sampled one."""
+        *ops, _, head, end = self.program(rng)
+        return [*ops, replace(head, opcode=Opcode.DEVIATE, source=rng.getrandbits(16) // self.config.bus_bytes * self.config.bus_bytes,
+                              count=rng.randint(1, 3), words=rng.randint(1, 9), rows=rows, tiles=rng.randint(0, 256)), end]
+
+    def listing(self, rng: random.Random, length: int, rows: int) -> Generation:
+        """A prompt whose run gives a list of some of its latest ``rows`` tokens, or of tokens before it as well."""
+        found = self.generation(rng, length, 1, self.listing_program(rng, rows))
+        start = max(found.settings.start_position, rows - length)
+        found.settings = replace(found.settings, start_position=start, kv_capacity=max(found.settings.kv_capacity, start + length))
+        chosen = [index for index in range(rows) if rng.random() < 0.5]
+        found.lists = True
+        found.listed = [(index, int(index == chosen[-1])) for index in chosen]
+        return found
+
     def stimulus(self, rng: random.Random, case: str) -> Items:
         lanes = self.config.token_lanes
         first = self.generation(rng, rng.randint(1, 4 * lanes + 1), rng.randint(1, 3))
+        if self.config.selective_recompute and rng.random() < 0.7:
+            first = self.listing(rng, rng.randint(1, 4 * lanes + 1), rng.randint(1, 9))
         second = self.generation(rng, rng.randint(1, lanes), 4)
         cut = rng.randrange(4)
         if rng.random() < 0.5:
@@ -134,6 +155,8 @@ class FrontEndBench(UnitBench):
         for cut in (0, 1):
             found.append(self.generation(rng, 1, 3))
             found[-1].stop_after = cut
+        if self.config.selective_recompute:  # one token, all of a prompt, more than it, all positions
+            found += [self.listing(rng, length, rows) for length, rows in ((1, 1), (5, 5), (2, 9), (3, self.config.max_context))]
         return self.plan(*found)
 
     def plan(self, *generations: Generation) -> Items:
@@ -144,7 +167,7 @@ class FrontEndBench(UnitBench):
     def golden(self) -> FrontEnd:
         golden = FrontEnd(self.config)
         for each in self.generations:
-            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after)
+            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after, each.listed)
         return golden
 
     # The world around the front end.
@@ -202,6 +225,9 @@ class FrontEndBench(UnitBench):
             self.queued += 1
             if queued.instruction.opcode is Opcode.APPEND:
                 self.appends.append(1 if self.quick else self.rng.choice((1, 2, 10, 80)))
+            if queued.instruction.opcode is Opcode.END and queued.final and each.lists:
+                none = [{"index": 0, "last": 1, "none": 1}]
+                return {"i_list": [{"index": index, "last": last, "none": 0} for index, last in each.listed] or none}
             if queued.instruction.opcode is Opcode.END and queued.final:
                 token, value = each.sampled[self.sampled]
                 self.sampled += 1

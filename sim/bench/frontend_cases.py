@@ -8,7 +8,7 @@ from typing import Any
 import cocotb
 
 from ...accelerators.control.errors import ErrorCause
-from ...accelerators.control.isa import CHECK_SEED, INSTRUCTION_BYTES, Opcode
+from ...accelerators.control.isa import CHECK_SEED, INSTRUCTION_BYTES, Flag, Opcode, opcodes
 from .agents import BenchFailure, bursts
 from .environment import Environment
 from .frontend import VOCABULARY, FrontEndBench, Generation
@@ -18,13 +18,13 @@ Spoil = Callable[[FrontEndBench, random.Random, int], tuple[Generation, int]]
 """Called with a generator and the number of the round."""
 
 
-async def _stops(dut: Any, cause: ErrorCause, spoil: Spoil) -> None:
+async def _stops(dut: Any, cause: ErrorCause, spoil: Spoil, rounds: int = ROUNDS) -> None:
     """Several times: a sound generation, then the one that ``spoil`` gives, with the information it must end with."""
     env = Environment(dut)
     bench = env.bench
     assert isinstance(bench, FrontEndBench)
     rng = env.rng(cause.name)
-    for number in range(ROUNDS):
+    for number in range(rounds):
         bad, info = spoil(bench, rng, number)
         stimulus = bench.plan(bench.generation(rng, 2, 1), bad)
         golden = bench.golden()
@@ -135,7 +135,7 @@ async def illegal_instruction(dut: Any) -> None:
         if number % 2:
             words[rng.randrange(16)] ^= 1 << rng.randrange(32)
         else:
-            words[0] = words[0] >> 8 << 8 | rng.choice([k for k in range(256) if k not in list(Opcode)])
+            words[0] = words[0] >> 8 << 8 | rng.choice([k for k in range(256) if k not in opcodes(bench.config)])
             words[15] = CHECK_SEED
             for word in words[:15]:
                 words[15] ^= word
@@ -144,3 +144,27 @@ async def illegal_instruction(dut: Any) -> None:
         return bad, place * INSTRUCTION_BYTES
 
     await _stops(dut, ErrorCause.ILLEGAL_INSTRUCTION, spoil)
+
+
+@cocotb.test()
+async def list_that_cannot_be(dut: Any) -> None:
+    """Fields of DEVIATE that are out of their ranges, one more list, a token beside it."""
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
+        length, rows = rng.randint(1, 2 * bench.config.token_lanes), rng.randint(1, 4)
+        program = bench.listing_program(rng, rows)
+        start = max(0, rows - length)
+        *_, deviate, end = program
+        head = replace(deviate, opcode=Opcode.HEAD)
+        change: list[dict[str, Any]] = [{"count": 0}, {"words": 0}, {"beats": 0}, {"rows": 0}, {"rows": start + length + 1},
+                                        {"tiles": 257}, {"flags": deviate.flags & ~Flag.LAST_CHUNK}]
+        if number < len(change):
+            program[-2] = replace(deviate, **change[number])
+            # Without the flag it comes in the first chunk, which is as bad.
+        else:
+            program[-2:] = [(deviate, deviate, end), (deviate, head, end), (head, deviate, end)][number - len(change)]
+        bad = bench.generation(rng, length, 1, program)
+        bad.settings = replace(bad.settings, start_position=start, kv_capacity=bench.config.max_context)
+        return bad, (len(program) - 2) * INSTRUCTION_BYTES
+
+    if Environment(dut).bench.config.selective_recompute:
+        await _stops(dut, ErrorCause.ILLEGAL_INSTRUCTION, spoil, rounds=10)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.entries import FEED, KIND, OTHER, REFUSED, SAMPLE, SEQUENCE, SWAP_IN, SWAP_OUT, EntryKind
 from ...accelerators.control.errors import ErrorCause
-from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
+from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, opcodes
 from .frontend import FrontEnd, Operation, Read, Settings, Stopped
 from .paged import Copy, PagedTables, SequenceResult
 from .swap import Move, SwapTables
@@ -173,6 +173,8 @@ class BatchFrontEnd(FrontEnd):
                 try:
                     op = Instruction.decode(self.code[offset:offset + INSTRUCTION_BYTES])
                 except ValueError:
+                    self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+                if op.opcode not in opcodes(self.config):
                     self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
                 ends, last = op.opcode is Opcode.END, Flag.LAST_CHUNK in op.flags
                 if last and not tail:

@@ -210,3 +210,7 @@ class Executor:
     def _head(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         unit = self.scales[inputs.chunk][inputs.last] * Scalar(*op.scalar_a)
         yield Command("o_sampler", {"scale": scalar_fields(unit * self.inverse_temperature)}, ("token_sampled",))
+
+    def _deviate(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        yield Command("o_deviate", {"heads": op.count, "rows": op.rows, "beats": op.beats, "words": op.words, "share": op.tiles,
+                                    "exponent": op.scalar_a[1]}, ("token_sampled",))

@@ -7,8 +7,9 @@ from typing import NoReturn
 
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.errors import ErrorCause
-from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
+from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, opcodes
 from .cache import contiguous_command
+from .select import SHARES, compared_rows
 from .window import window_commands
 
 __all__ = ["FrontEnd", "Operation", "Read", "Settings", "Stopped"]
@@ -82,18 +83,20 @@ class FrontEnd:
     """Runs of rows that attention reads, where the cache makes runs."""
 
     def generate(self, settings: Settings, program: bytes, prompt: Sequence[int], sampled: Iterator[tuple[int, int]],
-                 stop_after: int | None = None) -> None:
-        """One generation; ``sampled`` gives (token, value). ``stop`` rises when ``stop_after`` tokens have left."""
+                 stop_after: int | None = None, listed: Sequence[tuple[int, int]] = ()) -> None:
+        """One generation; ``sampled`` gives (token, value), ``listed`` is what a program with DEVIATE gives instead: (index, last).
+        ``stop`` rises when ``stop_after`` tokens have left."""
         self.settings, self.code = settings, program
         self.position, self.generated = settings.start_position, 0
         with suppress(Stopped):
-            self._generate(prompt, sampled, stop_after)
+            self._generate(prompt, sampled, stop_after, listed)
 
     def _fail(self, cause: ErrorCause, info: int) -> NoReturn:
         self.error, self.info = cause, info
         raise Stopped
 
-    def _generate(self, prompt: Sequence[int], sampled: Iterator[tuple[int, int]], stop_after: int | None) -> None:
+    def _generate(self, prompt: Sequence[int], sampled: Iterator[tuple[int, int]], stop_after: int | None,
+                  listed: Sequence[tuple[int, int]]) -> None:
         capacity, lanes = min(self.settings.kv_capacity, self.config.max_context), self.config.token_lanes
         slots, windowed = self.settings.kv_sinks + self.settings.kv_window, self.config.cache == "window"
         evicts, self.rows_there = self.config.cache == "evict", capacity
@@ -116,6 +119,11 @@ class FrontEnd:
                 self.program.append(Read(self.settings.prompt_address + start * self.config.bus_bytes, len(chunks[-1])))
                 start += len(chunks[-1])
             self._chunks(chunks, start >= length)
+        if self.lists:
+            for index, last in listed:
+                self.generated += 1
+                self.tokens.append((index, self.first + index, last))
+            return
         while True:
             token, value = next(sampled)
             self.generated += 1
@@ -137,12 +145,15 @@ class FrontEnd:
         positions = [self.position, self.position + len(chunks[0])]
         offsets, last, fetching = [0, 0], len(chunks) - 1, 0
         self._fetch(0)
+        self.lists = self.gives = False
         while True:
             chunk = fetching
             tokens, position, is_final = chunks[chunk], positions[chunk], final and chunk == last
             try:
                 op = Instruction.decode(self.code[offsets[chunk]:offsets[chunk] + INSTRUCTION_BYTES])
             except ValueError:
+                self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offsets[chunk])
+            if op.opcode not in opcodes(self.config):
                 self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offsets[chunk])
             offsets[chunk] += INSTRUCTION_BYTES
             ends = op.opcode is Opcode.END
@@ -152,12 +163,38 @@ class FrontEnd:
                 self._fetch(offsets[fetching])
             if Flag.LAST_CHUNK in op.flags and not is_final and not ends:
                 continue
+            self._check_list(op, position + len(tokens), offsets[chunk] - INSTRUCTION_BYTES)
             self.operations.append(Operation(op, len(tokens), position, chunk, len(self.data), len(self.weights), is_final))
             self.appends += op.opcode is Opcode.APPEND
             self._read(op, tokens, position)
             if ends and chunk == last:
                 self.position = position + len(tokens)
                 return
+
+    def _check_list(self, op: Instruction, length: int, offset: int) -> None:
+        """A list that cannot be, or something that a run gives too many; ``length``: positions so far."""
+        if not self.config.selective_recompute:
+            return
+        deviates = op.opcode is Opcode.DEVIATE
+        gives = deviates or op.opcode is Opcode.HEAD
+        sound = op.count and op.words and op.beats and op.tiles <= SHARES and 1 <= op.rows <= length and Flag.LAST_CHUNK in op.flags
+        if (gives and self.gives) or (deviates and not sound):
+            self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+        self.gives |= gives
+        if deviates:
+            self.lists, self.first = True, length - op.rows
+
+    def _compare(self, op: Instruction) -> None:
+        """Reused rows, counted from 0, and new ones in turns."""
+        most, settings, capacity = compared_rows(self.config), self.settings, min(self.settings.kv_capacity, self.config.max_context)
+        for head in range(op.count):
+            for done in range(0, op.rows, most):
+                for base, begin in ((op.source | op.destination << 16, 0), (op.address, self.first)):
+                    command = contiguous_command(
+                        base, head, begin + done, min(most, op.rows - done), capacity=capacity,
+                        record_beats=settings.kv_record_beats, head_stride=settings.kv_head_stride, bus_bits=self.config.bus_bits)
+                    assert command is not None  # rows are of tokens that there are
+                    self.data.append(Read(command.address, command.beats, self.appends))
 
     def _read(self, op: Instruction, tokens: Sequence[int], position: int) -> None:
         """Data reads of one operation."""
@@ -174,6 +211,8 @@ class FrontEnd:
             self.weights.append((op.address, op.beats, int(op.opcode is Opcode.HEAD)))
         elif op.opcode is Opcode.NORM and Flag.GAIN in op.flags:
             self.data.append(Read(op.address, op.beats))
+        elif op.opcode is Opcode.DEVIATE:
+            self._compare(op)
         elif op.opcode is Opcode.ATTEND:
             for head in range(op.count):
                 for first in range(0, len(tokens), op.tiles):

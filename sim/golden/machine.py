@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from .cache import pack_records, restored, stored, stored_scale
 from .evict_layer import EvictLayer
 from .numerics import Scalar
 from .sampler import Sampler
+from .select import share_count, top_indices, value_deviation
 
 if TYPE_CHECKING:
     from ...accelerators.config import AcceleratorConfig
@@ -90,6 +91,9 @@ class Machine:
     trace : Trace or None
         Receives every operation's result.
 
+    ``listed`` are the numbers that the latest DEVIATE gave. ``program`` and ``position`` may be set between chunks: another program on
+    the same memory, a token computed again.
+
     Raises ``ValueError`` for a token id outside the vocabulary and ``OverflowError`` when the cache is full.
     """
 
@@ -103,6 +107,7 @@ class Machine:
         self.trace = trace
         self.saturations = 0
         self.position = 0
+        self.listed: list[int] = []
         self._weights: dict[int, Any] = {}
         self._caches: dict[int, _LayerCache] = {}
         self._evicting: dict[int, EvictLayer] = {}
@@ -192,6 +197,14 @@ class Machine:
                 scales[:, :positions, 0] = generator.integers(1 << 15, 1 << 16, (len(elements), positions)) * used
                 scales[:, :positions, 1] = exponents
         self.position = positions
+
+    def copy_rows(self, source: int, target: int, position: int, count: int) -> None:
+        """What a host copies: the first ``count`` rows of the cache of a layer at address ``source`` become those of the positions from
+        ``position`` on in the cache at ``target``."""
+        cache = self._caches[source]
+        into = self._caches.setdefault(target, _LayerCache(len(cache.keys), self.image.positions, cache.keys.shape[2], self.config))
+        for name in ("keys", "key_scales", "values", "value_scales"):
+            getattr(into, name)[:, position:position + count] = getattr(cache, name)[:, :count]
 
     def write_cache(self, path: Path) -> int:
         """Write the K/V cache as it lies in memory and return the byte address where the file begins.
@@ -374,6 +387,20 @@ class Machine:
             self._real_scales.append(float(unit) / float(np.log2(np.e)))
             self._logit_scale = unit * self.inverse_temperature
             self._trace(op, t, values)
+
+    def _deviate(self, op: Instruction) -> None:
+        """Reused rows are counted from 0, new ones are those of the latest tokens."""
+        end = self.position + len(self.tokens)
+        if not 1 <= op.rows <= end:
+            raise ValueError(f"tokens to compare must be in 1..{end}, not {op.rows}")
+        values: list[np.ndarray] = []
+        for where, stop in ((replace(op, address=op.source | op.destination << 16), op.rows), (op, end)):
+            cache = self._cache(where)
+            assert isinstance(cache, _LayerCache)
+            heads = [cache.rows(head_number, stop, stop - op.rows)[2:] for head_number in range(op.count)]
+            values += [np.stack(part) for part in zip(*heads, strict=True)]
+        scores, _ = value_deviation(*values, exponent=op.scalar_a[1], kv_bits=self.config.kv_bits)
+        self.listed = top_indices(scores, share_count(op.rows, op.tiles))
 
     # Memory.
 

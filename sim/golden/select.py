@@ -8,21 +8,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...accelerators.config import AcceleratorConfig
 from .elementwise import norm_quantize
 from .numerics import Scalar, round_shift
 
-__all__ = ["FACTOR_BITS", "SCORE_BITS", "SHARES", "block_mean", "block_scores", "grid_exponent", "grid_factors",
-           "share_count", "top_indices", "value_deviation"]
+__all__ = ["FACTOR_BITS", "SCORE_BITS", "SHARES", "block_mean", "block_scores", "compared_rows", "grid_exponent",
+           "grid_factors", "share_count", "top_indices", "value_deviation"]
 
 FACTOR_BITS = 17
 SCORE_BITS = 48
 SHARES = 256
+COMPARED_BEATS = 64
 TERM_BITS = 32
 
 
 def top_indices(scores: Sequence[int], count: int) -> list[int]:
     """Numbers of the ``count`` largest, in rising order; of equal ones the earlier."""
     return sorted(sorted(range(len(scores)), key=lambda index: (-scores[index], index))[:count])
+
+
+def compared_rows(config: AcceleratorConfig) -> int:
+    """Rows of one cache that are read before the same ones of the other."""
+    return max(1, COMPARED_BEATS // config.max_record_beats)
 
 
 def share_count(length: int, share: int) -> int:

@@ -1,7 +1,8 @@
-"""A simulated accelerator that runs batch after batch, as a serving host drives it."""
+"""A simulated accelerator that runs batch after batch, or prompt after prompt, as a host drives it."""
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -13,7 +14,7 @@ __all__ = ["Session"]
 
 
 class Session:
-    """An accelerator with a paged KV cache that stands ready; a context manager.
+    """An accelerator that stands ready and keeps its memory: for batches of a paged KV cache, or for prompts; a context manager.
 
     Parameters
     ----------
@@ -25,21 +26,28 @@ class Session:
         Of all tokens: its random numbers go from one to the next, in the order in which tokens come.
     cycle_limit : int
         Of a step (0: none).
+    preload : sequence of (int, Path)
+        Files that are copied into memory at these byte addresses, which may be behind those of the image: other programs. For prompts.
     memory_model, clock_mhz, memory :
         See ``simulate``.
     """
 
     def __init__(self, program: Path, image: Image, image_file: Path, *, sampling: Sampling = Sampling(), cycle_limit: int = 0,
-                 memory_model: str = "ideal", clock_mhz: float = 250.0, watchdog: int = 1 << 20, **memory: int) -> None:
+                 preload: Sequence[tuple[int, Path]] = (), memory_model: str = "ideal", clock_mhz: float = 250.0,
+                 watchdog: int = 1 << 20, **memory: int) -> None:
         check_memory(memory_model, clock_mhz, memory)
-        self._image = image
+        if preload and image.config.cache == "paged":
+            raise ValueError(f"preload goes with prompts; {image.config.name!r} runs batches")
         self._longest = (image.kv_address - image.prompt_address) // image.config.bus_bytes
-        offsets = register_map(image.config).offsets
-        self._length, self._control = offsets["PROMPT_LENGTH"], offsets["CONTROL"]
-        bits = {each.name: 1 << each.low for each in register_map(image.config)["CONTROL"].fields}
+        ends = [address + path.stat().st_size for address, path in preload]
+        self._image = image = replace(image, memory_bytes=max([image.memory_bytes, *ends]))
+        self._offsets = offsets = register_map(image.config).offsets
+        self._bits = bits = {each.name: 1 << each.low for each in register_map(image.config)["CONTROL"].fields}
         self._start = bits["greedy"] * sampling.greedy | bits["start"]
         arguments = driver_arguments(image, image_file, cycle_limit, memory_model, clock_mhz, {**memory, "steps": 1})
         command = driver_command(program, image, arguments, memory_model)
+        for address, path in preload:
+            command += ["preload", f"{address}:{path}"]
         for name, value in setup_registers(image, sampling, memory_model, watchdog).items():
             command += ["write", f"{offsets[name]}={value & 0xFFFFFFFF}"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -59,10 +67,23 @@ class Session:
     def step(self, batch: Sequence[int]) -> Run:
         """Run a batch (words of ``control/entries.py``). Its words on the token output, also those that tell of refused entries, are
         the run's tokens. ``ValueError`` for a batch that is longer than its place in memory."""
-        if len(batch) > self._longest:
-            raise ValueError(f"a batch has at most {self._longest} words, not {len(batch)}")
+        return self._run(batch, {"CONTROL": self._start})
+
+    def prompt(self, tokens: Sequence[int], count: int = 1, *, start_position: int = 0, program_address: int | None = None) -> Run:
+        """Generate ``count`` tokens after ``tokens``, which lie from ``start_position`` on, by the image's program or another one."""
+        if self._image.config.cache == "paged":
+            raise ValueError(f"{self._image.config.name!r} runs batches, not prompts")
+        program = self._image.program_address if program_address is None else program_address
+        return self._run(tokens, {"PROGRAM_ADDRESS": program, "START_POSITION": start_position, "MAX_NEW_TOKENS": count,
+                                  "CONTROL": self._start | self._bits["ignore_eos"]})
+
+    def _run(self, words: Sequence[int], registers: dict[str, int]) -> Run:
+        """Run with ``words`` where the prompt is; the last register starts it."""
+        if len(words) > self._longest:
+            what = "batch has at most {} words" if self._image.config.cache == "paged" else "prompt has at most {} tokens"
+            raise ValueError(f"a {what.format(self._longest)}, not {len(words)}")
         assert self._process.stdin is not None and self._process.stdout is not None
-        words = " ".join(map(str, batch))
-        self._process.stdin.write(f"{words} {self._length}={len(batch)} {self._control}={self._start}\n")
+        writes = (f"{self._offsets[name]}={value}" for name, value in ({"PROMPT_LENGTH": len(words)} | registers).items())
+        self._process.stdin.write(" ".join((*map(str, words), *writes)) + "\n")
         self._process.stdin.flush()
         return read_results(self._process.stdout, self._image)

@@ -107,7 +107,7 @@ def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
     # Left out at their default, so that the hashes of older configurations stay.
     later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int", "attention_modes": False,
-             "cache_heads": 16, "swap_slots": 0}
+             "cache_heads": 16, "swap_slots": 0, "selective_recompute": False}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -157,6 +157,15 @@ def test_attention_modes_need_runs_and_fraction_bits():
             replace(modes, **options)
     with pytest.raises(TypeError, match="attention_modes must be True or False, not 1"):
         replace(modes, attention_modes=1)
+
+
+def test_selective_recompute_needs_a_contiguous_cache():
+    assert preset("tiny_recompute") == replace(preset("tiny"), name="tiny_recompute", selective_recompute=True)
+    for cache in ("window", "paged", "evict"):
+        with pytest.raises(ValueError, match=f"^with selective_recompute, cache must be 'contiguous', not '{cache}'$"):
+            replace(preset("tiny_recompute"), cache=cache, max_context=256)
+    with pytest.raises(TypeError, match=r"^selective_recompute must be True or False, not 1$"):
+        replace(TINY, selective_recompute=1)
 
 
 def test_sums_of_attention_have_at_most_57_bits():

@@ -38,7 +38,9 @@ def test_offsets_do_not_depend_on_the_configuration():
     swap = {name: 0x1B0 + 4 * k for k, name in enumerate(("KV_SWAP_ADDRESS", "KV_SWAP_STRIDE", "KV_ROWS_OUT", "KV_ROWS_IN",
                                                             "KV_CLEAN_BLOCKS"))}.items()
     assert all((swap <= register_map(config).offsets.items()) == bool(config.swap_slots) for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes - swap
+    lists = {"DEVIATION_SATURATED": 0x1C8}.items()
+    assert all((lists <= register_map(config).offsets.items()) == config.selective_recompute for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes - swap - lists
             for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
