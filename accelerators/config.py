@@ -9,9 +9,9 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["CACHES", "HEADER_BITS", "INT4_STEP", "KV_STORAGES", "POSITION_BITS", "THRESHOLD_FRACTION", "AcceleratorConfig",
-           "Configuration", "ModelShape", "bits_for_magnitude", "block_count", "ceil_div", "check_int", "check_name",
-           "fp16_record_beats", "header_in_tail", "record_beats"]
+__all__ = ["CACHES", "HEADER_BITS", "INT4_STEP", "KV_STORAGES", "PART_BITS", "POSITION_BITS", "THRESHOLD_FRACTION",
+           "AcceleratorConfig", "Configuration", "ModelShape", "bits_for_magnitude", "block_count", "ceil_div", "check_int",
+           "check_name", "fp16_record_beats", "header_in_tail", "record_beats"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -33,6 +33,9 @@ ACCUMULATOR_BITS = 57
 
 UNIFIED_BITS = 21
 """Probability bits that a unified maximum leaves: it is as exact as a running maximum with so many."""
+
+PART_BITS = 64
+"""Element of a partial result of attention in memory."""
 
 POSITION_BITS = 20
 """Width of a position in a text that may be longer than the cache."""
@@ -262,7 +265,7 @@ class AcceleratorConfig(Configuration):
         2 to 2**16; 0: there is none.
     attention_modes : bool
         Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
-        runs, and ``probability_bits`` of at least 21.
+        runs, and ``probability_bits`` of at least 21. With ``cache = "window"`` programs may use them too.
     selective_recompute : bool
         Programs may list the tokens of a reused text that are to be computed again (``docs/selection.md``); with
         ``cache = "contiguous"``.
@@ -396,6 +399,20 @@ class AcceleratorConfig(Configuration):
     def attention_runs(self) -> bool:
         """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
         return self.cache in ("window", "paged")
+
+    @property
+    def attention_parts(self) -> bool:
+        """A program may split an attention: its operations see a range of positions, merge parts and give partial results."""
+        return self.attention_modes and self.cache == "window"
+
+    @property
+    def part_word_bits(self) -> int:
+        """A word of weighted sums of a partial result in memory, ``vector_lanes`` of them; its state takes one more."""
+        return self.vector_lanes * PART_BITS
+
+    def part_beats(self, words: int) -> int:
+        """Bus words of a lane's partial result of ``words`` words of weighted sums."""
+        return ceil_div((1 + words) * self.part_word_bits, self.bus_bits)
 
     @property
     def unified_window(self) -> int:

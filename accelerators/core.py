@@ -31,7 +31,7 @@ class Core(wiring.Component):
     o_program, o_data, o_weights : Out(stream of {address, beats}); i_program, i_data, i_weights : In(stream of {data, last})
         Reads of the program, of all other data, and of matrices (ternary and LM head).
     o_record : Out(stream of {address, beats}); o_record_data : Out(stream of bus word); i_record_done : In(stream of {error})
-        Writes of K/V records.
+        Writes of K/V records, and of partial results.
     o_token : Out(stream of token_layout)
     kv_address : In(32); kv_heads : In(16); kv_free_blocks : Out(20)
         With a paged cache: byte address of its first record, K/V heads of all layers; blocks that nobody has.
@@ -41,6 +41,8 @@ class Core(wiring.Component):
         With attention modes: see ``Attention``.
     deviation_saturated : Out(1)
         With selective recompute: see ``ValueDeviation``; of the run.
+    o_parts : Out(stream of {address, beats}); i_parts : In(stream of {data, last})
+        Where programs may split an attention: reads of partial results, a packet per lane.
     busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
     saturations : Out(range(vector_lanes + 1))
         Elements clamped in this cycle.
@@ -82,6 +84,7 @@ class Core(wiring.Component):
                 "kv_clean_blocks": Out(32)} if config.swap_slots else {}),
             **({"attention_missed": Out(32), "attention_passed": Out(32)} if config.attention_modes else {}),
             **({"deviation_saturated": Out(1)} if config.selective_recompute else {}),
+            **({"o_parts": Out(burst), "i_parts": In(word)} if config.attention_parts else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),
@@ -103,7 +106,7 @@ class Core(wiring.Component):
         fetch_vectors(m, parts, running)
         quantized = quantize(m, parts, running)
         store_results(m, self, parts, running)
-        write_records(m, self, parts, copying)
+        write_records(m, self, parts, running, copying)
         self._sample(m, parts)
         watch(m, self, parts, running, quantized)
         return m

@@ -70,7 +70,8 @@ class Accelerator(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig, *, observe: bool = False, trace: bool = False):
         self.config, self.observe, self.trace = config, observe, trace
-        self._memory = AXI4Signature(config.bus_bits, id_bits=(READ_CLIENTS - 1).bit_length())
+        self._clients = READ_CLIENTS + config.attention_parts
+        self._memory = AXI4Signature(config.bus_bits, id_bits=(self._clients - 1).bit_length())
         self._gmem = {"gmem": self._memory}  # by name
         if config.memory_ports > 1:
             self._gmem = {f"gmem{number}": AXI4Signature(config.port_bits) for number in range(config.memory_ports)}
@@ -112,7 +113,7 @@ class Accelerator(wiring.Component):
                                                             buffer_beats=max(32, 2 * short_burst))
         m.submodules.data_reader = reader = BurstReader.for_config(config, config.data_beats)
         m.submodules.weight_reader = weights = BurstReader.for_config(config)
-        m.submodules.arbiter = arbiter = ReadArbiter(config.bus_bits, READ_CLIENTS, policy="priority")
+        m.submodules.arbiter = arbiter = ReadArbiter(config.bus_bits, self._clients, policy="priority")
         m.submodules.writer = writer = BurstWriter.for_config(config)
         m.submodules.tokens = tokens = StreamBuffer(core.o_token.p.shape())
 
@@ -134,22 +135,31 @@ class Accelerator(wiring.Component):
         connect(m, program.m_axi, arbiter.s_axi[0])
         connect(m, reader.m_axi, arbiter.s_axi[1])
         connect(m, weights.m_axi, arbiter.s_axi[2])
+        given = None
+        if config.attention_parts:
+            m.submodules.part_reader = given = BurstReader(config.bus_bits, burst_beats=short_burst, outstanding=2,
+                                                           buffer_beats=max(32, 2 * short_burst))
+            connect(m, given.m_axi, arbiter.s_axi[3])
         merge_channels(m, port, read=arbiter.m_axi, write=writer.m_axi)
 
         # Commands under way; a halted core starts no more.
         halted = Signal(init=1)
-        waiting = []
+        waiting: list[Signal] = []
+        # (commands, their reader, its data) of partial results, where programs split an attention
+        parts = [] if given is None else [(core.o_parts, given, core.i_parts)]
         for source, sink, ended in (
                 (core.o_program, program.i_command, program.o.valid & program.o.ready & program.o.p.last),
                 (core.o_data, reader.i_command, reader.o.valid & reader.o.ready & reader.o.p.last),
                 (core.o_weights, weights.i_command, weights.o.valid & weights.o.ready & weights.o.p.last),
-                (core.o_record, writer.i_command, writer.o_done.valid & writer.o_done.ready)):
+                (core.o_record, writer.i_command, writer.o_done.valid & writer.o_done.ready),
+                *((commands, each.i_command, each.o.valid & each.o.ready & each.o.p.last) for commands, each, _ in parts)):
             m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
                          source.ready.eq(sink.ready & ~halted)]
             under_way, ended_before = Signal(8), Signal()
             m.d.sync += [ended_before.eq(ended), under_way.eq(under_way + (sink.valid & sink.ready) - ended_before)]
             waiting.append(under_way)
-        for source, sink in ((program.o, core.i_program), (reader.o, core.i_data), (weights.o, core.i_weights)):
+        for source, sink in ((program.o, core.i_program), (reader.o, core.i_data), (weights.o, core.i_weights),
+                             *((each.o, sink) for _, each, sink in parts)):
             m.d.comb += [sink.payload.eq(source.payload), sink.valid.eq(source.valid & ~halted),
                          source.ready.eq(sink.ready | halted)]
         m.d.comb += [
@@ -173,6 +183,8 @@ class Accelerator(wiring.Component):
             "write_data": Cat(master.wvalid & ~master.wready for master in masters).any(),
             "write_response": writes.bready & ~(writes.bvalid | writes.awvalid | writes.wvalid | writer.i.ready),
         }
+        for _, each, _ in parts:
+            waits["data"] |= waiting[-1].any() & ~each.o.valid
         m.d.sync += registers.outside_waits.eq(Cat(waits[name] for name in OUTSIDE_STREAMS))
 
         # The first error halts the core; when the port is quiet the core is reset and a new run may start.
@@ -187,6 +199,9 @@ class Accelerator(wiring.Component):
             m.d.sync += [cause.eq(ErrorCause.BUS_READ_ERROR),
                          info.eq(Mux(program.error, program.error_address,
                                      Mux(reader.error, reader.error_address, weights.error_address)))]
+        for _, each, _ in parts:
+            with m.Elif(each.error):
+                m.d.sync += [cause.eq(ErrorCause.BUS_READ_ERROR), info.eq(each.error_address)]
         with m.Elif(writer.error):
             m.d.sync += [cause.eq(ErrorCause.BUS_WRITE_ERROR), info.eq(writer.error_address)]
         with m.Elif(core.error != 0):
@@ -202,7 +217,8 @@ class Accelerator(wiring.Component):
                     m.d.sync += count.eq(cycles)
                     m.next = "RESET"
             with m.State("RESET"):
-                m.d.comb += [program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1)]
+                m.d.comb += [program.clear.eq(1), reader.clear.eq(1), weights.clear.eq(1), writer.clear.eq(1),
+                             *(each.clear.eq(1) for _, each, _ in parts)]
                 with m.If(count.any()):
                     m.d.sync += count.eq(count - 1)
                 with m.Else():

@@ -21,6 +21,7 @@ from .formats import (
     result_layout,
     score_layout,
 )
+from .joining import Joining
 from .lanes import LaneTable
 from .mix import HAZARD, Mix
 from .parting import Parting
@@ -57,12 +58,13 @@ class Attention(wiring.Component):
     lanes; a lane sees rows ``start .. limit - 1`` of each. So a program can give queries another rotation for some rows
     (StreamingLLM), let lanes see their own segments only (packed prompts), and read rows that several sequences share once.
 
-    With ``config.attention_modes`` each operation also says whether its maximum is unified (``Softmax``), and whether its results are
-    partial: then maximum, sum and weighted sums of each lane leave undivided, to be merged with those of other rows (``PartialMerge``,
-    ``PartialReduce``) and divided by a ``Finish`` behind::
+    With ``config.attention_modes`` each operation also says whether its maximum is unified (``Softmax``), whether its lanes are merged
+    with parts of the same lanes over other rows, and whether its results are partial: then maximum, sum and weighted sums of each lane
+    leave undivided, to be merged by a later operation, or by ``PartialReduce`` and divided by a ``Finish`` behind::
 
-        ... Mix -- sums --> Parting --> Finish -> o, o_exponent
-               totals --------^  '-------------> o_part, o_sums
+        ... Mix -- sums --> Joining --> Parting --> Finish -> o, o_exponent
+               totals --------^ ^         '-------------> o_part, o_sums
+        i_part, i_sums ---------'
 
     With ``cache = "evict"`` the cache is told what part of the attention each row got, summed over the lanes::
 
@@ -80,7 +82,7 @@ class Attention(wiring.Component):
         One per operation: lanes in use, rows, beats of K (= of V) per row, V-words per head; all at least 1
         and within the configuration. Others are not checked. With runs one per run, ``begins`` and ``ends`` on the first and on the
         last of an operation, whose lanes, beats and words are the same. With ``attention_modes`` also ``unified``, ``phi`` (integer
-        of a base-2 logit, signed, 13 bits) and ``partial``, the same in all runs.
+        of a base-2 logit, signed, 13 bits), ``merge`` and ``partial``, the same in all runs.
     i_query : In(stream of {q: V x signed(kv_bits), last})
         ``words`` words per lane, lane after lane, ``last`` on the last word of each.
     i_lane : In(stream of {scale: SCALAR, limit}), with runs also ``start``
@@ -96,6 +98,9 @@ class Attention(wiring.Component):
         One per lane: its result is ``x * 2**exponent``. A lane that saw no row with a V scale: 0 and -1024.
     o_part, o_sums : Out(stream of partial_layout, stream of mixed_layout)
         With ``attention_modes``, of partial operations instead: state of each lane, ``words`` words of weighted sums per lane.
+    i_part, i_sums : In(stream of partial_layout, stream of mixed_layout)
+        With ``attention_modes``, of merging operations: what each lane is merged with, in the same form. Together with the rows of the
+        operation at most ``max_context``.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left a unified maximum (``Softmax``).
     o_weights : Out(stream of attention_weight_layout)
@@ -128,6 +133,7 @@ class Attention(wiring.Component):
             "o": Out(stream.Signature(result_layout(config))),
             "o_exponent": Out(stream.Signature(EXPONENT)),
             **({"o_part": Out(stream.Signature(partial_layout(config))), "o_sums": Out(stream.Signature(mixed_layout(config))),
+                "i_part": In(stream.Signature(partial_layout(config))), "i_sums": In(stream.Signature(mixed_layout(config))),
                 "missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
             **({"o_weights": Out(stream.Signature(attention_weight_layout(config)))} if config.cache == "evict" else {}),
         })
@@ -161,9 +167,12 @@ class Attention(wiring.Component):
         m.submodules.logits = logits = StreamBuffer(score_layout(config))
         ends = [(softmax.o_total, finish.i_total), (mix.o, mixed.i), (mixed.o, finish.i)]
         if config.attention_modes:
+            m.submodules.joining = joining = Joining(config)
             m.submodules.parting = parting = Parting(config)
             m.d.comb += [self.missed.eq(softmax.missed), self.passed.eq(softmax.passed)]
-            ends = [(softmax.o_total, parting.i_state), (mix.o, mixed.i), (mixed.o, parting.i),
+            ends = [(softmax.o_total, joining.i_state), (mix.o, mixed.i), (mixed.o, joining.i),
+                    (wiring.flipped(self.i_part), joining.i_part), (wiring.flipped(self.i_sums), joining.i_sums),
+                    (joining.o_state, parting.i_state), (joining.o, parting.i),
                     (parting.o_total, finish.i_total), (parting.o, finish.i),
                     (parting.o_part, wiring.flipped(self.o_part)), (parting.o_sums, wiring.flipped(self.o_sums))]
         if config.cache == "evict":

@@ -46,8 +46,9 @@ def row_sum_bits(config: AcceleratorConfig) -> int:
 
 
 def modes_layout(config: AcceleratorConfig) -> dict[str, Any]:
-    """With ``attention_modes``: is the maximum unified, which integer is it, do partial results leave."""
-    return {"unified": 1, "phi": signed(13), "partial": 1} if config.attention_modes else {}
+    """With ``attention_modes``: is the maximum unified, which integer is it, are the lanes merged with parts given, do partial
+    results leave."""
+    return {"unified": 1, "phi": signed(13), "merge": 1, "partial": 1} if config.attention_modes else {}
 
 
 def command_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -99,8 +100,10 @@ def partial_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def state_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """What the softmax gives of a lane: ``total_layout``, with ``attention_modes`` ``partial_layout`` and whether it is to leave so."""
-    return data.StructLayout({**partial_layout(config).members, "partial": 1}) if config.attention_modes else total_layout(config)
+    """What the softmax gives of a lane: ``total_layout``, with ``attention_modes`` ``partial_layout``, whether it is to be merged with
+    a part given, and whether it is to leave as one."""
+    modes = {"merge": 1, "partial": 1}
+    return data.StructLayout({**partial_layout(config).members, **modes}) if config.attention_modes else total_layout(config)
 
 
 def mixed_layout(config: AcceleratorConfig) -> data.StructLayout:

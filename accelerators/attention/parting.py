@@ -28,7 +28,7 @@ class Parting(wiring.Component):
     Members
     -------
     i_state : In(stream of state_layout)
-        One per lane.
+        One per lane; ``merge`` does not matter.
     i : In(stream of mixed_layout)
         Words of one lane after another; taken behind the state of their lane.
     o_total, o : Out(stream of total_layout, stream of mixed_layout)

@@ -160,7 +160,8 @@ class Softmax(wiring.Component):
             m.d.comb += [taps.i.valid.eq(valid), taps.i.p.p.eq(p), taps.i.p.maximum.eq(peak.maximum), taps.i.p.lane.eq(item.lane),
                          taps.i.p.last.eq(item.final & item.last)]
         if config.attention_modes:
-            m.d.comb += [totals.i.p.maximum.eq(register(peak.maximum, 5)), totals.i.p.partial.eq(register(item.partial, 5))]
+            m.d.comb += [totals.i.p.maximum.eq(register(peak.maximum, 5)),
+                         *(totals.i.p[name].eq(register(item[name], 5)) for name in ("merge", "partial"))]
         return m
 
     def _logit(self, pipeline: Pipeline) -> Value:

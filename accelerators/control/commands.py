@@ -6,6 +6,7 @@ from amaranth.lib import data, wiring
 from ..attention.formats import command_layout as attention_command
 from ..cache.token_list import token_list_command
 from ..config import AcceleratorConfig
+from ..memory.bursts import BURST_COMMAND
 from ..memory.vector import access_layout
 from ..numerics import SCALAR
 from ..numerics.pipelined import unsigned_product
@@ -45,6 +46,7 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
         "o_attention": attention_command(config),
         "o_lane": data.StructLayout({**({"start": context, "ends": 1} if runs else {}), "limit": context,
                                      "token": range(max(config.token_lanes, 2)), "head": 8}),
+        **({"o_given": BURST_COMMAND, "o_part": BURST_COMMAND} if config.attention_parts else {}),
         "o_head": data.StructLayout({"rows": 24, "words": 16}),
         "o_sampler": data.StructLayout({"scale": SCALAR}),
         **({"o_deviate": token_list_command(config)} if config.selective_recompute else {}),
@@ -87,6 +89,8 @@ class Issue:
         Latest result of ``multiply``; the kept one of a key.
     rows : View, sinks : Signal
         The run of rows under way, where attention takes runs, and whether the queries for sinks are at hand; ``None`` elsewhere.
+    part : Signal
+        Bytes from the operation's first part in memory to that of the lane at hand; ``None`` where there are none.
     """
 
     def __init__(self, m: Module, steps: Steps, executor: wiring.Component, config: AcceleratorConfig,
@@ -109,6 +113,7 @@ class Issue:
         self.sinks: Signal | None = None
         if config.attention_runs:
             self.rows, self.sinks = Signal(rows_layout(config)), Signal(name="sinks")
+        self.part = Signal(32, name="part") if config.attention_parts else None
         self.flag = {each: Signal(name=f"is_{str(each.name).lower()}") for each in Flag}
         m.d.comb += [
             *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),
@@ -151,7 +156,7 @@ class Issue:
     def restart(self) -> None:
         """Clear the loop registers at the start of an operation."""
         for register in (self.token, self.head, self.sub, self.group_offset, self.offset, self.first_head, self.lane_head,
-                         self.second, *([] if self.sinks is None else [self.sinks])):
+                         self.second, *([] if self.sinks is None else [self.sinks]), *([] if self.part is None else [self.part])):
             self.steps.set(register, 0)
 
     def next_tile(self, begin: ValueLike) -> None:

@@ -54,8 +54,8 @@ ERROR_TEXT = {
     ErrorCause.TOKEN_OUT_OF_RANGE:
         "A prompt token is not in the vocabulary. Info: the token.",
     ErrorCause.ILLEGAL_INSTRUCTION:
-        "A descriptor has an unknown opcode or a wrong check word, or is of a list of tokens that cannot be. Info: byte offset in the "
-        "program.",
+        "A descriptor has an unknown opcode or a wrong check word, or says of parts of attention or of a list of tokens what cannot "
+        "be. Info: byte offset in the program.",
     ErrorCause.BUS_READ_ERROR:
         "A read got an error response. Info: byte address of the burst.",
     ErrorCause.BUS_WRITE_ERROR:

@@ -34,6 +34,9 @@ class Executor(wiring.Component):
         Scales of the activations that NORM produced, token after token.
     i_rows : In(stream of rows_layout), window : In(20)
         Where attention takes runs: those of ATTEND, tile after tile; with a window, the latest positions that a token sees.
+    words : Out(16)
+        Where programs may split an attention: that field of the operation. ``o_given`` and ``o_part`` then are reads and writes of
+        partial results, lane after lane; each write is reported by ``record_written``.
     budget : In(20); beats, words : Out(16)
         With a budget of rows per K/V head: the budget, and those fields of the operation. ``o_request`` then also has a request with
         ``scores`` for each attention of a head: its weights count for the rows of the head.
@@ -73,6 +76,7 @@ class Executor(wiring.Component):
             **({"i_rows": In(stream.Signature(rows_layout(config)))} if config.attention_runs else {}),
             **({"window": In(POSITION_BITS)} if config.cache == "window" else {}),
             **({"budget": In(POSITION_BITS), "beats": Out(16), "words": Out(16)} if config.cache == "evict" else {}),
+            **({"words": Out(16)} if config.attention_parts else {}),
             "magnitudes": In(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), config.token_slots)),
             "top_exponents": In(data.ArrayLayout(signed(16), lanes)),
             "inverse_temperature": In(SCALAR),
@@ -127,6 +131,8 @@ class Executor(wiring.Component):
 
         if issue.config.cache == "evict":
             m.d.comb += [self.beats.eq(op.beats), self.words.eq(op.words)]
+        if issue.config.attention_parts:
+            m.d.comb += self.words.eq(op.words)
 
         last = operation.sampled if issue.config.cache == "paged" else operation.tokens - 1
         from_last = (op.opcode == Opcode.HEAD) | ((op.opcode == Opcode.NORM) & issue.flag[Flag.TO_HEAD])

@@ -20,7 +20,7 @@ from .batch import Batch
 from .comparison import Comparison
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode, opcodes
-from .operation import decode_fields, instruction_layout, is_intact, operation_layout
+from .operation import are_parts_legal, decode_fields, instruction_layout, is_intact, operation_layout
 from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, rows_layout, window_rows
 
 __all__ = ["BURST", "TOKEN_BITS", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
@@ -175,7 +175,7 @@ class FrontEnd(wiring.Component):
         m.d.comb += [count.eq(counts[chunk]), position.eq(positions[chunk])]
         remaining = Signal(TOKEN_BITS)
         prompt_next = Signal(32)
-        op = Signal(instruction_layout())
+        op = Signal(instruction_layout(config))
 
         # A register late: many states can fail.
         failing, failed = (Signal(data.StructLayout({"cause": 8, "info": 32}), name=name) for name in ("failing", "failed"))
@@ -382,6 +382,8 @@ class FrontEnd(wiring.Component):
             with m.State("DECODE"):
                 m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetching)]
                 legal = is_intact(descriptor) & fetched_opcode.matches(*opcodes(config))
+                if config.attention_parts:
+                    legal &= are_parts_legal(descriptor)
                 with m.If(fetched):
                     m.d.sync += decode_fields(op, descriptor)
                     with m.If(legal):
@@ -458,7 +460,8 @@ class FrontEnd(wiring.Component):
                     m.next = "ROW"
                     with m.If(row + 1 == count):
                         m.next = "DECODE"
-            row_reads = RowReads(m, self, config, op.count, reads, position, count, head, first, tile_end, self.position, fail)
+            seen = (op.first, op.end) if config.attention_parts else None
+            row_reads = RowReads(m, self, config, op.count, reads, position, count, head, first, tile_end, self.position, fail, seen)
             if several:
                 paged_rows(row_reads, cache, batch)
                 self._record_states(m, row_reads, batch, row, cache)

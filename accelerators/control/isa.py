@@ -16,7 +16,7 @@ from enum import IntEnum, IntFlag
 
 from ..config import AcceleratorConfig
 
-__all__ = ["CHECK_SEED", "FIELDS", "INSTRUCTION_BYTES", "SCALARS", "Flag", "Instruction", "Opcode",
+__all__ = ["CHECK_SEED", "FIELDS", "INSTRUCTION_BYTES", "PART_FIELDS", "RANGE_UNIT", "SCALARS", "Flag", "Instruction", "Opcode",
            "decode_program", "encode_program", "opcodes"]
 
 INSTRUCTION_BYTES = 64
@@ -44,13 +44,15 @@ class Opcode(IntEnum):
     table."""
     APPEND = 6
     """Quantize K and V, append to the cache. address (layer's cache), source (K), destination (V), count (KV heads), words (per
-    head), scalar_a, scalar_b (weight scales of K and V). With a budget of rows: address (whole cache), other (number of the layer's
-    first KV head among those of all layers), beats (of K per row); until the ATTEND behind it nothing else may read memory."""
+    head), scalar_a, scalar_b (weight scales of K and V). With parts: first, end (only those positions are kept). With a budget
+    of rows: address (whole cache), other (number of the layer's first KV head among those of all layers), beats (of K per row); until
+    the ATTEND behind it nothing else may read memory."""
     ATTEND = 7
     """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
     group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
     scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks). With attention modes, and rows
-    not 0: a unified maximum, shift (base-2 logit). With a budget of rows: address and other as of APPEND, tiles 1."""
+    not 0: a unified maximum, shift (base-2 logit). With parts: first, end (positions that are seen), merge, partial, parts. With a
+    budget of rows: address and other as of APPEND, tiles 1."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9
@@ -111,8 +113,23 @@ FIELDS: dict[str, tuple[int, int, int]] = {
     "rows": (6, 0, 24),
     "shift": (6, 24, -8),
     "other": (7, 0, 16),
+    "merge": (7, 16, 1),
+    "partial": (7, 17, 1),
+    "first": (9, 16, 16),
+    "end": (11, 16, 16),
+    "parts": (14, 0, 32),
 }
 """Field -> (word, lowest bit, width); a negative width marks a signed field."""
+
+PART_FIELDS = ("merge", "partial", "first", "end", "parts")
+"""Of these, those of an accelerator whose programs may split an attention (``AcceleratorConfig.attention_parts``). An ATTEND sees, and
+an APPEND keeps, the positions from ``RANGE_UNIT * first`` on, up to the one before ``RANGE_UNIT * end`` (0: all). With ``merge`` each
+lane of an ATTEND is merged with a part of it in memory, with ``partial`` it leaves as a part, for memory, instead of being divided and
+written to ``destination``. Parts lie from the byte address ``parts`` on, in the order of the lanes: head after head, token after token,
+the heads of a group; those that leave lie where those were that they are merged with."""
+
+RANGE_UNIT = 16
+"""Positions that ``first`` and ``end`` count."""
 
 SCALARS = {"scalar_a": 8, "scalar_b": 10, "scalar_c": 12}
 """Pseudo-float -> word of its 24-bit mantissa; the signed 16-bit exponent is in the next word."""
@@ -137,6 +154,11 @@ class Instruction:
     rows: int = 0
     shift: int = 0
     other: int = 0
+    merge: int = 0
+    partial: int = 0
+    first: int = 0
+    end: int = 0
+    parts: int = 0
     scalar_a: tuple[int, int] = field(default=(0, 0))
     scalar_b: tuple[int, int] = field(default=(0, 0))
     scalar_c: tuple[int, int] = field(default=(0, 0))
@@ -151,6 +173,19 @@ class Instruction:
             mantissa, exponent = getattr(self, name)
             if not (0 <= mantissa < 1 << 24 and -(1 << 15) <= exponent < 1 << 15):
                 raise ValueError(f"{self.opcode.name} (tag {self.tag}): {name} does not fit: {mantissa}, {exponent}")
+        if (self.merge or self.partial) and self.opcode is not Opcode.ATTEND:
+            raise ValueError(f"{self.opcode.name} (tag {self.tag}): only an ATTEND may merge parts or give partial results")
+        if self.end and self.end < self.first:
+            raise ValueError(f"{self.opcode.name} (tag {self.tag}): end must be 0 or at least first, not {self.end} and {self.first}")
+
+    @property
+    def splits(self) -> bool:
+        """Whether it says something that only an accelerator with ``attention_parts`` does."""
+        return any(getattr(self, name) for name in PART_FIELDS)
+
+    def sees(self, position: int) -> bool:
+        """Whether a position is in the range of ``first`` and ``end``."""
+        return position >= RANGE_UNIT * self.first and (not self.end or position < RANGE_UNIT * self.end)
 
     def encode(self) -> bytes:
         """The 64 bytes in memory."""
@@ -159,7 +194,8 @@ class Instruction:
             words[word] |= (int(getattr(self, name)) & ((1 << abs(width)) - 1)) << low
         for name, word in SCALARS.items():
             mantissa, exponent = getattr(self, name)
-            words[word], words[word + 1] = mantissa, exponent & 0xFFFF
+            words[word] |= mantissa
+            words[word + 1] |= exponent & 0xFFFF
         words.append(check_word(words))
         return b"".join(word.to_bytes(4, "little") for word in words)
 

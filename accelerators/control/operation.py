@@ -5,16 +5,17 @@ from amaranth.lib import data
 
 from ..config import AcceleratorConfig
 from ..numerics import SCALAR
-from .isa import CHECK_SEED, FIELDS, INSTRUCTION_BYTES, SCALARS
+from .isa import CHECK_SEED, FIELDS, INSTRUCTION_BYTES, PART_FIELDS, SCALARS, Opcode
 
-__all__ = ["decode_fields", "instruction_layout", "is_intact", "operation_layout"]
+__all__ = ["are_parts_legal", "decode_fields", "instruction_layout", "is_intact", "operation_layout"]
 
 WORDS = INSTRUCTION_BYTES // 4
 
 
-def instruction_layout() -> data.StructLayout:
-    """All fields and scalars of an instruction."""
-    members: dict = {name: signed(-width) if width < 0 else width for name, (_, _, width) in FIELDS.items()}
+def instruction_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """All fields and scalars of an instruction, but for those that the accelerator has no use for."""
+    members: dict = {name: signed(-width) if width < 0 else width for name, (_, _, width) in FIELDS.items()
+                     if config.attention_parts or name not in PART_FIELDS}
     return data.StructLayout({**members, **dict.fromkeys(SCALARS, SCALAR)})
 
 
@@ -27,7 +28,7 @@ def operation_layout(config: AcceleratorConfig) -> data.StructLayout:
     else:
         where = {"position": position}
     return data.StructLayout({
-        "instruction": instruction_layout(),
+        "instruction": instruction_layout(config),
         "tokens": range(config.token_lanes + 1),
         **where,
         "chunk": range(max(config.chunks, 2)),
@@ -37,12 +38,21 @@ def operation_layout(config: AcceleratorConfig) -> data.StructLayout:
 def decode_fields(instruction: data.View, descriptor: Value) -> list:
     """Assignments of every field of ``instruction`` from the 512 bits of a descriptor."""
     statements = []
-    for name, (word, low, width) in FIELDS.items():
+    fields = instruction.shape().members
+    for name, (word, low, width) in ((name, place) for name, place in FIELDS.items() if name in fields):
         statements.append(instruction[name].eq(descriptor[32 * word + low:32 * word + low + abs(width)]))
     for name, word in SCALARS.items():
         statements += [instruction[name].mantissa.eq(descriptor[32 * word:32 * word + 24]),
                        instruction[name].exponent.eq(descriptor[32 * (word + 1):32 * (word + 1) + 16])]
     return statements
+
+
+def are_parts_legal(descriptor: Value) -> Value:
+    """High if the descriptor says nothing about parts that it must not (``Instruction``)."""
+    def of(name: str) -> Value:
+        word, low, width = FIELDS[name]
+        return descriptor[32 * word + low:32 * word + low + width]
+    return ((of("opcode") == Opcode.ATTEND) | ~(of("merge") | of("partial"))) & ((of("end") == 0) | (of("end") >= of("first")))
 
 
 def is_intact(descriptor: Value) -> Value:

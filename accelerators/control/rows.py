@@ -4,7 +4,7 @@ states of its main machine. One function per controller."""
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amaranth.hdl import Module, Mux, Signal, ValueLike
+from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, wiring
 
 from ..cache.contiguous import ContiguousCache
@@ -15,6 +15,7 @@ from ..config import POSITION_BITS, AcceleratorConfig
 from ..streams import StreamBuffer
 from .batch import Batch
 from .errors import ErrorCause
+from .isa import RANGE_UNIT
 
 __all__ = ["RowReads", "contiguous_rows", "evict_rows", "paged_rows", "rows_layout", "window_rows"]
 
@@ -47,6 +48,8 @@ class RowReads:
     length : Signal
         Position of the next token: what an error speaks of.
     fail : callable (cause, when, info)
+    seen : pair of Values, or None
+        Where operations see a range of positions: ``first`` and ``end`` of the operation at hand.
     """
 
     m: Module
@@ -61,6 +64,7 @@ class RowReads:
     tile_end: Signal
     length: Signal
     fail: Callable[[ErrorCause, ValueLike, ValueLike], None]
+    seen: tuple[Value, Value] | None = None
 
     def next_tile(self) -> None:
         """In a state: go on to the next tile of tokens, of the next head behind the last one, or to the next operation."""
@@ -106,19 +110,31 @@ def _read(x: RowReads, cache: ContiguousCache) -> None:
 
 def window_rows(x: RowReads, cache: WindowCache) -> None:
     """The sinks, then the latest ``kv_window`` positions of the tile's first token up to its last one. Every run of slots is a read,
-    and an item of ``o_rows``."""
+    and an item of ``o_rows``. Of a range that has none of them the row of the last token is read, which no lane sees."""
     m, frontend = x.m, x.frontend
     # Two registers late: two states lie between a change and its use.
     end, lowest = Signal(POSITION_BITS + 1), Signal(POSITION_BITS)
     sinks, recent, position = Signal(POSITION_BITS), Signal(POSITION_BITS), Signal(POSITION_BITS)
     begin = x.position + x.first + 1
-    m.d.comb += [end.eq(x.position + x.tile_end), lowest.eq(Mux(begin > frontend.kv_window, begin - frontend.kv_window, 0))]
-    m.d.sync += [sinks.eq(Mux(end < frontend.kv_sinks, end, frontend.kv_sinks)),
-                 position.eq(Mux(lowest > frontend.kv_sinks, lowest, frontend.kv_sinks))]
-    m.d.comb += recent.eq(Mux(end > position, end - position, 0))
-
+    beyond, oldest = x.position + x.tile_end, Mux(begin > frontend.kv_window, begin - frontend.kv_window, 0)
     ring = Signal()
-    m.d.comb += [cache.i_request.p.position.eq(Mux(ring, position, 0)), cache.i_request.p.count.eq(Mux(ring, recent, sinks))]
+    if x.seen is None:
+        m.d.comb += [end.eq(beyond), lowest.eq(oldest)]
+        m.d.sync += [sinks.eq(Mux(end < frontend.kv_sinks, end, frontend.kv_sinks)),
+                     position.eq(Mux(lowest > frontend.kv_sinks, lowest, frontend.kv_sinks))]
+        m.d.comb += recent.eq(Mux(end > position, end - position, 0))
+        m.d.comb += [cache.i_request.p.position.eq(Mux(ring, position, 0)), cache.i_request.p.count.eq(Mux(ring, recent, sinks))]
+    else:
+        first, stop = (value * RANGE_UNIT for value in x.seen)
+        sink, sinks_end, from_, none = Signal.like(position), Signal.like(position), Signal.like(position), Signal()
+        m.d.comb += [lowest.eq(oldest), end.eq(Mux((stop != 0) & (stop < beyond), stop, beyond)),
+                     sinks_end.eq(Mux(end < frontend.kv_sinks, end, frontend.kv_sinks)),
+                     from_.eq(Mux(lowest > first, lowest, first))]
+        m.d.sync += [sink.eq(first), sinks.eq(Mux(sinks_end > first, sinks_end - first, 0)),
+                     position.eq(Mux(from_ > frontend.kv_sinks, from_, frontend.kv_sinks))]
+        m.d.comb += [recent.eq(Mux(end > position, end - position, 0)), none.eq((sinks == 0) & (recent == 0)),
+                     cache.i_request.p.position.eq(Mux(none, beyond - 1, Mux(ring, position, sink))),
+                     cache.i_request.p.count.eq(Mux(none, 1, Mux(ring, recent, sinks)))]
     with m.State("TILE"):
         m.next = "TILE_ROWS"
     with m.State("TILE_ROWS"):

@@ -1,13 +1,15 @@
 """The commands of every operation, as states of the executor's machine. The state that an operation begins with has the
 name of its opcode; all end in DRAIN, but LINEAR, which lets the next operation begin."""
 
-from amaranth.hdl import Array, Mux, Signal, signed
+from collections.abc import Callable
+
+from amaranth.hdl import Array, Mux, Signal, Value, signed
 
 from ..config import POSITION_BITS
 from ..numerics import SCALAR
 from ..numerics.pipelined import adder_tree
 from .commands import Issue
-from .isa import Flag
+from .isa import RANGE_UNIT, Flag
 
 __all__ = ["add_sequences"]
 
@@ -89,11 +91,12 @@ def _quantize(x: Issue, scale: Signal) -> None:
                 steps.drive(x.launched["scale_stored"], 1)
                 steps.go("READ_AGAIN")
             with m.Elif(~x.is_append):
+                ends = "ATTEND_WRITE" if x.part is None else "ATTEND_GIVEN"
                 if x.rows is None:
-                    steps.go("ATTEND_WRITE")
+                    steps.go(ends)
                 else:
                     with m.If(x.rows.ends):
-                        steps.go("ATTEND_WRITE")
+                        steps.go(ends)
                     with m.Else():
                         steps.go("ATTEND_NEXT")
             with m.Else():
@@ -146,7 +149,18 @@ def _append(x: Issue) -> None:
     """Per token and KV head a record of K and V."""
     op, steps = x.op, x.steps
     scale = x.scales[x.slot]
-    x.multiply("APPEND", scale, op.scalar_a, "APPEND_VALUE", store=x.key_scale)
+    begin = "APPEND"
+    if x.part is not None:  # a state, as the position and ``last_token`` are a register late
+        begin, first, end, kept = "APPEND_KEY", *(bound * RANGE_UNIT for bound in (op.first, op.end)), Signal(name="kept")
+        x.m.d.sync += kept.eq((x.position >= first) & ((end == 0) | (x.position < end)))
+        with steps.state("APPEND"):
+            steps.go("APPEND_KEPT")
+        with steps.state("APPEND_KEPT"):
+            with x.m.If(kept):
+                steps.go(begin)
+            with x.m.Else():
+                x.next_token("APPEND")
+    x.multiply(begin, scale, op.scalar_a, "APPEND_VALUE", store=x.key_scale)
     x.multiply("APPEND_VALUE", scale, op.scalar_b, "APPEND_REQUEST")
     with steps.state("APPEND_REQUEST"):
         if x.config.cache == "paged":
@@ -181,14 +195,19 @@ def _attend(x: Issue) -> None:
             others = Signal(name="others_see_it")
             m.d.sync += others.eq((token < x.tile + rows.first_token) | (token >= x.tile + rows.tokens_end))
             hidden |= others
-        m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(hidden, 0, Mux(seen > rows.rows, rows.rows, seen)))]
-        if x.config.cache == "window":
-            window = x.executor.window
-            m.d.sync += start.eq(Mux(x.sinks | (seen < window), 0, seen - window))
+        if x.part is None:
+            m.d.sync += [seen.eq(position - rows.position), limit.eq(Mux(hidden, 0, Mux(seen > rows.rows, rows.rows, seen)))]
+            if x.config.cache == "window":
+                window = x.executor.window
+                m.d.sync += start.eq(Mux(x.sinks | (seen < window), 0, seen - window))
+        else:
+            _range(x, seen, start, limit)
         run = {"rows": rows.rows, "begins": rows.begins, "ends": rows.ends}
-        bounds = {"start": start, "limit": limit, "ends": rows.ends}
+        bounds = {"start": start, "limit": limit, "ends": rows.ends if x.part is None else rows.ends & ~op.partial}
         if x.config.attention_modes:
             run |= {"unified": op.rows != 0, "phi": op.shift}
+        if x.part is not None:
+            run |= {"merge": op.merge, "partial": op.partial}
     begin = "ATTEND" if x.rows is None and not evict else "ATTEND_RUN"
     if evict:
         with steps.state("ATTEND"):
@@ -210,7 +229,7 @@ def _attend(x: Issue) -> None:
         launches = ("exponent_stored",) if x.rows is None else ()
         taken = x.send("o_lane", "READ", launches, token=token, head=x.lane_head, **bounds)
         if x.rows is not None:
-            with m.If(taken & x.rows.ends):
+            with m.If(taken & bounds["ends"]):
                 steps.drive(x.launched["exponent_stored"], 1)
 
     def next_tile() -> None:
@@ -225,6 +244,9 @@ def _attend(x: Issue) -> None:
             steps.go("ATTEND")
 
     def next_lane(end_of_tile) -> None:
+        if x.part is not None:
+            with m.If(rows.ends):
+                steps.set(x.part, x.part + (_part_beats(x) << x.config.bus_bytes.bit_length() - 1))
         steps.set(x.sub, Mux(x.last_sub, 0, x.sub + 1))
         steps.set(x.offset, Mux(x.last_sub, x.group_offset, x.offset + op.words))
         steps.set(x.lane_head, Mux(x.last_sub, x.first_head, x.lane_head + 1))
@@ -237,12 +259,54 @@ def _attend(x: Issue) -> None:
             with m.Else():
                 end_of_tile()
 
+    if x.part is not None:
+        _parts(x, lambda: next_lane(next_tile))
     with steps.state("ATTEND_WRITE"):
         with m.If(x.send("o_write", None, ("vector_written",), token=x.slot, base=op.destination + x.offset, words=op.words)):
             next_lane(next_tile)
     if x.rows is not None:
         with steps.state("ATTEND_NEXT"):
             next_lane(lambda: steps.go("ATTEND"))  # the tile's next run
+
+
+def _range(x: Issue, seen: Signal, start: Signal, limit: Signal) -> None:
+    """Rows of the run that a lane sees, of a range of positions: those from ``first`` on, before ``end``, of the window's."""
+    op, rows, window = x.op, x.rows, x.executor.window
+    assert rows is not None
+    position, (first, end) = x.position + 1, (bound * RANGE_UNIT for bound in (op.first, op.end))
+    before, behind = Signal.like(seen), Signal.like(seen)  # rows of the run before the range; up to its end
+    recent = Mux(x.sinks | (seen < window), 0, seen - window)
+
+    def within(value):
+        return Mux(value < 0, 0, Mux(value > rows.rows, rows.rows, value))
+    x.m.d.sync += [seen.eq(position - rows.position), before.eq(first - rows.position),
+                   behind.eq(Mux((end != 0) & (end < position), end, position) - rows.position),
+                   limit.eq(within(behind)), start.eq(within(Mux(before > recent, before, recent)))]
+
+
+def _part_beats(x: Issue) -> Value:
+    """Bus words of a lane's part (``part_beats`` of the configuration)."""
+    words, each, bus = x.op.words + 1, x.config.part_word_bits, x.config.bus_bits
+    if each >= bus:
+        return words << (each // bus).bit_length() - 1
+    return (words + (bus // each - 1)) >> (bus // each).bit_length() - 1
+
+
+def _parts(x: Issue, next_lane: Callable[[], None]) -> None:
+    """A lane's part from memory, its part to memory instead of its results to ``destination``."""
+    m, op, steps = x.m, x.op, x.steps
+    burst = dict(address=op.parts + x.part, beats=_part_beats(x))
+    with steps.state("ATTEND_GIVEN"):
+        with m.If(op.merge):
+            x.send("o_given", "ATTEND_PART", **burst)
+        with m.Else():
+            steps.go("ATTEND_PART")
+    with steps.state("ATTEND_PART"):
+        with m.If(op.partial):
+            with m.If(x.send("o_part", None, ("record_written",), **burst)):
+                next_lane()
+        with m.Else():
+            steps.go("ATTEND_WRITE")
 
 
 def _residual(x: Issue) -> None:

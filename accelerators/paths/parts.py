@@ -7,6 +7,7 @@ from amaranth.lib import data
 
 from ..attention.engine import Attention
 from ..attention.exponents import HeadExponents
+from ..attention.part_memory import PartPacker, PartUnpacker
 from ..cache.append import RecordPacker
 from ..cache.contiguous import ContiguousCache
 from ..cache.evict_cache import EvictCache
@@ -42,7 +43,7 @@ OPERATIONS = 16
 """Operations, and matrices, that the front end may be ahead of the executor."""
 
 RESET_GROUPS = (("frontend",), ("executor",), ("memory",), ("engine",), ("norm_quantize", "align", "head_exponents", "gains"),
-                ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention",),
+                ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention", "part_packer", "part_unpacker"),
                 ("packer", "cache", "mover", "token_list"), ("head",), ("sampler",))
 """Names of submodules by the register that resets them."""
 
@@ -51,7 +52,8 @@ class Parts:
     """The submodules of a core: units, each with the reset of its group, and the queues between them.
 
     ``cache`` makes the addresses of records; with a paged cache (``None``) they come from the front end, and ``mover`` copies rows.
-    ``tokens`` lists the tokens to compute again, with selective recompute.
+    ``tokens`` lists the tokens to compute again, with selective recompute. ``part_packer`` and ``part_unpacker`` are there where
+    programs may split an attention.
     """
 
     def __init__(self, m: Module, config: AcceleratorConfig):
@@ -69,6 +71,8 @@ class Parts:
                            EvictCache(config, config.cache_heads) if self.evict else ContiguousCache(config))
         self.mover: Any = RowMover(config, config.swap_rows) if self.paged else None
         self.tokens: Any = TokenList(config) if config.selective_recompute else None
+        self.part_packer: Any = PartPacker(config) if config.attention_parts else None
+        self.part_unpacker: Any = PartUnpacker(config) if config.attention_parts else None
         self.gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), ceil_div(config.max_vector, lanes))
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes), "sin": data.ArrayLayout(signed(16), lanes)})
         self.table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))
@@ -76,7 +80,8 @@ class Parts:
                  "norm_quantize": self.norm, "align": self.align, "head_exponents": self.exponents, "gains": self.gains,
                  "rope": self.rope, "rotary_table": self.table, "residual": self.residual, "glu": self.glu,
                  "embedding": self.embedding, "attention": self.attention, "packer": self.packer, "cache": self.cache,
-                 "mover": self.mover, "token_list": self.tokens, "head": self.head, "sampler": self.sampler}
+                 "mover": self.mover, "token_list": self.tokens, "part_packer": self.part_packer, "part_unpacker": self.part_unpacker,
+                 "head": self.head, "sampler": self.sampler}
         resets = ResetChain(m)
         for names in RESET_GROUPS:
             resets.add(**{name: part for name in names if (part := units[name]) is not None})

@@ -8,12 +8,12 @@ from ..control.frontend import FrontEnd
 from ..control.isa import Opcode
 from ..streams import Queue
 from ..streams.route import buffered, merge, pass_fields
-from .parts import Parts
+from .parts import Parts, Running
 
-__all__ = ["move_rows", "write_records"]
+__all__ = ["move_parts", "move_rows", "write_records"]
 
 
-def write_records(m: Module, core: wiring.Component, parts: Parts, copying) -> None:
+def write_records(m: Module, core: wiring.Component, parts: Parts, running: Running, copying) -> None:
     """Records from the packer, to addresses from the cache."""
     config, window, paged, evict = core.config, parts.window, parts.paged, parts.evict
     frontend, executor, packer, cache, mover = parts.frontend, parts.executor, parts.packer, parts.cache, parts.mover
@@ -36,6 +36,9 @@ def write_records(m: Module, core: wiring.Component, parts: Parts, copying) -> N
             # The front end reads, what it reads it has checked.
             cache.o_read.ready.eq(1),
         ]
+    elif config.attention_parts:
+        m.d.comb += cache.o_read.ready.eq(1)
+        move_parts(m, core, parts, running)
     else:
         pass_fields(m, cache.o_write, core.o_record)
         m.d.comb += cache.o_read.ready.eq(1)
@@ -57,6 +60,27 @@ def write_records(m: Module, core: wiring.Component, parts: Parts, copying) -> N
         executor.record_written.eq(core.i_record_done.valid & ~copying if paged else cache.o_append.valid if evict else
                                    core.i_record_done.valid),
     ]
+
+
+def move_parts(m: Module, core: wiring.Component, parts: Parts, running: Running) -> None:
+    """Where programs may split an attention: what is written, records of APPEND or parts of ATTEND, and parts that are read."""
+    executor, attention, packer, unpacker = parts.executor, parts.attention, parts.part_packer, parts.part_unpacker
+    lanes, attends = max(3, core.config.query_lanes), running.op[Opcode.ATTEND]
+    # A lane's commands wait until the lanes of its operation are complete and its rows are through.
+    for name in ("o_given", "o_part"):
+        m.submodules[f"commands_{name[2:]}"] = commands = Queue(getattr(executor, name).p.shape(), lanes)
+        wiring.connect(m, getattr(executor, name), commands.i)
+        if name == "o_given":
+            wiring.connect(m, commands.o, wiring.flipped(core.o_parts))
+        else:
+            merge(m, [(parts.cache.o_write, ~attends), (commands.o, attends)], core.o_record)
+    wiring.connect(m, attention.o_part, packer.i_part)
+    wiring.connect(m, attention.o_sums, packer.i_sums)
+    merge(m, [(buffered(m, parts.packer.o, "record_data").o, ~attends), (packer.o, attends)], core.o_record_data)
+    wiring.connect(m, wiring.flipped(core.i_parts), unpacker.i)
+    wiring.connect(m, unpacker.o_part, attention.i_part)
+    wiring.connect(m, unpacker.o_sums, attention.i_sums)
+    m.d.comb += unpacker.words.eq(executor.words)
 
 
 def move_rows(m: Module, core: wiring.Component, frontend: FrontEnd, mover: RowMover, copying: Signal) -> None:

@@ -14,8 +14,8 @@ from .attention_operations import Mode, Operations
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["AttentionBench", "FinishBench", "LaneTableBench", "MixBench", "PartingBench", "Pow2NegativeBench", "RowSplitterBench",
-           "ScoresBench", "SoftmaxBench"]
+__all__ = ["AttentionBench", "FinishBench", "JoiningBench", "LaneTableBench", "MixBench", "PartingBench", "Pow2NegativeBench",
+           "RowSplitterBench", "ScoresBench", "SoftmaxBench"]
 
 
 class Recorded(dict):
@@ -27,11 +27,12 @@ class Recorded(dict):
 
 
 class _PartBench(UnitBench):
-    """``inputs`` and ``outputs`` name, for each port, the stream of ``Operations``; ``mode_outputs`` and ``evict_outputs`` those of
-    ports that come with modes and with a budget of rows; ``fallbacks`` says whether they are counted."""
+    """``inputs`` and ``outputs`` name, for each port, the stream of ``Operations``; ``mode_inputs``, ``mode_outputs`` and
+    ``evict_outputs`` those of ports that come with modes and with a budget of rows; ``fallbacks`` says whether they are counted."""
 
     inputs: Mapping[str, str] = {}
     outputs: Mapping[str, str] = {}
+    mode_inputs: Mapping[str, str] = {}
     mode_outputs: Mapping[str, str] = {}
     evict_outputs: Mapping[str, str] = {}
     fallbacks = False
@@ -43,7 +44,8 @@ class _PartBench(UnitBench):
     def chosen(self, operations: Operations) -> Recorded:
         """The streams of the unit."""
         streams = operations.streams
-        stimulus = Recorded({port: self._filled(streams[name]) for port, name in self.inputs.items()})
+        inputs = {**self.inputs, **(self.mode_inputs if self.config.attention_modes else {})}
+        stimulus = Recorded({port: self._filled(streams[name]) for port, name in inputs.items()})
         outputs = {**self.outputs, **(self.mode_outputs if self.config.attention_modes else {}),
                    **(self.evict_outputs if self.config.cache == "evict" else {})}
         stimulus.expected = {port: streams[name] for port, name in outputs.items()}
@@ -211,10 +213,20 @@ class FinishBench(_PartBench):
         return {"latency": trace.latency("i", "o")}
 
 
+class JoiningBench(_PartBench):
+    """States and sums, some to be merged with parts given."""
+
+    inputs = {"i_state": "states", "i": "all_sums", "i_part": "given_parts", "i_sums": "given_sums"}
+    outputs = {"o_state": "joined_states", "o": "joined_sums"}
+
+    def measure(self, trace: Trace) -> dict[str, int]:
+        return {"latency": trace.latency("i", "o")}
+
+
 class PartingBench(_PartBench):
     """States and sums, each to one of two ways out."""
 
-    inputs = {"i_state": "states", "i": "all_sums"}
+    inputs = {"i_state": "joined_states", "i": "joined_sums"}
     outputs = {"o_total": "totals", "o": "sums", "o_part": "parts", "o_sums": "partial_sums"}
 
     def measure(self, trace: Trace) -> dict[str, int]:
@@ -226,6 +238,7 @@ class AttentionBench(_PartBench):
 
     inputs = {"i_command": "commands", "i_query": "queries", "i_lane": "lanes", "i_rows": "rows"}
     outputs = {"o": "results", "o_exponent": "exponents"}
+    mode_inputs = {"i_part": "given_parts", "i_sums": "given_sums"}
     mode_outputs = {"o_part": "parts", "o_sums": "partial_sums"}
     evict_outputs = {"o_weights": "row_weights"}
     fallbacks = True

@@ -8,11 +8,13 @@ import numpy as np
 from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
 from ..golden.attention import WEIGHT_BITS, Partial, finished, scaled_down
 from ..golden.cache import restored, stored
-from ..golden.lanes import LaneState
+from ..golden.lanes import LaneState, partial
+from ..golden.merge import merge
+from ..golden.numerics import Scalar
 from ..golden.weights import attention_weights
 from .unit import Items
 
-__all__ = ["Mode", "Operations", "Run"]
+__all__ = ["Mode", "Operations", "Run", "part_fields"]
 
 
 def _packed(values: np.ndarray, bits: int) -> int:
@@ -21,6 +23,11 @@ def _packed(values: np.ndarray, bits: int) -> int:
 
 def _pair(scale: np.ndarray) -> dict[str, int]:
     return {"mantissa": int(scale[0]), "exponent": int(scale[1])}
+
+
+def part_fields(part: Partial) -> dict[str, int]:
+    """The state of a part as a payload."""
+    return {"sum": part.total, "exponent": part.exponent, "defined": int(part.defined), "maximum": part.maximum}
 
 
 class Run(NamedTuple):
@@ -38,13 +45,16 @@ class Run(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """How an operation is done: its unified maximum, if it has one, and whether its results are partial."""
+    """How an operation is done: its unified maximum, if it has one, whether its results are partial, and whether its lanes are merged
+    with parts given."""
 
     phi: int | None = None
     partial: bool = False
+    merge: bool = False
 
     def fields(self) -> dict[str, int]:
-        return {"unified": int(self.phi is not None), "phi": self.phi or 0, "partial": int(self.partial)}
+        return {"unified": int(self.phi is not None), "phi": self.phi or 0, "merge": int(self.merge),
+                "partial": int(self.partial)}
 
 
 class Operations:
@@ -55,7 +65,8 @@ class Operations:
     streams : Items
         ``commands``, ``queries``, ``lanes``, ``rows``, ``headers``, ``keys``, ``values``, ``dots``, ``scores``, ``weights``,
         ``probabilities``, ``row_weights``, ``totals``, ``sums``, ``results``, ``exponents``; with modes ``partial_sums`` and
-        ``parts``, and of all operations together ``all_sums`` and ``states``.
+        ``parts``, of all operations together ``all_sums`` and ``states``, behind merges ``joined_sums`` and ``joined_states``; what
+        lanes are merged with, ``given_sums`` and ``given_parts``.
     missed, passed : int
         Lanes that left a unified maximum.
     """
@@ -66,7 +77,8 @@ class Operations:
         self.bound = 1 << (config.kv_bits - 1)
         self.streams: Items = {name: [] for name in (
             "commands", "queries", "lanes", "rows", "headers", "keys", "values", "dots", "scores", "weights",
-            "probabilities", "row_weights", "states", "totals", "all_sums", "sums", "results", "exponents", "parts", "partial_sums")}
+            "probabilities", "row_weights", "states", "totals", "all_sums", "sums", "results", "exponents", "parts", "partial_sums",
+            "joined_states", "joined_sums", "given_parts", "given_sums")}
         self.missed = self.passed = 0
 
     def add_random(self) -> None:
@@ -82,7 +94,7 @@ class Operations:
 
     def random_mode(self) -> Mode:
         phi = int(self.rng.integers(-4, 12)) if self.rng.random() < 0.7 else None
-        return Mode(phi, bool(self.rng.random() < 0.5))
+        return Mode(phi, bool(self.rng.random() < 0.5), bool(self.rng.random() < 0.5))
 
     def _scales(self, count: int, centre: int, spread: int, bits: int) -> np.ndarray:
         """Normalized mantissas of ``bits`` bits with exponents around ``centre``; one in eight is zero."""
@@ -101,26 +113,45 @@ class Operations:
         states = [LaneState(config, mode.phi) for _ in range(lanes)]
         sums = np.zeros((lanes, head_dim), np.int64)
         first_item = len(streams["probabilities"])
+        joined: list[Partial] = []
         for number, run in enumerate(runs):
             self._add_run(run, states, sums, mode, number == 0, number == len(runs) - 1)
         self._add_row_weights(streams["probabilities"][first_item:], lanes)
         for lane, state in enumerate(states):
             self.missed, self.passed = self.missed + state.missed, self.passed + state.passed
-            words = self.words(sums[lane], "sums")
+            words, flags = self.words(sums[lane], "sums"), {"merge": mode.merge, "partial": mode.partial}
             total = {"sum": state.total, "exponent": state.top, "defined": state.top is not None}
-            part = {**total, "maximum": state.maximum}
+            part: dict[str, Any] = {**total, "maximum": state.maximum}
             streams["all_sums"] += words
-            streams["states"].append({**part, "partial": mode.partial} if config.attention_modes else total)
+            streams["states"].append({**part, **flags} if config.attention_modes else total)
+            joined.append(state.partial(sums[lane]))
+            if mode.merge:
+                given = self._given(lanes, head_dim)
+                streams["given_parts"].append(part_fields(given))
+                streams["given_sums"] += self.words(given.acc, "sums")
+                joined[-1] = merge(joined[-1], given)
+                words, part = self.words(joined[-1].acc, "sums"), part_fields(joined[-1])
+                total = {name: part[name] for name in total}
+            streams["joined_states"].append({**part, **flags})
+            streams["joined_sums"] += words
             if mode.partial:
                 streams["partial_sums"] += words
                 streams["parts"].append(part)
                 continue
-            x, exponent = finished(state.partial(sums[lane]), config)
+            x, exponent = finished(joined[-1], config)
             streams["sums"] += words
             streams["totals"].append(total)
             streams["results"] += self.words(x, "x")
             streams["exponents"].append({"exponent": exponent})
-        return [state.partial(acc) for state, acc in zip(states, sums, strict=True)]
+        return joined
+
+    def _given(self, lanes: int, head_dim: int) -> Partial:
+        """What a lane has behind other rows: of some, or of none."""
+        words, rows, spread = head_dim // self.config.vector_lanes, int(self.rng.integers(1, 4)), int(self.rng.choice((1, 4, 40)))
+        run = self.random_run(lanes, words, rows, spread)
+        seen = slice(int(run.starts[0]), int(run.limits[0]))
+        return partial(run.q[0], Scalar(*(int(value) for value in run.scales[0])), run.k[seen], run.k_scales[seen], run.v[seen],
+                       run.v_scales[seen], self.config)
 
     def _add_row_weights(self, items: Sequence[dict[str, Any]], lanes: int) -> None:
         """Weights of the rows of an operation, as many as a cache with a budget may have; a lane that saw none has no maximum."""

@@ -188,7 +188,7 @@ class BatchFrontEndBench(FrontEndBench):
         operations = []
         for queued in golden.operations:
             assert isinstance(queued, BatchOperation)
-            operations.append({"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens, "chunk": 0,
+            operations.append({"instruction": instruction_fields(queued.instruction, self.config), "tokens": queued.tokens, "chunk": 0,
                                "positions": list(queued.positions), "sampled": queued.sampled})
         return super().expected(stimulus) | {
             "o_operation": operations, "o_copy": [vars(copy) for copy in golden.copies],

@@ -10,7 +10,7 @@ from ...accelerators.control.isa import Flag, Instruction, Opcode, opcodes
 from ..golden.executor import Command, Executor, Inputs, scalar_fields
 from ..golden.numerics import Scalar
 from .agents import BenchFailure, Model
-from .frontend import instruction_fields
+from .frontend import instruction_fields, random_parts
 from .trace import Trace
 from .unit import Items, UnitBench
 
@@ -156,7 +156,7 @@ class ExecutorBench(UnitBench):
             rows=rng.randint(1, config.max_context) if opcode is Opcode.DEVIATE else rng.getrandbits(24), shift=rng.randint(-128, 127),
             tiles=(rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else
                    rng.randint(0, 256) if opcode is Opcode.DEVIATE else rng.getrandbits(16)),
-            **scalar_words)
+            **scalar_words, **(random_parts(rng, opcode, config.max_positions) if config.attention_parts else {}))
         lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
         if config.cache == "evict" and rng.random() < 0.5:
             position = rng.randint(0, 2 * BUDGET)
@@ -217,8 +217,8 @@ class ExecutorBench(UnitBench):
     def _plan(self, inputs: list[Inputs]) -> Items:
         self.inputs = inputs
         runs = {"i_rows": [run for each in inputs for tile in each.rows for run in tile]} if self.config.attention_runs else {}
-        return {**runs, "i_operation": [{"instruction": instruction_fields(each.op), "tokens": each.tokens, "chunk": each.chunk,
-                                         **self._where(each)} for each in inputs]}
+        return {**runs, "i_operation": [{"instruction": instruction_fields(each.op, self.config), "tokens": each.tokens,
+                                         "chunk": each.chunk, **self._where(each)} for each in inputs]}
 
     @staticmethod
     def _where(inputs: Inputs) -> dict[str, Any]:

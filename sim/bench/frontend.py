@@ -5,14 +5,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ...accelerators.control.isa import FIELDS, INSTRUCTION_BYTES, SCALARS, Flag, Instruction, Opcode, encode_program
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.control.isa import (
+    FIELDS,
+    INSTRUCTION_BYTES,
+    PART_FIELDS,
+    RANGE_UNIT,
+    SCALARS,
+    Flag,
+    Instruction,
+    Opcode,
+    encode_program,
+)
 from ..golden.cache import record_beats
 from ..golden.frontend import FrontEnd, Settings
 from .agents import BenchFailure
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["FrontEndBench", "Generation", "instruction_fields"]
+__all__ = ["FrontEndBench", "Generation", "instruction_fields", "random_parts"]
 
 VOCABULARY = 300
 EOS = VOCABULARY - 1
@@ -20,10 +31,18 @@ OWNERS = dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), ("window", "ev
 """Settings that some caches have only, and which."""
 
 
-def instruction_fields(op: Instruction) -> dict[str, Any]:
+def instruction_fields(op: Instruction, config: AcceleratorConfig) -> dict[str, Any]:
     """An instruction as a payload."""
-    values: dict[str, Any] = {name: int(getattr(op, name)) for name in FIELDS}
+    values: dict[str, Any] = {name: int(getattr(op, name)) for name in FIELDS if config.attention_parts or name not in PART_FIELDS}
     return values | {name: dict(zip(("mantissa", "exponent"), getattr(op, name), strict=True)) for name in SCALARS}
+
+
+def random_parts(rng: random.Random, opcode: Opcode, positions: int) -> dict[str, Any]:
+    """What an instruction says about parts: a range, or none, of a text of ``positions``, and what goes only with an ATTEND."""
+    first, end = sorted(rng.choice((0, rng.randint(0, positions // RANGE_UNIT))) for _ in range(2))
+    attends = opcode is Opcode.ATTEND
+    return {"first": first, "end": rng.choice((0, end)), "merge": attends and rng.getrandbits(1),
+            "partial": attends and rng.getrandbits(1), "parts": rng.getrandbits(32)}
 
 
 @dataclass
@@ -62,7 +81,9 @@ class FrontEndBench(UnitBench):
         def op(opcode: Opcode, flags: Flag = Flag(0), **fields: int) -> Instruction:
             values: dict[str, Any] = {
                 name: rng.getrandbits(width) if width > 0 else rng.randint(-(1 << -width - 1), (1 << -width - 1) - 1)
-                for name, (_, _, width) in FIELDS.items() if name not in ("opcode", "flags")}
+                for name, (_, _, width) in FIELDS.items() if name not in ("opcode", "flags", *PART_FIELDS)}
+            if self.config.attention_parts:
+                values |= random_parts(rng, opcode, self.config.max_positions)
             values |= {name: (rng.getrandbits(24), rng.randint(-(1 << 15), (1 << 15) - 1)) for name in SCALARS}
             values |= {"address": rng.getrandbits(20) * self.config.bus_bytes, "beats": rng.randint(1, 40)}
             return Instruction(opcode, flags, **(values | fields))
@@ -255,7 +276,7 @@ class FrontEndBench(UnitBench):
             "o_program": [{"address": read.address, "beats": read.beats} for read in golden.program],
             "o_data": [{"address": read.address, "beats": read.beats} for read in golden.data],
             "o_weights": [dict(zip(("address", "beats", "head"), matrix, strict=True)) for matrix in golden.weights],
-            "o_operation": [{"instruction": instruction_fields(queued.instruction), "tokens": queued.tokens,
+            "o_operation": [{"instruction": instruction_fields(queued.instruction, self.config), "tokens": queued.tokens,
                              "position": queued.position, "chunk": queued.chunk} for queued in golden.operations],
             "o_token": [{"token": token, "value": value, "last": last} for token, value, last in golden.tokens],
             **({"o_rows": golden.rows} if self.config.attention_runs else {}),

@@ -8,13 +8,14 @@ import numpy as np
 
 from ..golden.attention import Partial
 from ..golden.merge import merge
+from .attention_operations import part_fields
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["PartialMergeBench", "PartialReduceBench"]
+__all__ = ["PartialMergeBench", "PartialReduceBench", "PartsBench"]
 
 
-class _PartsBench(UnitBench):
+class PartsBench(UnitBench):
     """Parts of all kinds: far from each other, equal, without a row, without a V scale."""
 
     def __init__(self, config: Any):
@@ -34,22 +35,18 @@ class _PartsBench(UnitBench):
         limit = 1 << self.acc_bits - 2
         return np.array([rng.choice((rng.randrange(-limit, limit), rng.randint(-9, 9))) for _ in range(words * self.lanes)], np.int64)
 
-    @staticmethod
-    def _fields(part: Partial) -> dict[str, int]:
-        return {"sum": part.total, "exponent": part.exponent, "defined": int(part.defined), "maximum": part.maximum}
-
     def _words(self, acc: np.ndarray) -> list[dict[str, Any]]:
         words = acc.reshape(-1, self.lanes).tolist()
         return [{"sums": word, "last": int(k == len(words) - 1)} for k, word in enumerate(words)]
 
 
-class PartialMergeBench(_PartsBench):
+class PartialMergeBench(PartsBench):
     """Pairs of parts."""
 
     def _items(self, pairs: list[tuple[Partial, Partial]]) -> Items:
         items: Items = {"i_parts": [], "i": []}
         for pair in pairs:
-            items["i_parts"].append({name: self._fields(part) for name, part in zip("ab", pair, strict=True)})
+            items["i_parts"].append({name: part_fields(part) for name, part in zip("ab", pair, strict=True)})
             words = len(pair[0].acc) // self.lanes
             a, b = (part.acc.reshape(words, self.lanes).tolist() for part in pair)
             items["i"] += [{"a": a[k], "b": b[k], "last": int(k == words - 1)} for k in range(words)]
@@ -80,7 +77,7 @@ class PartialMergeBench(_PartsBench):
             pair = [Partial(part["maximum"], part["sum"], part["exponent"], bool(part["defined"]),
                             np.concatenate([word[name] for word in packet]).astype(np.int64)) for name, part in both.items()]
             merged = merge(*pair)
-            items["o_part"].append(self._fields(merged))
+            items["o_part"].append(part_fields(merged))
             items["o"] += self._words(merged.acc)
         return items
 
@@ -88,7 +85,7 @@ class PartialMergeBench(_PartsBench):
         return {"latency": trace.latency("i", "o")}
 
 
-class PartialReduceBench(_PartsBench):
+class PartialReduceBench(PartsBench):
     """Operations of any number of lanes and parts."""
 
     def _items(self, operations: list[list[list[Partial]]]) -> Items:
@@ -97,7 +94,7 @@ class PartialReduceBench(_PartsBench):
         for parts in operations:
             items["i_command"].append({"lanes": len(parts[0]), "parts": len(parts)})
             for part in (part for lanes in parts for part in lanes):
-                items["i_part"].append(self._fields(part))
+                items["i_part"].append(part_fields(part))
                 items["i_sums"] += self._words(part.acc)
         return items
 
@@ -140,7 +137,7 @@ class PartialReduceBench(_PartsBench):
                     lanes[lane] = merge(part, so_far or Partial(0, 0, 0, False, np.zeros_like(part.acc)))
             for merged in lanes:
                 assert merged is not None
-                items["o_part"].append(self._fields(merged))
+                items["o_part"].append(part_fields(merged))
                 items["o_sums"] += self._words(merged.acc)
         return items
 

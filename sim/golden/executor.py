@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...accelerators.config import AcceleratorConfig
-from ...accelerators.control.isa import Flag, Instruction, Opcode
+from ...accelerators.control.isa import RANGE_UNIT, Flag, Instruction, Opcode
 from .numerics import Scalar
 
 __all__ = ["Command", "Executor", "Inputs", "scalar_fields"]
@@ -127,6 +127,8 @@ class Executor:
 
     def _append(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token, activation_scale in enumerate(self.scales[inputs.chunk][:inputs.tokens]):
+            if self.config.attention_parts and not op.sees(inputs.at(token)):
+                continue
             for head in range(op.count):
                 if self.config.cache != "paged":
                     yield self._request(op, head, ("record_written",), position=inputs.at(token))
@@ -143,25 +145,40 @@ class Executor:
 
     def _attend_runs(self, op: Instruction, inputs: Inputs, kv_head: int, tile: range, runs: Sequence[dict[str, int]]
                      ) -> Iterator[Command]:
-        modes = {"unified": int(op.rows != 0), "phi": op.shift, "partial": 0} if self.config.attention_modes else {}
+        parts = self.config.attention_parts
+        modes = {"unified": int(op.rows != 0), "phi": op.shift, "merge": int(parts and op.merge),
+                 "partial": int(parts and op.partial)} if self.config.attention_modes else {}
+        leaves = parts and op.partial
         for run in runs:
             yield Command("o_attention", {"lanes": len(tile) * op.group, "beats": op.beats, "words": op.words,
                                           **{name: run[name] for name in ("rows", "begins", "ends")}, **modes}, ("packet_taken",))
+            ends = int(run["ends"] and not leaves)
             for token in tile:
                 seen = inputs.at(token) + 1 - run["position"]
                 if self.config.cache == "paged" and not run["first_token"] <= token - tile.start < run["tokens_end"]:
                     seen = 0
                 start = 0 if run["sinks"] or self.config.cache != "window" else max(0, seen - self.window)
+                if parts:
+                    start = min(max(start, op.first * RANGE_UNIT - run["position"]), run["rows"])
+                    seen = min(seen, (op.end * RANGE_UNIT or 1 << 20) - run["position"])
                 for head in range(kv_head * op.group, (kv_head + 1) * op.group):
                     yield Command("o_lane", {"start": start, "limit": min(max(0, seen), run["rows"]), "token": token, "head": head,
-                                             "ends": run["ends"]}, ("exponent_stored",) if run["ends"] else ())
+                                             "ends": ends}, ("exponent_stored",) if ends else ())
                     yield from self._quantize(token, (op.other if run["sinks"] else op.source) + head * op.words, op.words,
                                               self.scales[inputs.chunk][token] * Scalar(*op.scalar_a), op)
-                    if run["ends"]:
+                    if run["ends"] and parts:
+                        burst = {"address": (op.parts + self.part * self.config.bus_bytes) % (1 << 32),
+                                 "beats": self.config.part_beats(op.words)}
+                        self.part += burst["beats"]
+                        if op.merge:
+                            yield Command("o_given", burst)
+                        if leaves:
+                            yield Command("o_part", burst, ("record_written",))
+                    if ends:
                         yield self._access("o_write", token, op.destination + head * op.words, op.words)
 
     def _attend(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
-        tiles = iter(inputs.rows)
+        tiles, self.part = iter(inputs.rows), 0
         for kv_head in range(op.count):
             if self.config.attention_runs:
                 first = 0

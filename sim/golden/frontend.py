@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.errors import ErrorCause
-from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, opcodes
+from ...accelerators.control.isa import INSTRUCTION_BYTES, RANGE_UNIT, Flag, Instruction, Opcode, opcodes
 from .cache import contiguous_command
 from .select import SHARES, compared_rows
 from .window import window_commands
@@ -218,7 +218,8 @@ class FrontEnd:
                 for first in range(0, len(tokens), op.tiles):
                     rows = position + min(first + op.tiles, len(tokens))
                     if self.config.cache == "window":
-                        self._read_window(op.address, head, position + first, rows, position + len(tokens))
+                        seen = (op.first * RANGE_UNIT, op.end * RANGE_UNIT) if self.config.attention_parts else (0, 0)
+                        self._read_window(op.address, head, position + first, rows, position + len(tokens), *seen)
                         continue
                     if self.config.cache == "evict":
                         rows = min(rows, self.rows_there)
@@ -233,11 +234,15 @@ class FrontEnd:
         """Number of a head of an operation among those behind its address."""
         return (op.other + head) % (1 << 8) if self.config.cache == "evict" else head
 
-    def _read_window(self, base: int, head: int, first: int, end: int, length: int) -> None:
-        """Runs of the tokens ``first`` to ``end - 1``: the sinks, then what the first one sees and the others."""
-        sinks, lowest = self.settings.kv_sinks, max(self.settings.kv_sinks, first + 1 - self.settings.kv_window)
-        parts = [(0, min(sinks, end), 1), (lowest, max(0, end - lowest), 0)]
-        begins = 1
+    def _read_window(self, base: int, head: int, first: int, end: int, length: int, seen_from: int, seen_end: int) -> None:
+        """Runs of the tokens ``first`` to ``end - 1``: the sinks, then what the first one sees and the others; of them what is from
+        ``seen_from`` on and before ``seen_end`` (0: all), or the last token's row, which is read in vain."""
+        sinks, stop = self.settings.kv_sinks, min(end, seen_end or end)
+        lowest, sink = max(sinks, first + 1 - self.settings.kv_window, seen_from), min(seen_from, sinks)
+        parts = [(sink, max(0, min(sinks, stop) - sink), 1), (lowest, max(0, stop - lowest), 0)]
+        if not any(count for _, count, _ in parts):
+            parts = [(end - 1, 1, 0)]
+        begins, last = 1, max(position + count for position, count, _ in parts if count)
         for position, count, is_sinks in parts:
             for each in window_commands(base, head, position, count, sinks=sinks, recent=self.ring, length=length,
                                         capacity=self.config.max_context, record_beats=self.settings.kv_record_beats,
@@ -247,5 +252,5 @@ class FrontEnd:
                 command, where = each
                 self.data.append(Read(command.address, command.beats, self.appends))
                 self.rows.append({"position": where["position"], "rows": where["count"], "tokens": end - first, "sinks": is_sinks,
-                                  "begins": begins, "ends": int(where["position"] + where["count"] == end)})
+                                  "begins": begins, "ends": int(where["position"] + where["count"] == last)})
                 begins = 0

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...accelerators.control.isa import Flag, Instruction, Opcode, decode_program
+from ...accelerators.control.isa import RANGE_UNIT, Flag, Instruction, Opcode, decode_program
 from ..blas import single_threaded_blas
 from . import elementwise, head, ternary
 from .attention import Rows, attend, attend_runs
 from .cache import pack_records, restored, stored, stored_scale
 from .evict_layer import EvictLayer
 from .numerics import Scalar
+from .part_memory import PartMemory
 from .sampler import Sampler
 from .select import share_count, top_indices, value_deviation
 
@@ -94,7 +95,8 @@ class Machine:
     ``listed`` are the numbers that the latest DEVIATE gave. ``program`` and ``position`` may be set between chunks: another program on
     the same memory, a token computed again.
 
-    Raises ``ValueError`` for a token id outside the vocabulary and ``OverflowError`` when the cache is full.
+    Raises ``ValueError`` for a program that splits attention where the accelerator cannot, and for a token id outside the vocabulary;
+    ``OverflowError`` when the cache is full.
     """
 
     def __init__(self, image: Image, *, seed: int = 1, greedy: bool = True, top_k: int = 1,
@@ -111,6 +113,8 @@ class Machine:
         self._weights: dict[int, Any] = {}
         self._caches: dict[int, _LayerCache] = {}
         self._evicting: dict[int, EvictLayer] = {}
+        self.parts = PartMemory(self.config) if any(op.splits for op in self.program) else None
+        """Parts in memory, where the program splits attention."""
         self._handlers: dict[Opcode, Callable[[Instruction], None]] = {
             opcode: getattr(self, "_" + opcode.name.lower()) for opcode in Opcode if opcode is not Opcode.END}
 
@@ -145,7 +149,7 @@ class Machine:
         self._real_scales: list[float] = []
         left = list(tokens)
         while left:
-            count = self.image.chunk_room(self.position) or len(left)
+            count = self.image.chunk_room(self.position) or (self.config.token_lanes if self.parts else len(left))
             here, left = left[:count], left[count:]
             self._execute(here, every, final=not left)
         return self.results
@@ -295,8 +299,10 @@ class Machine:
             q, scales = self._quantized_heads(base, op.count, op.words, Scalar(*weight_scale))
             stored = np.array([stored_scale(scale) for scale in scales]).reshape(tokens, op.count, 2)
             parts += [q.transpose(1, 0, 2), stored.transpose(1, 0, 2)]
-        cache.put(self.position, *parts)
-        for t in range(tokens):
+        kept = [t for t in range(tokens) if op.sees(self.position + t)]
+        if kept:  # positions one after another
+            cache.put(self.position + kept[0], *(part[:, kept[0]:kept[-1] + 1] for part in parts))
+        for t in kept:
             for head_number in range(op.count):
                 self._trace(op, t, np.concatenate([parts[0][head_number, t], parts[2][head_number, t]]))
 
@@ -325,27 +331,34 @@ class Machine:
             else:
                 sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
                 assert isinstance(cache, _LayerCache)
-                x, e = attend_runs(self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
-                                                (queries, lane_scales)), self.config, phi)
+                runs = self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
+                                    (queries, lane_scales), op)
+                if self.parts is None:
+                    x, e = attend_runs(runs, self.config, phi)
+                else:
+                    x, e = self.parts.attend(op, runs, phi, kv_head * len(limits))
             outputs[:, group] = x.reshape(tokens, op.group, -1)
             exponents[:, group] = e.reshape(tokens, op.group)
+        if op.partial:  # its results are in memory
+            return
         self.exponents = exponents
         for t in range(tokens):
             self._write(op, t, op.destination, outputs[t])
 
     def _window(self, cache: _LayerCache, kv_head: int, limits: np.ndarray, sink_queries: tuple[np.ndarray, list[Scalar]],
-                queries: tuple[np.ndarray, list[Scalar]]) -> list[Rows]:
-        """What the lanes see: of the sinks, then of the latest positions. ``limits``: the lanes' positions + 1."""
+                queries: tuple[np.ndarray, list[Scalar]], op: Instruction) -> list[Rows]:
+        """What the lanes see: of the sinks, then of the latest positions. ``limits``: the lanes' positions + 1. Of them the range of
+        ``op``."""
         assert self.image.window is not None
         sinks, recent, end = self.image.window.sinks, self.image.window.recent, int(limits[-1])
         lowest = max(sinks, int(limits[0]) - recent)
-        runs = []
+        runs, stop = [], np.minimum(limits, op.end * RANGE_UNIT) if op.end else limits
         if sinks:
             rows = cache.rows(kv_head, min(sinks, end))
-            runs.append(Rows(*sink_queries, np.zeros_like(limits), np.minimum(limits, sinks), *rows))
+            runs.append(Rows(*sink_queries, np.full_like(limits, op.first * RANGE_UNIT), np.minimum(stop, sinks), *rows))
         if end > lowest:
-            runs.append(Rows(*queries, np.maximum(limits - recent - lowest, 0), np.maximum(limits - lowest, 0),
-                             *cache.rows(kv_head, end, lowest)))
+            runs.append(Rows(*queries, np.maximum(limits - recent, op.first * RANGE_UNIT).clip(lowest) - lowest,
+                             np.maximum(stop - lowest, 0), *cache.rows(kv_head, end, lowest)))
         return runs
 
     def _quantized_heads(self, base: int, heads: int, words: int, weight_scale: Scalar) -> tuple[np.ndarray, list[Scalar]]:

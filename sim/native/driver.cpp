@@ -154,6 +154,7 @@ public:
             go(options.rewrites);
         }
         print_results();
+        for (auto& [address, path] : options.dumps) dump(address, path);
         if (!memory.violation.empty()) std::printf("violation %s\n", memory.violation.c_str());
         std::printf("end %llu\n", (unsigned long long)(cycle - start));
         return 0;
@@ -295,6 +296,16 @@ private:
         }
         if (std::fread(memory.bytes + address, 1, length, file) != length) { std::perror(path.c_str()); std::exit(2); }
         std::fclose(file);
+    }
+
+    void dump(uint64_t address, const std::string& path) {
+        std::FILE* file = std::fopen(path.c_str(), "wb");
+        if (address > memory.size) { std::fprintf(stderr, "%s would begin beyond memory\n", path.c_str()); std::exit(2); }
+        uint64_t length = memory.size - address;
+        if (!file || std::fwrite(memory.bytes + address, 1, length, file) != length || std::fclose(file)) {
+            std::perror(path.c_str());
+            std::exit(2);
+        }
     }
 
     void map_image() {

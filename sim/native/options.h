@@ -18,6 +18,7 @@ struct Options {
     uint64_t stop_at = 0, stop_channels = 0;                 // from this cycle of the run on; bits of Channel
     std::vector<uint32_t> bases;                             // address of the first word, port after port
     std::vector<std::pair<uint64_t, std::string>> preloads;  // files and the linear addresses that they are copied to
+    std::vector<std::pair<uint64_t, std::string>> dumps;     // linear addresses from which on memory is written to files, at the end
     Writes writes, rewrites;                                 // before the run; after an error, before a second run
     std::vector<uint32_t> reads, tokens;
     uint32_t status = 0, done_mask = 0, busy_mask = 0;
@@ -48,6 +49,7 @@ private:
         else if (name == "clock_khz") clock_khz = number(value);
         else if (name == "base") bases.push_back(number(value));
         else if (name == "preload") preloads.emplace_back(number(value), behind(':', value, name, "ADDRESS:FILE"));
+        else if (name == "dump") dumps.emplace_back(number(value), behind(':', value, name, "ADDRESS:FILE"));
         else if (name == "memory") memory = number(value);
         else if (name == "latency") latency = number(value);
         else if (name == "stall") stall = number(value);

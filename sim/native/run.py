@@ -124,8 +124,9 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
              eos: int | None = None, sampling: Sampling = Sampling(), on_token: Callable[[Generated], None] | None = None,
              wave: Path | None = None, observe: Path | None = None, cycle_limit: int = 0, watchdog: int = 1 << 20,
              registers: dict[str, int] | None = None, again: bool = False, start_position: int = 0,
-             preload: Sequence[tuple[int, Path]] = (), read_trace: Path | None = None, timeline: Path | None = None,
-             hidden: bool = False, memory_model: str = "ideal", clock_mhz: float = 250.0, **memory: int) -> Run:
+             preload: Sequence[tuple[int, Path]] = (), dump: Sequence[tuple[int, Path]] = (), read_trace: Path | None = None,
+             timeline: Path | None = None, hidden: bool = False, memory_model: str = "ideal", clock_mhz: float = 250.0,
+             **memory: int) -> Run:
     """Generate up to ``count`` tokens after ``prompt``.
 
     Parameters
@@ -152,6 +153,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
         Tokens that are in the K/V cache already (see ``preload``).
     preload : sequence of (int, Path)
         Files that are copied into memory before the run, at these byte addresses.
+    dump : sequence of (int, Path)
+        Files that memory is written to after the run, each from a byte address on to the end.
     read_trace : Path
         CSV file of all read bursts as they are accepted: ``cycle,port,address,bytes``; cycles from the start of the run,
         addresses as on the port.
@@ -191,6 +194,8 @@ def simulate(program: Path, image: Image, image_file: Path, prompt: Sequence[int
             command += [name, str(path)]
     for address, path in preload:
         command += ["preload", f"{address}:{path}"]
+    for address, path in dump:
+        command += ["dump", f"{address}:{path}"]
     for name, value in [*{**values, **(registers or {})}.items(), *go]:
         command += ["write", f"{offsets[name]}={value & 0xFFFFFFFF}"]
     for name, value in [("CONTROL", mode | bits["clear_errors"]), *values.items(), *go] if again else ():

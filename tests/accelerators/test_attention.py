@@ -36,6 +36,15 @@ def test_other_shapes(name):
     assert report.ok, str(report)
 
 
+@pytest.mark.bench
+@pytest.mark.parametrize("name", ["attention_part_packer", "attention_part_unpacker"])
+def test_parts_in_bus_words_that_hold_several_words(name):
+    """An odd number of words, so that the last bus word of a part is filled up."""
+    assert lint(emit_unit(name, CONFIGS["coarse"])) == []
+    report = run_unit(unit(name), CONFIGS["coarse"], "verilator", cases=["back_to_back", "boundary", "stress"])
+    assert report.ok, str(report)
+
+
 def cycles_of(config, rows, head_dim, operations, lanes=None):
     """Cycles in which the beats of several operations were taken, operation after operation."""
     bench = AttentionBench(config)

@@ -21,6 +21,9 @@ def random_instruction(rng: random.Random, opcode: Opcode) -> Instruction:
         if name not in ("opcode", "flags"):
             fields[name] = rng.randrange(-(1 << -width - 1), 1 << -width - 1) if width < 0 else rng.randrange(1 << width)
     scalars = {name: (rng.randrange(1 << 24), rng.randrange(-(1 << 15), 1 << 15)) for name in SCALARS}
+    if opcode is not Opcode.ATTEND:
+        fields["merge"] = fields["partial"] = 0
+    fields["end"] = rng.choice((0, rng.randrange(fields["first"], 1 << 16)))
     return Instruction(opcode, Flag(rng.randrange(256)), **fields, **scalars)
 
 
@@ -49,6 +52,19 @@ def test_field_that_does_not_fit():
         Instruction(Opcode.LINEAR, tag=3, beats=1 << 24)
     with pytest.raises(ValueError, match=r"NORM \(tag 0\): scalar_a does not fit"):
         Instruction(Opcode.NORM, scalar_a=(1 << 24, 0))
+
+
+def test_parts_that_are_inconsistent():
+    for name in ("merge", "partial"):
+        with pytest.raises(ValueError, match=r"NORM \(tag 3\): only an ATTEND may merge parts or give partial results"):
+            Instruction(Opcode.NORM, tag=3, **{name: 1})
+    with pytest.raises(ValueError, match=r"ATTEND \(tag 0\): end must be 0 or at least first, not 1 and 2"):
+        Instruction(Opcode.ATTEND, first=2, end=1)
+    bad = bytearray(Instruction(Opcode.ATTEND, merge=1).encode())
+    for at in (0, 60):  # another opcode, and the check word that goes with it
+        bad[at] ^= Opcode.ATTEND ^ Opcode.NORM
+    with pytest.raises(ValueError, match="only an ATTEND may merge"):
+        list(decode_program(bytes(bad)))
 
 
 def test_any_flipped_bit_is_illegal():
