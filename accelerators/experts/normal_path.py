@@ -24,7 +24,8 @@ GROUPS = 4
 
 DEPTH, LOOK_AHEAD = 4, 42
 """Requests that wait at a bank, and at all of them. With 42 streams take as long as in the public simulator, which looks at 32 requests
-and has those besides for which it has opened a row."""
+and has those besides for which it has opened a row. Measured against its interleaved streams of one pseudo channel, at worst: 42 is
+1.95 % below, 41 1.57 % below, 40 1.12 % above (`tests/sim/test_dram_streams.py`); none is within 1 % of them all."""
 
 
 def normal_request(config: ExpertConfig) -> data.StructLayout:
