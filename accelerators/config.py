@@ -257,7 +257,7 @@ class AcceleratorConfig(Configuration):
         Controller of the KV cache: all positions; the first ones and the latest ones of a text of any length; several sequences that
         share blocks; a budget of rows per head for a text of any length, by score, what goes merged into what is similar.
     sequences, block_size : int
-        With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two.
+        With ``cache = "paged"``: sequences at a time, 2 to 64; positions of a block, a power of two (also of ``block_retrieval``).
     cache_heads : int
         With ``cache = "evict"``: K/V heads of all layers, 2 to 256.
     swap_slots : int
@@ -269,6 +269,9 @@ class AcceleratorConfig(Configuration):
     selective_recompute : bool
         Programs may list the tokens of a reused text that are to be computed again (``docs/selection.md``); with
         ``cache = "contiguous"``.
+    block_retrieval : bool
+        Programs may choose the blocks of ``block_size`` positions that attention sees, by their mean keys (``docs/selection.md``); with
+        ``cache = "contiguous"`` and without ``selective_recompute``.
     """
 
     name: str
@@ -308,6 +311,7 @@ class AcceleratorConfig(Configuration):
     cache_heads: int = 16
     swap_slots: int = 0
     selective_recompute: bool = False
+    block_retrieval: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -380,13 +384,18 @@ class AcceleratorConfig(Configuration):
             raise ValueError(f"with kv_storage = 'int4', kv_bits must be 8, not {self.kv_bits}")
         if not isinstance(self.attention_modes, bool):
             raise TypeError(f"attention_modes must be True or False, not {self.attention_modes!r}")
-        if self.attention_modes and (not self.attention_runs or self.probability_bits < UNIFIED_BITS):
+        if self.attention_modes and (self.cache not in ("window", "paged") or self.probability_bits < UNIFIED_BITS):
             raise ValueError(f"with attention_modes, cache must be 'window' or 'paged' and probability_bits at least {UNIFIED_BITS}, "
                              f"not {self.cache!r} and {self.probability_bits}")
         if not isinstance(self.selective_recompute, bool):
             raise TypeError(f"selective_recompute must be True or False, not {self.selective_recompute!r}")
         if self.selective_recompute and self.cache != "contiguous":
             raise ValueError(f"with selective_recompute, cache must be 'contiguous', not {self.cache!r}")
+        if not isinstance(self.block_retrieval, bool):
+            raise TypeError(f"block_retrieval must be True or False, not {self.block_retrieval!r}")
+        if self.block_retrieval and (self.cache != "contiguous" or self.selective_recompute or self.block_size > self.max_context):
+            raise ValueError(f"with block_retrieval, cache must be 'contiguous', selective_recompute False and block_size at most "
+                             f"max_context, not {self.cache!r}, {self.selective_recompute}, {self.block_size} and {self.max_context}")
         if self.lane_bits < self.bus_bits:
             raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
                              f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
@@ -398,7 +407,7 @@ class AcceleratorConfig(Configuration):
     @property
     def attention_runs(self) -> bool:
         """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
-        return self.cache in ("window", "paged")
+        return self.cache in ("window", "paged") or self.block_retrieval
 
     @property
     def attention_parts(self) -> bool:
@@ -529,4 +538,4 @@ class AcceleratorConfig(Configuration):
 
 _LATER = {field.name: field.default for field in fields(AcceleratorConfig)
           if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads", "swap_slots",
-                            "selective_recompute")}
+                            "selective_recompute", "block_retrieval")}

@@ -41,6 +41,8 @@ class Core(wiring.Component):
         With attention modes: see ``Attention``.
     deviation_saturated : Out(1)
         With selective recompute: see ``ValueDeviation``; of the run.
+    means_saturated : Out(1)
+        With block retrieval: see ``BlockMeans``; of the run.
     o_parts : Out(stream of {address, beats}); i_parts : In(stream of {data, last})
         Where programs may split an attention: reads of partial results, a packet per lane.
     busy, done : Out(1); error : Out(8); error_info : Out(32); position, generated : Out(20); tag : Out(16)
@@ -84,6 +86,7 @@ class Core(wiring.Component):
                 "kv_clean_blocks": Out(32)} if config.swap_slots else {}),
             **({"attention_missed": Out(32), "attention_passed": Out(32)} if config.attention_modes else {}),
             **({"deviation_saturated": Out(1)} if config.selective_recompute else {}),
+            **({"means_saturated": Out(1)} if config.block_retrieval else {}),
             **({"o_parts": Out(burst), "i_parts": In(word)} if config.attention_parts else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
@@ -134,7 +137,7 @@ class Core(wiring.Component):
         ]
 
     def _sample(self, m: Module, parts: Parts) -> None:
-        """Logits to tokens; rows to a list of tokens."""
+        """Logits to tokens; rows to a list of tokens, or of blocks."""
         frontend, executor, sampler = parts.frontend, parts.executor, parts.sampler
         wiring.connect(m, parts.head.o, sampler.i)
         m.d.comb += [
@@ -149,4 +152,11 @@ class Core(wiring.Component):
             m.d.comb += [
                 executor.token_sampled.eq((sampler.o.valid & sampler.o.ready) | (listed.valid & listed.ready & listed.p.last)),
                 parts.tokens.clear.eq(self.start), self.deviation_saturated.eq(parts.tokens.saturated),
+            ]
+        if parts.retrieval is not None:
+            listed = buffered(m, parts.retrieval.o, "listed").o
+            wiring.connect(m, listed, frontend.i_blocks)
+            m.d.comb += [
+                executor.token_sampled.eq((sampler.o.valid & sampler.o.ready) | (listed.valid & listed.ready & listed.p.last)),
+                parts.means.clear.eq(self.start), self.means_saturated.eq(parts.means.saturated),
             ]

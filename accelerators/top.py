@@ -262,6 +262,7 @@ class Accelerator(wiring.Component):
             *([registers.attention_missed.eq(core.attention_missed), registers.attention_passed.eq(core.attention_passed)]
               if config.attention_modes else []),
             *([registers.deviation_saturated.eq(core.deviation_saturated)] if config.selective_recompute else []),
+            *([registers.means_saturated.eq(core.means_saturated)] if config.block_retrieval else []),
             registers.progress.eq(core.progress),
             registers.read_beats.eq(port.rvalid & port.rready), registers.write_beats.eq(port.wvalid & port.wready),
             registers.read_stall.eq(port.rvalid & ~port.rready),

@@ -16,7 +16,7 @@ from ..accelerators.config import AcceleratorConfig, ModelShape
 from ..accelerators.control.regmap import config_hash
 from .files import file_sha256, write_atomically
 
-__all__ = ["FORMAT_VERSION", "Eviction", "Image", "ImageError", "MemoryMap", "Section", "Window", "image_files"]
+__all__ = ["FORMAT_VERSION", "Eviction", "Image", "ImageError", "MemoryMap", "Retrieval", "Section", "Window", "image_files"]
 
 FORMAT_VERSION = 1
 
@@ -65,6 +65,16 @@ class Eviction:
     threshold: int
 
 
+@dataclass(frozen=True)
+class Retrieval:
+    """What a token sees of a text: the ``blocks`` blocks whose mean keys fit the chunk's queries best, and the latest ``local``
+    positions at least (ReKV, arXiv:2503.00540). ``records``: of a table of means, per KV head, behind its rows."""
+
+    blocks: int
+    local: int
+    records: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryMap:
     """Where everything of a compiled model lies.
@@ -79,6 +89,7 @@ class MemoryMap:
     operations : tag -> name, e.g. ``"layer 3 gate+up"``.
     sections : ranges of the image.
     window, eviction : of a KV cache that does not keep all positions, of either kind, else ``None``.
+    retrieval : of a program that lets attention see some blocks only, else ``None``.
     """
 
     config: AcceleratorConfig
@@ -93,6 +104,7 @@ class MemoryMap:
     sections: list[Section]
     window: Window | None = None
     eviction: Eviction | None = None
+    retrieval: Retrieval | None = None
 
     @property
     def positions(self) -> int:
@@ -159,6 +171,7 @@ class Image(MemoryMap):
         manifest |= {"config": asdict(self.config), "model": asdict(self.model),
                      "sections": [asdict(section) for section in self.sections],
                      "window": self.window and asdict(self.window), "eviction": self.eviction and asdict(self.eviction),
+                     "retrieval": self.retrieval and asdict(self.retrieval),
                      "format_version": FORMAT_VERSION, "config_hash": config_hash(self.config), "bytes": int(self.data.size)}
         write_atomically(image_files(stem)[1], (json.dumps(manifest, indent=1) + "\n").encode())
 
@@ -190,6 +203,6 @@ class Image(MemoryMap):
         manifest["config"] = AcceleratorConfig.from_json(manifest["config"])
         manifest["model"] = ModelShape.from_json(manifest["model"])
         manifest["sections"] = [Section(**section) for section in manifest["sections"]]
-        for name, kind in (("window", Window), ("eviction", Eviction)):
+        for name, kind in (("window", Window), ("eviction", Eviction), ("retrieval", Retrieval)):
             manifest[name] = kind(**manifest[name]) if manifest.get(name) else None
         return cls(data=data, **manifest)

@@ -4,6 +4,8 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import data, wiring
 
 from ..attention.formats import command_layout as attention_command
+from ..cache.means import means_command
+from ..cache.retrieval import block_rows, retrieval_command
 from ..cache.token_list import token_list_command
 from ..config import AcceleratorConfig
 from ..memory.bursts import BURST_COMMAND
@@ -50,6 +52,8 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
         "o_head": data.StructLayout({"rows": 24, "words": 16}),
         "o_sampler": data.StructLayout({"scale": SCALAR}),
         **({"o_deviate": token_list_command(config)} if config.selective_recompute else {}),
+        **({"o_means": means_command(config), "o_retrieve": retrieval_command(config),
+            "o_count": data.StructLayout({"count": range(block_rows(config) + 1)})} if config.block_retrieval else {}),
     }
 
 
@@ -85,6 +89,8 @@ class Issue:
         Scales of the activations that NORM produced, of the products that GLU produced.
     is_norm, is_append : Signal
         Kind of the operation, from the second cycle after it was taken.
+    is_retrieve : Signal
+        Likewise; ``None`` where programs choose no blocks.
     result, key_scale : SCALAR
         Latest result of ``multiply``; the kept one of a key.
     rows : View, sinks : Signal
@@ -133,6 +139,9 @@ class Issue:
             self.bits.eq(executor.magnitudes[self.slot]),
             self.is_norm.eq(self.op.opcode == Opcode.NORM), self.is_append.eq(self.op.opcode == Opcode.APPEND),
         ]
+        self.is_retrieve = Signal(name="is_retrieve") if config.block_retrieval else None
+        if self.is_retrieve is not None:
+            m.d.sync += self.is_retrieve.eq(self.op.opcode == Opcode.RETRIEVE)
         self._product()
 
     def _product(self) -> None:

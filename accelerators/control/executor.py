@@ -48,7 +48,7 @@ class Executor(wiring.Component):
     data_packets : Out(12)
         Packets of memory data (not of matrices) that the operation still takes; the data gate is open while it is not 0.
     packet_taken, vector_written, vector_quantized, scale_stored, exponent_stored, record_written, token_sampled : In(1)
-        One pulse for each completed item; a list of tokens counts as a token.
+        One pulse for each completed item; a list of tokens or of blocks counts as a token.
     sums_written : In(1)
         One pulse for each completed matrix, in the order of the commands.
     opcode, flags, tokens, group, tag : Out
@@ -57,7 +57,7 @@ class Executor(wiring.Component):
     linear : Out(1), linear_tag : Out(16)
         A matrix is under way; tag of the operation whose sums come next.
     operation_start, append_done : Out(1)
-        Pulses; ``next_opcode`` is the operation that starts.
+        Pulses; ``next_opcode`` is the operation that starts. An APPEND has been done, or a MEANS.
 
     Latency: 2 cycles from an operation to its first command, and 5 for each product of scales in front of a command. Interval:
     one command per cycle besides those products; the next operation is taken 3 cycles after the last item was reported.
@@ -160,7 +160,8 @@ class Executor(wiring.Component):
                         steps.go("IDLE")
         with steps.state("DRAIN"):
             with m.If(drained):
-                m.d.comb += self.append_done.eq(issue.is_append)
+                m.d.comb += self.append_done.eq(issue.is_append | (op.opcode == Opcode.MEANS) if self.config.block_retrieval else
+                                                issue.is_append)
                 steps.go("IDLE")
         add_sequences(issue)
         with m.If(~(steps.ongoing("IDLE") | steps.ongoing("BEGIN"))):

@@ -21,6 +21,7 @@ from .comparison import Comparison
 from .errors import ErrorCause
 from .isa import INSTRUCTION_BYTES, Flag, Opcode, opcodes
 from .operation import are_parts_legal, decode_fields, instruction_layout, is_intact, operation_layout
+from .retrieval import BlockLists, list_layout
 from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, rows_layout, window_rows
 
 __all__ = ["BURST", "TOKEN_BITS", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
@@ -105,11 +106,13 @@ class FrontEnd(wiring.Component):
         All other reads for the executor.
     o_operation : Out(stream of operation_layout)
     append_done : In(1)
-        Pulse: an APPEND operation's rows are in memory.
+        Pulse: the rows of an APPEND, or the records of a MEANS, are in memory.
     i_token : In(stream of {token, value}), o_token : Out(stream of token_layout)
         From the sampler; to the outside.
     i_list : In(stream of token_list_item)
         With ``selective_recompute``: the list of a program with DEVIATE, which ends its run instead of a token.
+    i_blocks : In(stream of list_layout)
+        With ``block_retrieval``: the list of each RETRIEVE that was queued.
     busy, done : Out(1)
         ``done`` is high from the end of a generation to the next start.
     error : Out(ErrorCause), error_info : Out(32)
@@ -147,6 +150,7 @@ class FrontEnd(wiring.Component):
             "append_done": In(1),
             "i_token": In(stream.Signature(data.StructLayout({"token": 32, "value": 64}))),
             **({"i_list": In(stream.Signature(token_list_item(config)))} if config.selective_recompute else {}),
+            **({"i_blocks": In(stream.Signature(list_layout(config)))} if config.block_retrieval else {}),
             "o_token": Out(stream.Signature(token_layout())),
             "busy": Out(1), "done": Out(1),
             "error": Out(8), "error_info": Out(32),
@@ -264,6 +268,9 @@ class FrontEnd(wiring.Component):
         compares = Comparison(m, config, op, position + count) if config.selective_recompute else None
         if compares is not None:
             compares.request(cache, position + tile_end)
+        lists = BlockLists(m, config, op, position, count) if config.block_retrieval else None
+        if lists is not None:
+            lists.request(cache)
         if evict:  # rows of a head up to its budget, and tokens that may be appended at a time
             there, left = Signal.like(capacity), Signal(TOKEN_BITS + 1)
             m.d.sync += there.eq(Mux(position + tile_end < capacity, position + tile_end, capacity))
@@ -399,6 +406,10 @@ class FrontEnd(wiring.Component):
                         m.d.sync += [tail.eq(offsets[0] - INSTRUCTION_BYTES), tail_known.eq(1)]
                 if compares is not None:
                     fail(ErrorCause.ILLEGAL_INSTRUCTION, compares.refused & ~skipped, offsets[chunk] - INSTRUCTION_BYTES)
+                if lists is not None:
+                    with m.If(~skipped):
+                        lists.issued()
+                    fail(ErrorCause.ILLEGAL_INSTRUCTION, lists.refused & ~skipped, offsets[chunk] - INSTRUCTION_BYTES)
             with m.State("PUSH"):
                 # Ahead of its data: they may be more than the prefetch queue holds.
                 m.d.comb += self.o_operation.valid.eq(1)
@@ -406,6 +417,8 @@ class FrontEnd(wiring.Component):
                     m.d.comb += push_append.eq(op.opcode == Opcode.APPEND)
                     if compares is not None:
                         compares.pushed()
+                    if lists is not None:
+                        lists.pushed()
                     m.next = "DECODE"
                     with m.Switch(op.opcode):
                         with m.Case(Opcode.EMBED, Opcode.ROPE):
@@ -420,6 +433,11 @@ class FrontEnd(wiring.Component):
                         if compares is not None:
                             with m.Case(Opcode.DEVIATE):
                                 m.next = "COMPARE"
+                        if lists is not None:
+                            with m.Case(Opcode.MEANS):
+                                m.next = "MEANS"
+                            with m.Case(Opcode.RETRIEVE):
+                                m.next = "SCORES"
                         if several:
                             with m.Case(Opcode.APPEND):
                                 m.next = "RECORD"
@@ -465,6 +483,8 @@ class FrontEnd(wiring.Component):
             if several:
                 paged_rows(row_reads, cache, batch)
                 self._record_states(m, row_reads, batch, row, cache)
+            elif lists is not None:
+                lists.states(row_reads, cache, push_append)
             else:
                 (window_rows if window else evict_rows if evict else contiguous_rows)(row_reads, cache)
             if compares is not None:

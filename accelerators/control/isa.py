@@ -52,7 +52,8 @@ class Opcode(IntEnum):
     group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
     scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks). With attention modes, and rows
     not 0: a unified maximum, shift (base-2 logit). With parts: first, end (positions that are seen), merge, partial, parts. With a
-    budget of rows: address and other as of APPEND, tiles 1."""
+    budget of rows: address and other as of APPEND, tiles 1. With block retrieval, and other not 0: only the blocks that the RETRIEVE
+    before it has listed, and the positions behind those that it has scored; no LINEAR lies between."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9
@@ -66,6 +67,17 @@ class Opcode(IntEnum):
     of the byte address of the reused rows, a multiple of the bus width; the first row is that of the first of these tokens), count (KV
     heads), words (per head), beats (of V per row), rows (1 to all tokens so far), tiles (share of the tokens, in 1 / 256, at most 256),
     scalar_a (its exponent is that of a step)."""
+    MEANS = 12
+    """With block retrieval: the mean key and the mean value of each block that the chunk has completed, a record per KV head, into the
+    layer's table, which is addressed like a cache, by number of the block. address (layer's cache), source and destination (lower
+    and upper half of the table's byte address), count (KV heads), words (per head), beats (of K per row), scalar_a (its exponent is
+    that of a step)."""
+    RETRIEVE = 13
+    """With block retrieval: list of the blocks whose mean keys fit the chunk's queries best. Those before the latest ``other``
+    positions (1 at least) of the chunk's first token are scored, unless they are at most ``rows`` (1 at least): then all are listed.
+    address (layer's table), source (queries), count (KV heads), group (query heads per KV head), words (per head), beats (of K per
+    row), tiles (tokens per query tile), rows (blocks to list), other, scalar_a (weight scale of the queries), scalar_b (its exponent
+    is that of a step)."""
 
 
 class Flag(IntFlag):
@@ -94,7 +106,9 @@ NO_FLAGS = Flag(0)
 
 def opcodes(config: AcceleratorConfig) -> tuple[Opcode, ...]:
     """The operations that an accelerator has."""
-    return tuple(opcode for opcode in Opcode if opcode is not Opcode.DEVIATE or config.selective_recompute)
+    absent = {*(() if config.selective_recompute else (Opcode.DEVIATE,)),
+              *(() if config.block_retrieval else (Opcode.MEANS, Opcode.RETRIEVE))}
+    return tuple(opcode for opcode in Opcode if opcode not in absent)
 
 
 FIELDS: dict[str, tuple[int, int, int]] = {

@@ -298,6 +298,10 @@ def register_map(config: AcceleratorConfig, units: Sequence[str] = UNIT_NAMES) -
         b.offset = 0x1C8
         b.single("DEVIATION_SATURATED", "ro", "Since the start, a scale of values was too large for the steps of a list.", width=1)
 
+    if config.block_retrieval:
+        b.offset = 0x1CC
+        b.single("MEANS_SATURATED", "ro", "Since the start, a scale of rows was too large for the steps of means of blocks.", width=1)
+
     for number, (name, doc) in enumerate(COUNTERS.items()):
         b.count(name, number, f"Cycles of the run in which {doc}.")
     number = FIRST_UNIT_COUNTER

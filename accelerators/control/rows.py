@@ -1,8 +1,9 @@
 """What the front end does for ATTEND: it asks the controller of the KV cache for rows, tile after tile of tokens, head after head, as
 states of its main machine. One function per controller."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import data, wiring
@@ -17,7 +18,7 @@ from .batch import Batch
 from .errors import ErrorCause
 from .isa import RANGE_UNIT
 
-__all__ = ["RowReads", "contiguous_rows", "evict_rows", "paged_rows", "rows_layout", "window_rows"]
+__all__ = ["RowReads", "contiguous_rows", "evict_rows", "paged_rows", "read_rows", "rows_layout", "window_rows"]
 
 
 def rows_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -82,7 +83,7 @@ def contiguous_rows(x: RowReads, cache: ContiguousCache) -> None:
     """All positions up to the tile's last token, in one read."""
     with x.m.State("TILE"):
         x.m.next = "ROWS"
-    _read(x, cache)
+    read_rows(x, cache, "ROWS", x.next_tile)
 
 
 def evict_rows(x: RowReads, cache: ContiguousCache) -> None:
@@ -91,21 +92,27 @@ def evict_rows(x: RowReads, cache: ContiguousCache) -> None:
         x.m.next = "TILE_ROWS"
     with x.m.State("TILE_ROWS"):
         x.m.next = "ROWS"
-    _read(x, cache)
+    read_rows(x, cache, "ROWS", x.next_tile)
 
 
-def _read(x: RowReads, cache: ContiguousCache) -> None:
-    m = x.m
-    with m.State("ROWS"):
-        m.d.comb += cache.i_request.valid.eq(1)
+def read_rows(x: RowReads, cache: ContiguousCache, state: str, then: Callable[[], object], items: wiring.PureInterface | None = None,
+              asks: Iterable[Any] = ()) -> None:
+    """States that make one read: ``state``, which asks the controller for what ``asks`` says, and one that passes its answer on, beside
+    an item where there are ``items``. Then what ``then`` does."""
+    m, read, reads = x.m, cache.o_read, x.reads
+    with m.State(state):
+        m.d.comb += [cache.i_request.valid.eq(1), *asks]
         with m.If(cache.i_request.ready):
-            m.next = "ROWS_COMMAND"
-    with m.State("ROWS_COMMAND"):
-        m.d.comb += [x.reads.valid.eq(cache.o_read.valid), cache.o_read.ready.eq(x.reads.ready), x.reads.p.fenced.eq(1),
-                     x.reads.p.address.eq(cache.o_read.p.address), x.reads.p.beats.eq(cache.o_read.p.beats)]
-        x.fail(ErrorCause.CACHE_FULL, cache.error & ~(x.reads.valid & x.reads.ready), x.length)
-        with m.If(x.reads.valid & x.reads.ready):
-            x.next_tile()
+            m.next = f"{state}_COMMAND"
+    with m.State(f"{state}_COMMAND"):
+        valid, ready = (read.valid, reads.ready) if items is None else (read.valid & items.ready, reads.ready & items.ready)
+        m.d.comb += [reads.valid.eq(valid), read.ready.eq(ready), reads.p.fenced.eq(1),
+                     reads.p.address.eq(read.p.address), reads.p.beats.eq(read.p.beats)]
+        if items is not None:
+            m.d.comb += items.valid.eq(read.valid & reads.ready)
+        x.fail(ErrorCause.CACHE_FULL, cache.error & ~(reads.valid & reads.ready), x.length)
+        with m.If(reads.valid & reads.ready):
+            then()
 
 
 def window_rows(x: RowReads, cache: WindowCache) -> None:

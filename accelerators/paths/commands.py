@@ -23,7 +23,9 @@ def give_commands(m: Module, core: wiring.Component, parts: Parts) -> None:
                        ("o_glu", parts.glu.i_command), ("o_engine", parts.engine.i_command),
                        ("o_attention", attention.i_command), ("o_head", parts.head.i_command),
                        ("o_sums", vectors.i_sums_access),
-                       *([] if parts.tokens is None else [("o_deviate", parts.tokens.i_command)])):
+                       *([] if parts.tokens is None else [("o_deviate", parts.tokens.i_command)]),
+                       *([] if parts.means is None else [("o_means", parts.means.i_command), ("o_count", parts.retrieval.i_count),
+                                                         ("o_retrieve", parts.retrieval.i_command)])):
         source = getattr(executor, name)
         m.submodules[f"commands_{name[2:]}"] = commands = Queue(source.p.shape(), COMMANDS)
         wiring.connect(m, source, commands.i)

@@ -57,17 +57,21 @@ def read_data(m: Module, core: wiring.Component, parts: Parts, running: Running)
 
     # Other memory data: open to the operation that runs, for as many packets as it announced.
     # All conditions are registers, so the gate is closed for two cycles at the end of a packet, until they know.
-    announced_to, packet_ended, closed = Signal(3), Signal(), Signal()
+    blocks = [] if parts.means is None else [op[Opcode.MEANS], op[Opcode.RETRIEVE]]
+    announced_to, packet_ended, closed = Signal(3 + len(blocks)), Signal(), Signal()
     m.d.sync += [
         announced_to.eq(Mux(executor.data_packets.any(),
-                            Cat(op[Opcode.EMBED] | op[Opcode.NORM], op[Opcode.ROPE], op[Opcode.ATTEND]), 0)),
+                            Cat(op[Opcode.EMBED] | op[Opcode.NORM], op[Opcode.ROPE], op[Opcode.ATTEND], *blocks), 0)),
         packet_ended.eq(i_data.valid & i_data.ready & i_data.p.last),
         closed.eq(packet_ended),
     ]
-    to_short, to_table, to_attention = (announced_to[k] & ~packet_ended & ~closed for k in range(3))
+    to_short, to_table, to_attention, *to_blocks = (announced & ~packet_ended & ~closed for announced in announced_to)
     steer(m, i_data, [(buffer_before(m, parts.short_words.i, "short_beats"), to_short),
                        (buffer_before(m, parts.table_words.i, "table_beats"), to_table)])
     steer_data(m, i_data, buffer_before(m, parts.attention.i_rows, "rows_ahead"), to_attention)
+    if parts.means is not None:
+        for unit, name, condition in ((parts.means, "averaged_beats", to_blocks[0]), (parts.retrieval, "scored_beats", to_blocks[1])):
+            steer_data(m, i_data, buffer_before(m, unit.i, name), condition)
     m.d.comb += executor.packet_taken.eq(packet_ended)
     # A gearbox passes the ``ready`` of its sink on to the memory's queues within the cycle: so that comes from a register.
     short_ahead, table_ahead, lanes_ahead = (

@@ -11,7 +11,9 @@ from ..attention.part_memory import PartPacker, PartUnpacker
 from ..cache.append import RecordPacker
 from ..cache.contiguous import ContiguousCache
 from ..cache.evict_cache import EvictCache
+from ..cache.means import BlockMeans
 from ..cache.mover import RowMover
+from ..cache.retrieval import BlockRetrieval
 from ..cache.token_list import TokenList
 from ..cache.window import WindowCache
 from ..config import AcceleratorConfig, ceil_div
@@ -44,7 +46,7 @@ OPERATIONS = 16
 
 RESET_GROUPS = (("frontend",), ("executor",), ("memory",), ("engine",), ("norm_quantize", "align", "head_exponents", "gains"),
                 ("rope", "rotary_table"), ("residual",), ("glu",), ("embedding",), ("attention", "part_packer", "part_unpacker"),
-                ("packer", "cache", "mover", "token_list"), ("head",), ("sampler",))
+                ("packer", "cache", "mover", "token_list", "block_means", "block_retrieval"), ("head",), ("sampler",))
 """Names of submodules by the register that resets them."""
 
 
@@ -52,8 +54,9 @@ class Parts:
     """The submodules of a core: units, each with the reset of its group, and the queues between them.
 
     ``cache`` makes the addresses of records; with a paged cache (``None``) they come from the front end, and ``mover`` copies rows.
-    ``tokens`` lists the tokens to compute again, with selective recompute. ``part_packer`` and ``part_unpacker`` are there where
-    programs may split an attention.
+    ``tokens`` lists the tokens to compute again, with selective recompute; ``means`` makes the records of tables of means and
+    ``retrieval`` the lists of blocks, with block retrieval. ``part_packer`` and ``part_unpacker`` are there where programs may split an
+    attention.
     """
 
     def __init__(self, m: Module, config: AcceleratorConfig):
@@ -71,6 +74,8 @@ class Parts:
                            EvictCache(config, config.cache_heads) if self.evict else ContiguousCache(config))
         self.mover: Any = RowMover(config, config.swap_rows) if self.paged else None
         self.tokens: Any = TokenList(config) if config.selective_recompute else None
+        self.means: Any = BlockMeans(config) if config.block_retrieval else None
+        self.retrieval: Any = BlockRetrieval(config) if config.block_retrieval else None
         self.part_packer: Any = PartPacker(config) if config.attention_parts else None
         self.part_unpacker: Any = PartUnpacker(config) if config.attention_parts else None
         self.gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), ceil_div(config.max_vector, lanes))
@@ -80,8 +85,8 @@ class Parts:
                  "norm_quantize": self.norm, "align": self.align, "head_exponents": self.exponents, "gains": self.gains,
                  "rope": self.rope, "rotary_table": self.table, "residual": self.residual, "glu": self.glu,
                  "embedding": self.embedding, "attention": self.attention, "packer": self.packer, "cache": self.cache,
-                 "mover": self.mover, "token_list": self.tokens, "part_packer": self.part_packer, "part_unpacker": self.part_unpacker,
-                 "head": self.head, "sampler": self.sampler}
+                 "mover": self.mover, "token_list": self.tokens, "block_means": self.means, "block_retrieval": self.retrieval,
+                 "part_packer": self.part_packer, "part_unpacker": self.part_unpacker, "head": self.head, "sampler": self.sampler}
         resets = ResetChain(m)
         for names in RESET_GROUPS:
             resets.add(**{name: part for name in names if (part := units[name]) is not None})
@@ -123,3 +128,5 @@ class Running:
         self.to_head = to_head = Signal()
         m.d.comb += to_head.eq((executor.flags & Flag.TO_HEAD).any())
         self.quantizes = op[Opcode.NORM] | op[Opcode.APPEND] | op[Opcode.ATTEND]
+        if Opcode.RETRIEVE in op:
+            self.quantizes |= op[Opcode.RETRIEVE]

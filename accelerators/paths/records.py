@@ -39,6 +39,12 @@ def write_records(m: Module, core: wiring.Component, parts: Parts, running: Runn
     elif config.attention_parts:
         m.d.comb += cache.o_read.ready.eq(1)
         move_parts(m, core, parts, running)
+    elif config.block_retrieval:
+        pass_fields(m, cache.o_write, core.o_record)
+        m.d.comb += cache.o_read.ready.eq(1)
+        means = running.op[Opcode.MEANS]
+        merge(m, [(buffered(m, packer.o, "record_data").o, ~means), (buffered(m, parts.means.o, "means_data").o, means)],
+              core.o_record_data)
     else:
         pass_fields(m, cache.o_write, core.o_record)
         m.d.comb += cache.o_read.ready.eq(1)

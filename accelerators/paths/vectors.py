@@ -33,7 +33,7 @@ def fetch_vectors(m: Module, parts: Parts, running: Running) -> None:
 def quantize(m: Module, parts: Parts, running: Running):
     """Norm and quantization, gains or ones beside the vector; returns the stream of results."""
     op, executor, norm, align, attention = running.op, parts.executor, parts.norm, parts.align, parts.attention
-    engine, head, packer, limits = parts.engine, parts.head, parts.packer, parts.limits
+    engine, head, packer, limits, retrieval = parts.engine, parts.head, parts.packer, parts.limits, parts.retrieval
     config = norm.config
     gained = Signal()
     gain, scaled = buffered(m, parts.gains.o, "gain"), buffer_before(m, norm.i, "scaled")
@@ -54,7 +54,8 @@ def quantize(m: Module, parts: Parts, running: Running):
     targets = ((activations, op[Opcode.NORM] & ~running.to_head),
                (buffer_before(m, head.i_activations, "head_activations"), op[Opcode.NORM] & running.to_head),
                (buffer_before(m, packer.i, "records"), op[Opcode.APPEND]),
-               (buffer_before(m, attention.i_query, "queries"), op[Opcode.ATTEND]))
+               (buffer_before(m, attention.i_query, "queries"), op[Opcode.ATTEND]),
+               *([] if retrieval is None else [(buffer_before(m, retrieval.i_query, "block_queries"), op[Opcode.RETRIEVE])]))
     for sink, condition in targets:
         m.d.comb += [sink.valid.eq(quantized.valid & condition), sink.p.last.eq(quantized.p.last),
                      *(sink.p.q[i].eq(quantized.p.q[i]) for i in range(config.vector_lanes))]
@@ -78,6 +79,10 @@ def quantize(m: Module, parts: Parts, running: Running):
         m.d.comb += scale.ready.eq(packer.i_scale.ready)
     with m.Elif(op[Opcode.ATTEND]):
         m.d.comb += scale.ready.eq(attention.i_lane.ready & limits.o.valid)
+    if retrieval is not None:
+        m.d.comb += [retrieval.i_lane.valid.eq(scale.valid & op[Opcode.RETRIEVE]), retrieval.i_lane.p.scale.eq(scale.p.scale)]
+        with m.If(op[Opcode.RETRIEVE]):
+            m.d.comb += scale.ready.eq(retrieval.i_lane.ready)
     return quantized
 
 

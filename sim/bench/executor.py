@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...accelerators.control.commands import MULTIPLY
@@ -18,6 +19,7 @@ __all__ = ["ExecutorBench"]
 
 INVERSE_TEMPERATURE = Scalar.from_float(1.4)
 WINDOW, BUDGET = 9, 40
+WRITES = (Opcode.APPEND, Opcode.MEANS)
 EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "exponent_stored", "record_written",
           "token_sampled")
 
@@ -71,7 +73,7 @@ class Units(Model):
                                "to be taken")
         busy = any(self.under_way.values())
         if self.level("append_done"):
-            if busy or self.inputs[self.started - 1].op.opcode is not Opcode.APPEND:
+            if busy or self.inputs[self.started - 1].op.opcode not in WRITES:
                 raise BenchFailure(f"append_done in operation {self.started - 1}, items under way: {dict(self.under_way)}")
             self.appended += 1
         if self.level("linear") != bool(self.matrices):
@@ -106,7 +108,7 @@ class Units(Model):
                 raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {value:d}")
 
     def pending(self) -> str | None:
-        appends = sum(inputs.op.opcode is Opcode.APPEND for inputs in self.inputs)
+        appends = sum(inputs.op.opcode in WRITES for inputs in self.inputs)
         if any(self.under_way.values()) or self.matrices or self.started < len(self.inputs) or self.appended < appends:
             return (f"{self.started} of {len(self.inputs)} operations started, {self.appended} of {appends} appended, items "
                     f"under way: {dict(self.under_way)}, {len(self.matrices)} matrices")
@@ -154,12 +156,20 @@ class ExecutorBench(UnitBench):
             opcode, flags, **fields, address=rng.getrandbits(32), beats=rng.getrandbits(16), count=rng.randint(1, 3),
             words=2 * words if opcode is Opcode.ROPE else words, group=group,
             rows=rng.randint(1, config.max_context) if opcode is Opcode.DEVIATE else rng.getrandbits(24), shift=rng.randint(-128, 127),
-            tiles=(rng.randint(1, config.query_lanes // group) if opcode is Opcode.ATTEND else
+            tiles=(rng.randint(1, config.query_lanes // group) if opcode in (Opcode.ATTEND, Opcode.RETRIEVE) else
                    rng.randint(0, 256) if opcode is Opcode.DEVIATE else rng.getrandbits(16)),
             **scalar_words, **(random_parts(rng, opcode, config.max_positions) if config.attention_parts else {}))
         lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
         if config.cache == "evict" and rng.random() < 0.5:
             position = rng.randint(0, 2 * BUDGET)
+        if opcode is Opcode.MEANS:  # a block is completed
+            end = rng.randint(1, config.max_context // config.block_size) * config.block_size
+            tokens = min(tokens, end)
+            position = max(0, min(end - rng.randint(1, tokens), config.max_context - tokens))
+        if opcode is Opcode.RETRIEVE:  # there are more blocks than are listed
+            position = rng.randint(2 * config.block_size, config.max_context - tokens)
+            other = rng.randint(1, position + 1 - 2 * config.block_size)
+            op = replace(op, other=other, rows=rng.randint(1, (position + 1 - other) // config.block_size - 1))
         rows: list[list[dict[str, int]]] = []
         several: dict[str, Any] = {}
         if config.cache == "paged":

@@ -88,13 +88,21 @@ class FrontEndBench(UnitBench):
             values |= {"address": rng.getrandbits(20) * self.config.bus_bytes, "beats": rng.randint(1, 40)}
             return Instruction(opcode, flags, **(values | fields))
 
+        def attention(cache: int) -> list[Instruction]:
+            shape: dict[str, Any] = {"address": cache, "count": rng.randint(1, 3), "tiles": rng.randint(1, self.config.token_lanes + 1)}
+            if not self.config.block_retrieval:
+                return [op(Opcode.ATTEND, **shape)]
+            listed, means = rng.random() < 0.8, op(Opcode.MEANS, count=rng.randint(1, 3))
+            scores = [op(Opcode.RETRIEVE, count=rng.randint(1, 3), tiles=rng.randint(1, self.config.token_lanes + 1),
+                         rows=rng.choice((1, 2, 5)), other=rng.choice((1, self.config.block_size, rng.randint(1, 100))))]
+            return [*([means] if rng.random() < 0.5 else []), *(scores if listed else []),
+                    op(Opcode.ATTEND, **shape, other=rng.choice((1, 1 << 15)) if listed else 0), means]
+
         ops = [op(Opcode.EMBED, rows=VOCABULARY)]
         for _ in range(layers):
             cache = rng.getrandbits(20) * self.config.bus_bytes
             ops += [op(Opcode.NORM, Flag.NORMALIZE | rng.choice((Flag.GAIN, Flag(0)))), op(Opcode.LINEAR), op(Opcode.ROPE),
-                    op(Opcode.APPEND, address=cache),
-                    op(Opcode.ATTEND, address=cache, count=rng.randint(1, 3),
-                       tiles=rng.randint(1, self.config.token_lanes + 1)),
+                    op(Opcode.APPEND, address=cache), *attention(cache),
                     op(Opcode.NORM, Flag.NORMALIZE | Flag.GAIN | Flag.ALIGN), op(Opcode.LINEAR), op(Opcode.RESIDUAL),
                     op(Opcode.GLU, rng.choice((Flag.SILU, Flag(0))))]
         return [*ops, op(Opcode.NORM, Flag.LAST_CHUNK | Flag.GAIN | Flag.TO_HEAD), op(Opcode.HEAD, Flag.LAST_CHUNK),
@@ -188,7 +196,11 @@ class FrontEndBench(UnitBench):
     def golden(self) -> FrontEnd:
         golden = FrontEnd(self.config)
         for each in self.generations:
-            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after, each.listed)
+            rng = random.Random(each.settings.kv_head_stride)
+
+            def retrieve(blocks: int, count: int, rng: random.Random = rng) -> list[int]:
+                return sorted(rng.sample(range(blocks), count))
+            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after, each.listed, retrieve)
         return golden
 
     # The world around the front end.
@@ -197,7 +209,7 @@ class FrontEndBench(UnitBench):
         self.reference = self.golden()
         self.rng = random.Random(len(self.reference.data))
         self.running = -1
-        self.tokens = self.sampled = self.reads = self.matrices = self.queued = self.appended = 0
+        self.tokens = self.sampled = self.reads = self.matrices = self.queued = self.appended = self.retrieved = 0
         self.appends: list[int] = []  # remaining cycles of the appends under way
         self.quick = False
 
@@ -244,7 +256,11 @@ class FrontEndBench(UnitBench):
         if stream == "o_operation":
             queued = self.reference.operations[self.queued]
             self.queued += 1
-            if queued.instruction.opcode is Opcode.APPEND:
+            if queued.instruction.opcode is Opcode.RETRIEVE:
+                listed = self.reference.lists[self.retrieved]
+                self.retrieved += 1
+                return {"i_blocks": [{"index": block, "last": int(block == listed[-1])} for block in listed]}
+            if queued.instruction.opcode in (Opcode.APPEND, Opcode.MEANS):
                 self.appends.append(1 if self.quick else self.rng.choice((1, 2, 10, 80)))
             if queued.instruction.opcode is Opcode.END and queued.final and each.lists:
                 none = [{"index": 0, "last": 1, "none": 1}]
@@ -293,20 +309,25 @@ class FrontEndBench(UnitBench):
         """A long run of operations without reads, then many rows, then many tiles, all for a full chunk."""
         rng = random.Random(0)
         lanes = self.config.token_lanes
-        embed, *_, attend, _, _, residual, _, _, _, end = self.program(rng)
+        embed, *others, end = self.program(rng)
+        attend, residual = (next(op for op in others if op.opcode is opcode) for opcode in (Opcode.ATTEND, Opcode.RESIDUAL))
+        if self.config.block_retrieval:
+            attend = replace(attend, other=0)
         program = [residual] * 5 + [replace(embed, beats=3), replace(attend, count=4, tiles=lanes), end]
         return self.plan(self.generation(rng, lanes, 1, program))
 
     def measure(self, trace: Trace) -> dict[str, int]:
         lanes, data, operations = self.config.token_lanes, trace.delivered["o_data"], trace.delivered["o_operation"]
         found = {"start": trace.raised["o_program"] - self.start_cycle, "instruction": operations[4] - operations[3]}
-        if self.config.cache == "contiguous":  # others read a tile in several runs
+        if not self.config.attention_runs and self.config.cache == "contiguous":  # others read a tile in several runs
             found["tile"] = data[lanes + 1] - data[lanes]
         return found if lanes == 1 else found | {"row": data[1] - data[0]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         found = {"start": 4, "instruction": 2 + 512 // self.config.bus_bits}
-        if self.config.cache == "contiguous":
+        if self.config.attention_runs and self.config.cache == "contiguous":
+            pass
+        elif self.config.cache == "contiguous":
             found["tile"] = max(8, self.config.max_context.bit_length()) + 3
         else:
             found["start"] += 2 if self.config.cache == "evict" else 1

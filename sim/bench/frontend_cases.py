@@ -168,3 +168,27 @@ async def list_that_cannot_be(dut: Any) -> None:
 
     if Environment(dut).bench.config.selective_recompute:
         await _stops(dut, ErrorCause.ILLEGAL_INSTRUCTION, spoil, rounds=10)
+
+
+@cocotb.test()
+async def blocks_that_cannot_be(dut: Any) -> None:
+    """A RETRIEVE of no blocks or of no latest positions; an ATTEND that sees a list where there is none, or that a matrix lies behind.
+    """
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
+        program = bench.program(rng)
+        while not any(op.opcode is Opcode.RETRIEVE for op in program):
+            program = bench.program(rng)
+        place = next(k for k, op in enumerate(program) if op.opcode is Opcode.RETRIEVE)
+        retrieve, linear = program[place], next(op for op in program if op.opcode is Opcode.LINEAR)
+        if number < 2:
+            program[place] = replace(retrieve, rows=retrieve.rows * number, other=retrieve.other * (1 - number))
+        elif number == 2:
+            del program[place]
+        else:
+            program.insert(place + 1, linear)
+            place += 2
+        bad = bench.generation(rng, rng.randint(1, bench.config.token_lanes), 1, program)
+        return bad, place * INSTRUCTION_BYTES
+
+    if Environment(dut).bench.config.block_retrieval:
+        await _stops(dut, ErrorCause.ILLEGAL_INSTRUCTION, spoil, rounds=4)

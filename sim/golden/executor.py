@@ -138,6 +138,31 @@ class Executor:
                     key[0] = replace(key[0], launches=("record_written",))
                 yield from key + value
 
+    def _means(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        size = self.config.block_size
+        blocks = range(inputs.position // size, (inputs.position + inputs.tokens) // size)
+        for head in range(op.count):
+            yield Command("o_means", {"rows": len(blocks) * size, "beats": op.beats, "words": op.words, "exponent": op.scalar_a[1]},
+                          ("packet_taken",))
+            for block in blocks:
+                yield Command("o_request", {"base": op.source | op.destination << 16, "head": head, "position": block},
+                              ("record_written",))
+
+    def _retrieve(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
+        yield Command("o_count", {"count": op.rows}, ("token_sampled",))
+        scored, tiles = (inputs.position + 1 - op.other) // self.config.block_size, range(0, inputs.tokens, op.tiles)
+        for kv_head in range(op.count):
+            for first in tiles:
+                tile = range(first, min(first + op.tiles, inputs.tokens))
+                yield Command("o_retrieve", {
+                    "lanes": len(tile) * op.group, "rows": scored, "beats": op.beats, "words": op.words, "exponent": op.scalar_b[1],
+                    "first": int(kv_head == 0 and first == 0), "last": int(kv_head == op.count - 1 and first == tiles[-1])},
+                    ("packet_taken",))
+                for token in tile:
+                    for head in range(kv_head * op.group, (kv_head + 1) * op.group):
+                        yield from self._quantize(token, op.source + head * op.words, op.words,
+                                                  self.scales[inputs.chunk][token] * Scalar(*op.scalar_a), op)
+
     def _request(self, op: Instruction, head: int, launches: tuple[str, ...], **fields: int) -> Command:
         if self.config.cache == "evict":
             fields = {"scores": 0, **fields, "head": (op.other + head) % (1 << 8)}

@@ -1,6 +1,6 @@
 """Golden model of the front end: what it reads and queues, in order, for a program, a prompt and sampled tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -81,12 +81,16 @@ class FrontEnd:
     appends: int = 0
     rows: list[dict[str, int]] = field(default_factory=list)
     """Runs of rows that attention reads, where the cache makes runs."""
+    lists: list[list[int]] = field(default_factory=list)
+    """Blocks that each RETRIEVE has listed."""
 
     def generate(self, settings: Settings, program: bytes, prompt: Sequence[int], sampled: Iterator[tuple[int, int]],
-                 stop_after: int | None = None, listed: Sequence[tuple[int, int]] = ()) -> None:
+                 stop_after: int | None = None, listed: Sequence[tuple[int, int]] = (),
+                 retrieve: Callable[[int, int], list[int]] | None = None) -> None:
         """One generation; ``sampled`` gives (token, value), ``listed`` is what a program with DEVIATE gives instead: (index, last).
-        ``stop`` rises when ``stop_after`` tokens have left."""
-        self.settings, self.code = settings, program
+        ``stop`` rises when ``stop_after`` tokens have left. ``retrieve`` lists some (the second number) of so many blocks."""
+        self.settings, self.code, self.retrieve = settings, program, retrieve
+        self.before: int | None = None
         self.position, self.generated = settings.start_position, 0
         with suppress(Stopped):
             self._generate(prompt, sampled, stop_after, listed)
@@ -119,7 +123,7 @@ class FrontEnd:
                 self.program.append(Read(self.settings.prompt_address + start * self.config.bus_bytes, len(chunks[-1])))
                 start += len(chunks[-1])
             self._chunks(chunks, start >= length)
-        if self.lists:
+        if self.ends_with_list:
             for index, last in listed:
                 self.generated += 1
                 self.tokens.append((index, self.first + index, last))
@@ -145,7 +149,7 @@ class FrontEnd:
         positions = [self.position, self.position + len(chunks[0])]
         offsets, last, fetching = [0, 0], len(chunks) - 1, 0
         self._fetch(0)
-        self.lists = self.gives = False
+        self.ends_with_list = self.gives = False
         while True:
             chunk = fetching
             tokens, position, is_final = chunks[chunk], positions[chunk], final and chunk == last
@@ -164,9 +168,12 @@ class FrontEnd:
             if Flag.LAST_CHUNK in op.flags and not is_final and not ends:
                 continue
             self._check_list(op, position + len(tokens), offsets[chunk] - INSTRUCTION_BYTES)
+            if self._without_blocks(op, position, len(tokens), offsets[chunk] - INSTRUCTION_BYTES):
+                continue
             self.operations.append(Operation(op, len(tokens), position, chunk, len(self.data), len(self.weights), is_final))
             self.appends += op.opcode is Opcode.APPEND
             self._read(op, tokens, position)
+            self.appends += op.opcode is Opcode.MEANS
             if ends and chunk == last:
                 self.position = position + len(tokens)
                 return
@@ -182,7 +189,62 @@ class FrontEnd:
             self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
         self.gives |= gives
         if deviates:
-            self.lists, self.first = True, length - op.rows
+            self.ends_with_list, self.first = True, length - op.rows
+
+    def _without_blocks(self, op: Instruction, position: int, tokens: int, offset: int) -> bool:
+        """Whether an operation has no block to work on, and is left out. ``before``: blocks that a list is of (0: all positions are
+        seen), ``None`` where there is no list."""
+        if not self.config.block_retrieval:
+            return False
+        retrieves, size = op.opcode is Opcode.RETRIEVE, self.config.block_size
+        if (retrieves and not (op.rows and op.other)) or (op.opcode is Opcode.ATTEND and op.other and self.before is None):
+            self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offset)
+        if op.opcode in (Opcode.LINEAR, Opcode.END):
+            self.before = None
+        if retrieves:
+            scored = max(0, position + 1 - op.other) // size
+            self.before = scored if scored > op.rows else 0
+            self.blocks: list[int] = []
+            return not self.before
+        return op.opcode is Opcode.MEANS and position // size == (position + tokens) // size
+
+    def _rows_of(self, base: int, head: int, position: int, count: int) -> Read:
+        command = contiguous_command(base, head, position, count, capacity=self.config.max_context,
+                                     record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,
+                                     bus_bits=self.config.bus_bits)
+        assert command is not None
+        return Read(command.address, command.beats, self.appends)
+
+    def _read_blocks(self, op: Instruction, tokens: int, position: int) -> None:
+        """Rows of MEANS, means of RETRIEVE, runs of ATTEND."""
+        size, ends = self.config.block_size, [min(first + op.tiles, tokens) for first in range(0, tokens, max(op.tiles, 1))]
+        first = position // size * size
+        if op.opcode is Opcode.MEANS:
+            rows = (position + tokens) // size * size - first
+            self.data += [self._rows_of(op.address, head, first, rows) for head in range(op.count)]
+        elif op.opcode is Opcode.RETRIEVE:
+            assert self.before is not None and self.retrieve is not None
+            self.data += [self._rows_of(op.address, head, 0, self.before) for head in range(op.count) for _ in ends]
+            self.blocks = self.retrieve(self.before, op.rows)
+            self.lists.append(self.blocks)
+        else:
+            before = 0
+            runs: list[tuple[int, int]] = []
+            if op.other:
+                assert self.before is not None
+                before = self.before * size
+                for block in self.blocks:
+                    if runs and sum(runs[-1]) == block * size:
+                        runs[-1] = (runs[-1][0], runs[-1][1] + size)
+                    else:
+                        runs.append((block * size, size))
+            for head in range(op.count):
+                for begin, end in zip([0, *ends], ends, strict=False):
+                    here = [*runs, (before, position + end - before)]
+                    for number, (start, rows) in enumerate(here):
+                        self.data.append(self._rows_of(op.address, head, start, rows))
+                        self.rows.append({"position": start, "rows": rows, "tokens": end - begin, "sinks": 0,
+                                          "begins": int(number == 0), "ends": int(number == len(here) - 1)})
 
     def _compare(self, op: Instruction) -> None:
         """Reused rows, counted from 0, and new ones in turns."""
@@ -213,6 +275,8 @@ class FrontEnd:
             self.data.append(Read(op.address, op.beats))
         elif op.opcode is Opcode.DEVIATE:
             self._compare(op)
+        elif self.config.block_retrieval and op.opcode in (Opcode.MEANS, Opcode.RETRIEVE, Opcode.ATTEND):
+            self._read_blocks(op, len(tokens), position)
         elif op.opcode is Opcode.ATTEND:
             for head in range(op.count):
                 for first in range(0, len(tokens), op.tiles):
@@ -223,12 +287,7 @@ class FrontEnd:
                         continue
                     if self.config.cache == "evict":
                         rows = min(rows, self.rows_there)
-                    command = contiguous_command(
-                        op.address, self._head(op, head), 0, rows, capacity=self.config.max_context,
-                        record_beats=self.settings.kv_record_beats, head_stride=self.settings.kv_head_stride,
-                        bus_bits=self.config.bus_bits)
-                    assert command is not None
-                    self.data.append(Read(command.address, command.beats, self.appends))
+                    self.data.append(self._rows_of(op.address, self._head(op, head), 0, rows))
 
     def _head(self, op: Instruction, head: int) -> int:
         """Number of a head of an operation among those behind its address."""

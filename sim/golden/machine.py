@@ -24,7 +24,7 @@ from .evict_layer import EvictLayer
 from .numerics import Scalar
 from .part_memory import PartMemory
 from .sampler import Sampler
-from .select import share_count, top_indices, value_deviation
+from .select import block_mean, block_scores, share_count, top_indices, value_deviation
 
 if TYPE_CHECKING:
     from ...accelerators.config import AcceleratorConfig
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "Step", "Trace", "hidden_digest"]
 
+_HeadRows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Trace = Callable[[int, int, np.ndarray], None]
 """Called with (operation tag, position, result) for every operation and token."""
 
@@ -92,8 +93,9 @@ class Machine:
     trace : Trace or None
         Receives every operation's result.
 
-    ``listed`` are the numbers that the latest DEVIATE gave. ``program`` and ``position`` may be set between chunks: another program on
-    the same memory, a token computed again.
+    ``listed`` are the numbers that the latest DEVIATE or RETRIEVE gave (of a RETRIEVE that scored nothing: all blocks);
+    ``means_saturated``: a MEANS met a scale that was too large for its steps. ``program`` and ``position`` may be set between chunks:
+    another program on the same memory, a token computed again.
 
     Raises ``ValueError`` for a program that splits attention where the accelerator cannot, and for a token id outside the vocabulary;
     ``OverflowError`` when the cache is full.
@@ -110,8 +112,10 @@ class Machine:
         self.saturations = 0
         self.position = 0
         self.listed: list[int] = []
+        self.means_saturated = False
         self._weights: dict[int, Any] = {}
         self._caches: dict[int, _LayerCache] = {}
+        self._tables: dict[int, _LayerCache] = {}
         self._evicting: dict[int, EvictLayer] = {}
         self.parts = PartMemory(self.config) if any(op.splits for op in self.program) else None
         """Parts in memory, where the program splits attention."""
@@ -148,8 +152,10 @@ class Machine:
         self.results: list[np.ndarray] = []
         self._real_scales: list[float] = []
         left = list(tokens)
+        # Parts and lists of blocks are those of a chunk as the hardware takes it.
+        by_lanes = self.parts or any(op.opcode is Opcode.RETRIEVE for op in self.program)
         while left:
-            count = self.image.chunk_room(self.position) or (self.config.token_lanes if self.parts else len(left))
+            count = self.image.chunk_room(self.position) or (self.config.token_lanes if by_lanes else len(left))
             here, left = left[:count], left[count:]
             self._execute(here, every, final=not left)
         return self.results
@@ -165,6 +171,7 @@ class Machine:
         self.magnitudes = [(0, 0)] * len(tokens)
         self.exponents: np.ndarray = np.zeros((len(tokens), 0), np.int64)
         self._every = every
+        self._before: int | None = None
         with single_threaded_blas():
             for op in self.program[:-1]:
                 if every or final or Flag.LAST_CHUNK not in op.flags:
@@ -271,6 +278,7 @@ class Machine:
         activations = np.zeros((len(self.tokens), width), np.int64)
         activations[:, :self.activations.shape[1]] = self.activations[:, :width]
         sums = ternary.matvec(self._weights[op.address], activations)
+        self._before = None
         split = op.other * self.config.table_rows
         magnitude = np.abs(sums)
         self.magnitudes = [(int(first).bit_length(), int(second).bit_length())
@@ -322,6 +330,8 @@ class Machine:
             lane_scales = [scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
             queries = q[:, group].reshape(len(limits), -1)
             rows = cache.rows(kv_head) if isinstance(cache, EvictLayer) else cache.rows(kv_head, self.position + tokens)
+            if self.config.block_retrieval and op.other:
+                rows, limits = self._listed_rows(rows, op)
             if self.image.window is None and phi is None:
                 x, e = attend(queries, lane_scales, limits, *rows, self.config)
                 if isinstance(cache, EvictLayer):
@@ -415,7 +425,59 @@ class Machine:
         scores, _ = value_deviation(*values, exponent=op.scalar_a[1], kv_bits=self.config.kv_bits)
         self.listed = top_indices(scores, share_count(op.rows, op.tiles))
 
+    def _means(self, op: Instruction) -> None:
+        """Of the blocks that the chunk has completed; their records are those of a cache of their own."""
+        cache, table, size = self._cache(op), self._table(op, op.source | op.destination << 16), self.config.block_size
+        assert isinstance(cache, _LayerCache)
+        for block in range(self.position // size, (self.position + len(self.tokens)) // size):
+            parts: list[list[Any]] = [[], [], [], []]
+            for head_number in range(op.count):
+                rows = cache.rows(head_number, (block + 1) * size, block * size)
+                for k in (0, 2):
+                    q, scale, large = block_mean(rows[k], rows[k + 1], exponent=op.scalar_a[1], kv_bits=self.config.kv_bits,
+                                                 block_size=size)
+                    parts[k].append([q])
+                    parts[k + 1].append([stored_scale(scale)])
+                    self.means_saturated |= large
+            table.put(block, *(np.array(part) for part in parts))
+
+    def _retrieve(self, op: Instruction) -> None:
+        """Blocks before the latest positions of the chunk's first token."""
+        if not (op.rows and op.other):
+            raise ValueError(f"RETRIEVE (tag {op.tag}): blocks to list and latest positions must be at least 1, not {op.rows} and "
+                             f"{op.other}")
+        scored, tokens = max(0, self.position + 1 - op.other) // self.config.block_size, len(self.tokens)
+        self._before, self.listed = scored, list(range(scored))
+        if scored <= op.rows:
+            return
+        q, scales = self._quantized_heads(op.source, op.count * op.group, op.words, Scalar(*op.scalar_a))
+        table = self._table(op, op.address)
+        keys, key_scales = (np.stack(part) for part in list(zip(*(table.rows(h, scored) for h in range(op.count)), strict=True))[:2])
+        lanes = [(t, h) for t in range(tokens) for h in range(op.group)]
+        queries = np.stack([[q[t, kv_head * op.group + h] for t, h in lanes] for kv_head in range(op.count)])
+        pairs = [(scale.mantissa, scale.exponent) for scale in scales]
+        query_scales = np.array([[pairs[(t * op.count + kv_head) * op.group + h] for t, h in lanes] for kv_head in range(op.count)])
+        scores = block_scores(queries, query_scales, keys, key_scales, exponent=op.scalar_b[1])
+        self.listed = top_indices(scores, op.rows)
+
+    def _listed_rows(self, rows: _HeadRows, op: Instruction) -> tuple[_HeadRows, np.ndarray]:
+        """Of a head's rows the listed blocks and what is behind those that were scored; how many of them each lane sees."""
+        if self._before is None:
+            raise ValueError(f"ATTEND (tag {op.tag}): there is no list of blocks")
+        size, end = self.config.block_size, self.position + len(self.tokens)
+        seen = [*(block * size + k for block in self.listed for k in range(size)), *range(self._before * size, end)]
+        limits = np.repeat(np.arange(self.position, end) + 1, op.group)
+        keys, key_scales, values, value_scales = (part[seen] for part in rows)
+        return (keys, key_scales, values, value_scales), limits - end + len(seen)
+
     # Memory.
+
+    def _table(self, op: Instruction, address: int) -> _LayerCache:
+        """Means of a layer's blocks."""
+        if address not in self._tables:
+            blocks = -(-self.image.positions // self.config.block_size)
+            self._tables[address] = _LayerCache(op.count, blocks, op.words * self.config.vector_lanes, self.config)
+        return self._tables[address]
 
     def _read(self, address: int, beats: int, dtype: np.dtype) -> np.ndarray:
         return self.image.data[address:address + beats * self.config.bus_bytes].view(dtype)

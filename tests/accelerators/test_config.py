@@ -107,7 +107,7 @@ def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
     # Left out at their default, so that the hashes of older configurations stay.
     later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int", "attention_modes": False,
-             "cache_heads": 16, "swap_slots": 0, "selective_recompute": False}
+             "cache_heads": 16, "swap_slots": 0, "selective_recompute": False, "block_retrieval": False}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -166,6 +166,20 @@ def test_selective_recompute_needs_a_contiguous_cache():
             replace(preset("tiny_recompute"), cache=cache, max_context=256)
     with pytest.raises(TypeError, match=r"^selective_recompute must be True or False, not 1$"):
         replace(TINY, selective_recompute=1)
+
+
+def test_block_retrieval_needs_a_contiguous_cache():
+    ours = preset("tiny_retrieval")
+    assert ours == replace(preset("tiny"), name="tiny_retrieval", block_retrieval=True, block_size=8, max_context=256)
+    assert ours.attention_runs and not ours.attention_parts
+    for options in ({"cache": "window"}, {"cache": "paged"}, {"cache": "evict"}, {"selective_recompute": True}, {"block_size": 512}):
+        with pytest.raises(ValueError, match=r"^with block_retrieval, cache must be 'contiguous', selective_recompute False and "
+                                             r"block_size at most max_context, not "):
+            replace(ours, **options)
+    with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' or 'paged' and probability_bits at least"):
+        replace(ours, attention_modes=True, probability_bits=24)
+    with pytest.raises(TypeError, match=r"^block_retrieval must be True or False, not 1$"):
+        replace(TINY, block_retrieval=1)
 
 
 def test_sums_of_attention_have_at_most_57_bits():

@@ -40,7 +40,9 @@ def test_offsets_do_not_depend_on_the_configuration():
     assert all((swap <= register_map(config).offsets.items()) == bool(config.swap_slots) for config in PRESETS.values())
     lists = {"DEVIATION_SATURATED": 0x1C8}.items()
     assert all((lists <= register_map(config).offsets.items()) == config.selective_recompute for config in PRESETS.values())
-    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes - swap - lists
+    means = {"MEANS_SATURATED": 0x1CC}.items()
+    assert all((means <= register_map(config).offsets.items()) == config.block_retrieval for config in PRESETS.values())
+    maps = [register_map(config).offsets.items() - bases(config).items() - window - budget - paged - kind - modes - swap - lists - means
             for config in PRESETS.values()]
     assert all(offsets == maps[0] for offsets in maps)
 
