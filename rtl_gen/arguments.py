@@ -2,6 +2,7 @@
 
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from math import nan
 
 from ..accelerators.config import AcceleratorConfig
@@ -9,9 +10,13 @@ from ..accelerators.presets import preset, with_cache
 from .compile import Budget
 from .formats import high_precision
 
-__all__ = ["DEFAULT_PRESET", "SEED_LIMITS", "TOKEN_LIMITS", "budget", "configuration", "number", "token_ids", "whole", "window"]
+__all__ = ["DEFAULT_PRESET", "LOCAL", "SEED_LIMITS", "TOKEN_LIMITS", "budget", "configuration", "number", "retrieval", "token_ids",
+           "whole", "window"]
 
 DEFAULT_PRESET = "edge"
+LOCAL = 64
+"""Latest positions that attention sees beside blocks, if none are asked for."""
+
 SEED_LIMITS = 0, (1 << 32) - 1
 TOKEN_LIMITS = 1, 1 << 20
 """Tokens, positions: the longest context that an ``AcceleratorConfig`` can have."""
@@ -52,11 +57,14 @@ def token_ids(text: str) -> list[int]:
 
 
 def configuration(options: Namespace) -> AcceleratorConfig:
-    """The preset, with wider formats if ``--high-precision`` was given, and with another cache if ``--window`` or ``--budget`` was."""
+    """The preset, with wider formats if ``--high-precision`` was given, with another cache if ``--window`` or ``--budget`` was, with
+    block retrieval if ``--blocks`` was."""
     config = preset(options.preset or DEFAULT_PRESET)
     for cache, wanted in (("window", window(options)), ("evict", budget(options))):
         if wanted is not None and config.cache != cache:
             config = with_cache(config, cache)
+    if retrieval(options) is not None and not config.block_retrieval:
+        config = replace(config, block_retrieval=True, name=f"{config.name}_blocks")
     return high_precision(config) if options.high_precision else config
 
 
@@ -85,3 +93,15 @@ def budget(options: Namespace) -> Budget | None:
     for name in rules:
         raise ValueError(f"--{name} has no effect without --budget")
     return None
+
+
+def retrieval(options: Namespace) -> tuple[int, int] | None:
+    """Blocks and latest positions that attention sees, if ``--blocks`` was given."""
+    local = getattr(options, "local", None)
+    if getattr(options, "blocks", None) is None:
+        if local is not None:
+            raise ValueError("--local has no effect without --blocks: all positions are seen")
+        return None
+    if getattr(options, "window", None) is not None or _keeps_budget(options):
+        raise ValueError("--blocks chooses among all positions: it does not go with --window or --budget")
+    return options.blocks, LOCAL if local is None else local

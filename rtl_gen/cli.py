@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..sim.native.run import CLOCK_MHZ, MEMORY_MODELS, MEMORY_OPTIONS
 from . import commands
-from .arguments import DEFAULT_PRESET, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
+from .arguments import DEFAULT_PRESET, LOCAL, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
 from .export import FORMATS
 from .moe import DEFAULT_SIZE, SPLITS, moe
 from .random_checkpoint import SHAPES
@@ -45,6 +45,11 @@ def _kept(option: Callable[..., None]) -> None:
     option("--budget", type=_tokens, metavar="N",
            help="the KV cache keeps N rows per head, those with the largest scores; what goes is merged into a similar row, and text "
                 "may be longer than it (EMS)")
+    option("--blocks", type=_tokens, metavar="N",
+           help="a token sees the N blocks of the text whose mean keys fit it best, and the latest positions: no others of the KV "
+                "cache are read (ReKV)")
+    option("--local", type=_tokens, metavar="L",
+           help=f"with --blocks: the latest L positions, and what is left of a block before them; default: {LOCAL}")
     option("--sinks", type=_count, metavar="S",
            help="the first S positions are kept; default: with --window 0, with --budget N / 8, 4 at most")
     option("--recent", type=_count, metavar="R", help="with --budget: the last R positions before a token are kept; default: N / 4")
@@ -83,7 +88,8 @@ def build_parser() -> argparse.ArgumentParser:
                      "--checkpoint models/stories --prompt 'Once upon a time' --tokens 20",
                      "--checkpoint models/stories --preset tiny --prompt-ids 1,2,3 --tokens 8 --temperature 0.8 --seed 7",
                      "--checkpoint models/stories --window 128 --sinks 4 --tokens 700 --ignore-eos",
-                     "--checkpoint models/stories --budget 64 --tokens 200 --ignore-eos")
+                     "--checkpoint models/stories --budget 64 --tokens 200 --ignore-eos",
+                     "--checkpoint models/stories --blocks 4 --local 32 --tokens 200 --ignore-eos")
     option("--checkpoint", type=Path, required=True, metavar="DIR",
            help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")

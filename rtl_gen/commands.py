@@ -11,7 +11,7 @@ from ..accelerators.control.isa import FIELDS, SCALARS, decode_program
 from ..accelerators.presets import PRESETS, preset
 from ..accelerators.top import Accelerator
 from ..sim.timing import Memory
-from .arguments import DEFAULT_PRESET, budget, configuration, window
+from .arguments import DEFAULT_PRESET, budget, configuration, retrieval, window
 from .calibration import calibrate
 from .checkpoint import Checkpoint
 from .comparison import compare_prompts
@@ -25,6 +25,7 @@ from .random_checkpoint import shape_named, write_random_checkpoint
 from .registry import UNITS, build, emit_unit, unit
 from .regmap_export import c_header, systemrdl
 from .report import show_kinds
+from .retrieval import with_retrieval
 from .run_command import console_file, run
 
 __all__ = ["bench", "bitstream", "chat", "compare", "console_file", "estimate", "export", "image", "list_units", "random_checkpoint",
@@ -127,7 +128,8 @@ def image(options: Namespace) -> int:
     if not options.stem.name:
         raise ValueError(f"STEM {options.stem}: must end in the name of a file")
     if options.checkpoint is None:
-        names = ("preset", "context", "fraction-bits", "high-precision", "window", "budget", "sinks", "recent", "threshold")
+        names = ("preset", "context", "fraction-bits", "high-precision", "window", "budget", "sinks", "recent", "threshold", "blocks",
+                 "local")
         if given := [f"--{name}" for name in names
                      if (value := getattr(options, name.replace("-", "_"))) is not None and value is not False]:
             raise ValueError(f"{', '.join(given)}: only with --checkpoint; an image is what it was compiled as")
@@ -135,9 +137,11 @@ def image(options: Namespace) -> int:
         config = configuration(options)
         check_files(("STEM", path) for path in image_files(options.stem))
         checkpoint = Checkpoint.open(options.checkpoint)
-        bits = calibrate(checkpoint) if options.fraction_bits is None else options.fraction_bits
-        compile_model(checkpoint, config, fraction_bits=bits, context=options.context, window=window(options), budget=budget(options),
-                      stem=options.stem)
+        bits, wanted = calibrate(checkpoint) if options.fraction_bits is None else options.fraction_bits, retrieval(options)
+        compiled = compile_model(checkpoint, config, fraction_bits=bits, context=options.context, window=window(options),
+                                 budget=budget(options), stem=None if wanted else options.stem)
+        if wanted:
+            with_retrieval(compiled, *wanted).save(options.stem)
     loaded = Image.load(options.stem, fresh=True)
     table = Table("section", "address", "bytes", "kind")
     for section in loaded.sections:
@@ -145,8 +149,9 @@ def image(options: Namespace) -> int:
     console.print(table)
     ternary = sum(section.bytes for section in loaded.sections if section.kind == "ternary")
     what = "sinks and a ring" if loaded.window else "a budget of rows" if loaded.eviction else ""
+    means = loaded.retrieval and f" and means of {loaded.retrieval.records} blocks"
     console.print(f"{loaded.data.size:,} bytes, {8 * ternary / loaded.model.ternary_parameters:.3f} bits per ternary weight, "
-                  f"{loaded.memory_bytes:,} bytes with a KV cache of {loaded.kv_capacity} positions"
+                  f"{loaded.memory_bytes:,} bytes with a KV cache of {loaded.kv_capacity} positions{means or ''}"
                   f"{f' ({what}) for texts of up to {loaded.positions}' if what else ''}, "
                   f"sha256 {loaded.sha256[:16]}", soft_wrap=True)
     if options.program:

@@ -25,6 +25,7 @@ from .emit import Emitted, emit
 from .files import write_atomically
 from .formats import cache_bytes, storage_name
 from .image import Image, ImageError, image_files
+from .retrieval import with_retrieval
 from .yowasp import build_root
 
 __all__ = ["DEFAULT_SEED", "Outcome", "cache_summary", "chosen_sampling", "compiled_image", "emitted_accelerator", "generate",
@@ -35,15 +36,26 @@ DEFAULT_SEED = 1
 
 def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fraction_bits: int | None = None,
                    context: int | None = None, window: tuple[int, int] | None = None, budget: Budget | None = None,
-                   progress: Callable[[str], None] = lambda name: None) -> tuple[Image, Path]:
-    """Image and its ``.bin`` file in ``build/images``, compiled unless the same one is there and intact."""
+                   retrieval: tuple[int, int] | None = None, progress: Callable[[str], None] = lambda name: None
+                   ) -> tuple[Image, Path]:
+    """Image and its ``.bin`` file in ``build/images``, compiled unless the same one is there and intact. ``retrieval``: blocks and
+    latest positions that attention sees (``with_retrieval``)."""
     settings = [checkpoint.sha256, config.to_json(), fraction_bits, context, window, budget and asdict(budget), _compiler_hash()]
+    if retrieval is not None:
+        settings.append(retrieval)
     key = hashlib.sha256(json.dumps(settings).encode())
     stem = build_root() / "images" / f"{checkpoint.path.name}-{config.name}-{key.hexdigest()[:12]}"
     try:
         return Image.load(stem), image_files(stem)[0]
     except ImageError:
         pass
+    if retrieval is not None:
+        image, _ = compiled_image(checkpoint, config, fraction_bits=fraction_bits, context=context, window=window, budget=budget,
+                                  progress=progress)
+        progress("scales of the means of blocks")
+        image = with_retrieval(image, *retrieval)
+        image.save(stem)
+        return image, image_files(stem)[0]
     if fraction_bits is None:
         progress("calibration")
         fraction_bits = calibrate(checkpoint)
@@ -55,7 +67,7 @@ def compiled_image(checkpoint: Checkpoint, config: AcceleratorConfig, *, fractio
 def _compiler_hash() -> str:
     """Hash of the sources that decide what an image contains."""
     here = Path(__file__).parent
-    sources = [*(here / name for name in ("compile.py", "tensors.py", "image.py", "generate.py")),
+    sources = [*(here / name for name in ("compile.py", "tensors.py", "image.py", "generate.py", "retrieval.py", "split.py")),
                *sorted((here.parent / "sim/golden").glob("*.py")),
                *(here.parent / "accelerators" / name for name in ("config.py", "control/isa.py", "ternary/code.py"))]
     digest = hashlib.sha256()
@@ -256,6 +268,8 @@ def cache_summary(image: Image) -> dict[str, Any]:
              "bytes_per_position": per_position, "bytes_per_position_and_layer": per_position // layers,
              "bytes_per_position_in": {storage: layers * size for storage, size in layer.items()},
              "bytes": image.kv_capacity * per_position}
+    if image.retrieval is not None:
+        return cache | asdict(image.retrieval) | {"bytes_of_means": image.retrieval.records * per_position}
     kept = image.window or image.eviction
     return cache if kept is None else cache | asdict(kept) | {"positions": image.kv_capacity, "text_positions": image.positions}
 

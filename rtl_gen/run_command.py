@@ -22,7 +22,7 @@ from ..accelerators.config import AcceleratorConfig
 from ..sim.native.build import build_driver
 from ..sim.native.run import Generated, Run, Sampling, driver_arguments, driver_command, read_results
 from ..sim.native.timeline import Timeline, draw
-from .arguments import budget, configuration, window
+from .arguments import budget, configuration, retrieval, window
 from .checkpoint import Checkpoint
 from .compile import Budget, plan
 from .files import write_atomically
@@ -38,6 +38,7 @@ from .generate import (
 )
 from .image import Image
 from .outputs import check_files
+from .retrieval import check_retrieval
 from .tokenizer import encode, load_tokenizer
 from .yowasp import build_root
 
@@ -77,6 +78,7 @@ class _Request:
     context: int | None
     window: tuple[int, int] | None
     budget: Budget | None
+    retrieval: tuple[int, int] | None
 
     @classmethod
     def of(cls, options: Namespace) -> "_Request":
@@ -88,20 +90,23 @@ class _Request:
             raise ValueError("--seed has no effect without --temperature or --prompt-length: the best token is taken")
         sampling = chosen_sampling(options, config)
         checkpoint = Checkpoint.open(options.checkpoint)
-        tokenizer, seen, kept = load_tokenizer(checkpoint), window(options), budget(options)
+        tokenizer, seen, kept, chosen = load_tokenizer(checkpoint), window(options), budget(options), retrieval(options)
         prompt = _prompt(options, checkpoint, tokenizer)
         needed = options.fill_context + len(prompt) + options.tokens - 1
         context = options.context
+        if options.fill_context and (seen is not None or kept is not None or chosen is not None):
+            raise ValueError("--fill-context fills a KV cache of which all positions are seen: it does not go with --window, --budget "
+                             "or --blocks")
         if seen is not None or kept is not None:
-            if options.fill_context:
-                raise ValueError("--fill-context fills a KV cache that keeps all positions: it does not go with --window or --budget")
             context = max(checkpoint.model.max_context, needed) if context is None else context
         capacity = plan(checkpoint.model, config, context, seen, kept).positions
         if needed > capacity:
             filled = f"{options.fill_context} filled positions, " if options.fill_context else ""
             raise ValueError(f"{filled}prompt of {len(prompt)} and {options.tokens} tokens need a context of {needed}; "
                              f"this model on preset {config.name!r} has {capacity}")
-        return cls(config, checkpoint, tokenizer, prompt, sampling, context, seen, kept)
+        if chosen is not None:
+            check_retrieval(config, capacity, *chosen)
+        return cls(config, checkpoint, tokenizer, prompt, sampling, context, seen, kept, chosen)
 
 
 def _prompt(options: Namespace, checkpoint: Checkpoint, tokenizer: Tokenizer | None) -> list[int]:
@@ -230,7 +235,8 @@ def _run(options: Namespace, request: _Request, summaries: list[Path]) -> int:
             status.update(f"[cyan]{what}")
         say("compile")
         image, image_file = compiled_image(checkpoint, config, fraction_bits=options.fraction_bits, context=request.context,
-                                           window=request.window, budget=request.budget, progress=lambda name: say(f"compile: {name}"))
+                                           window=request.window, budget=request.budget, retrieval=request.retrieval,
+                                           progress=lambda name: say(f"compile: {name}"))
         say("emit Verilog")
         emitted = emitted_accelerator(config, observe=options.check_hidden, trace=options.trace is not None)
         say("build the simulator (Verilator and C++; kept for the next time)")

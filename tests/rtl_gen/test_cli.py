@@ -177,7 +177,7 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
     (("--prompt-ids", "1", "--window", "124", "--sinks", "4"),
      "must together be at most 127 on preset 'tiny_window', max_context less a chunk's token_lanes - 1, not 4 + 124"),
     (("--prompt-ids", "1", "--window", "8", "--fill-context", "9"),
-     "--fill-context fills a KV cache that keeps all positions: it does not go with --window or --budget"),
+     "--fill-context fills a KV cache of which all positions are seen: it does not go with --window, --budget or --blocks"),
     (("--prompt-ids", "1", "--window", "8", "--context", "9", "--tokens", "10"), "need a context of 10; this model on preset "
                                                                                  "'tiny_window' has 9"),
     (("--prompt-ids", "1", "--preset", "tiny_window"),
@@ -186,11 +186,11 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
     (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
     (("--prompt-ids", "1", "--preset", "huge"),
-     "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_recompute, tiny_swap, tiny_window, "
-     "ulx3s, not 'huge'\n"),
+     "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_recompute, tiny_retrieval, "
+     "tiny_swap, tiny_window, ulx3s, not 'huge'\n"),
     (("--prompt-ids", "1", "--preset", "egde"),
-     "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_recompute, tiny_swap, tiny_window, "
-     "ulx3s, not 'egde'; did you mean 'edge'?\n"),
+     "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_recompute, tiny_retrieval, "
+     "tiny_swap, tiny_window, ulx3s, not 'egde'; did you mean 'edge'?\n"),
 ])
 def test_bad_run(model, tmp_path, capsys, folder, unbuilt, options, message):
     """Nothing is begun, and no summary of an earlier run is left to be taken for one of this."""
