@@ -5,7 +5,7 @@ from enum import IntEnum
 from amaranth.lib import data
 
 from ..config import AcceleratorConfig
-from .paged import sequence_command
+from .paged_formats import sequence_command
 
 __all__ = ["SwapCommand", "SwapError", "swap_command", "swap_result", "swapped_layout"]
 

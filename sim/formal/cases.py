@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.append import RecordPacker
-from ...accelerators.cache.paged import PagedCache, SequenceCommand
+from ...accelerators.cache.paged import PagedCache
+from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.cache.select import TopSelect
 from ...accelerators.cache.window import WindowCache
 from ...accelerators.memory.bursts import BurstSplitter

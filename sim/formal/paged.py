@@ -8,7 +8,8 @@ from amaranth.lib.wiring import In
 
 from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.blocks import PoolCommand
-from ...accelerators.cache.paged import PagedCache, SequenceCommand
+from ...accelerators.cache.paged import PagedCache
+from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.config import AcceleratorConfig
 from .contract import StreamContract
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...accelerators.cache.paged import PagedCache, SequenceCommand, SequenceError
+from ...accelerators.cache.paged import PagedCache
+from ...accelerators.cache.paged_formats import SequenceCommand, SequenceError
 from ...accelerators.config import AcceleratorConfig
 from ...rtl_gen.emit import emit
 from .player import Event

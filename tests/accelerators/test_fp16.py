@@ -9,7 +9,8 @@ from amaranth.hdl import Module
 from amaranth.sim import Simulator
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
 from llmrtl.accelerators.cache.fp16 import Fp16Packer, Fp16Splitter
-from llmrtl.accelerators.cache.paged import PagedCache, SequenceCommand
+from llmrtl.accelerators.cache.paged import PagedCache
+from llmrtl.accelerators.cache.paged_formats import SequenceCommand
 from llmrtl.accelerators.cache.window import WindowCache
 from llmrtl.accelerators.config import fp16_record_beats
 from llmrtl.accelerators.presets import preset

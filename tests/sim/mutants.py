@@ -6,6 +6,7 @@ import random
 import sys
 from types import ModuleType
 
+import pytest
 from amaranth.hdl import Assert, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -161,3 +162,9 @@ def mutant(module: ModuleType, old: str, new: str) -> ModuleType:
     exec(compile(source.replace(old, new), spec.name, "exec"), changed.__dict__)
     del sys.modules[spec.name]
     return changed
+
+
+def put_in(module: ModuleType, changed: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``module`` has of a mutant's names becomes the mutant's, until the test is over."""
+    for name in set(changed.__all__) & vars(module).keys():
+        monkeypatch.setattr(module, name, getattr(changed, name))

@@ -4,7 +4,8 @@ import functools
 
 import pytest
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
-from llmrtl.accelerators.cache.paged import PagedCache, SequenceCommand
+from llmrtl.accelerators.cache.paged import PagedCache
+from llmrtl.accelerators.cache.paged_formats import SequenceCommand
 from llmrtl.accelerators.cache.window import WindowCache
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit

@@ -7,7 +7,7 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from llmrtl.accelerators.cache import paged
+from llmrtl.accelerators.cache import paged, paged_commands, paged_requests
 from llmrtl.accelerators.presets import preset
 from llmrtl.accelerators.streams import StreamBuffer
 from llmrtl.sim.formal.cases import CASES
@@ -16,7 +16,7 @@ from llmrtl.sim.formal.paged import PagedContract
 from llmrtl.sim.formal.prove import missing_tools, prove
 from llmrtl.sim.formal.table import contracts_text, table
 
-from .mutants import mutant
+from .mutants import mutant, put_in
 
 pytestmark = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
 
@@ -71,20 +71,20 @@ def test_a_broken_promise_is_found(name, contract):
 
 
 FAULTS = {  # of the paged cache, behind which commands they can be seen, in how many cycles
-    "a copy keeps its source": ('with m.If(self.o_copy.ready):\n                    m.next = "LEAVE"',
-                                'with m.If(self.o_copy.ready):\n                    m.next = "GROW"',
+    "a copy keeps its source": (paged_commands, 'with m.If(cache.o_copy.ready):\n            m.next = "LEAVE"',
+                                'with m.If(cache.o_copy.ready):\n            m.next = "GROW"',
                                 [(0, 0, 0, 3), (1, 1, 0, 3), (0, 1, 0, 1)], 40),
-    "a shared block is written": ("with m.If(self._pool.o.p.count > 1):", "with m.If(self._pool.o.p.count > 2):",
+    "a shared block is written": (paged_requests, "with m.If(tables.pool.o.p.count > 1):", "with m.If(tables.pool.o.p.count > 2):",
                                   [(0, 0, 0, 3), (1, 1, 0, 3)], 34),
 }
 
 
 @pytest.mark.formal
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_the_paged_cache_is_found(name):
-    old, new, begins, depth = FAULTS[name]
-    changed = mutant(paged, old, new).PagedCache
-    proof = prove("fault", PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=changed),
+def test_a_fault_of_the_paged_cache_is_found(name, monkeypatch):
+    module, old, new, begins, depth = FAULTS[name]
+    put_in(paged, mutant(module, old, new), monkeypatch)
+    proof = prove("fault", PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache),
                   method="bounded", depth=depth)
     assert not proof.proved and "Assert failed" in proof.log
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from llmrtl.accelerators.cache import addresses, blocks, contiguous, paged, window
+from llmrtl.accelerators.cache import addresses, blocks, contiguous, paged, paged_commands, paged_requests, window
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.sim.traces.paged import PagedTrace
@@ -13,7 +13,7 @@ from llmrtl.sim.traces.player import Offer, PlayError, Settle, play
 from llmrtl.sim.traces.records import Trace, Wrong
 from llmrtl.sim.traces.texts import ContiguousTrace, WindowTrace
 
-from .mutants import Stage, mutant
+from .mutants import Stage, mutant, put_in
 
 TINY = preset("tiny")
 SHORT, LONG = 4000, 100_000
@@ -90,8 +90,8 @@ MUTANTS = {
                                         "with m.If(same):"),
     "what is only offered is taken for what was found": (window, "m.d.sync += [end.eq(",
                                                          "m.d.sync += [request.eq(self.i_request.p), end.eq("),
-    "what is only offered is taken for the rows found": (paged, "sequence.eq(mine.addr), reads_other",
-                                                         "sequence.eq(mine.addr), request.eq(self.i_request.p), reads_other"),
+    "what is only offered is taken for the rows found": (paged, "sequence.eq(mine.addr), tables.reads_other",
+                                                         "sequence.eq(mine.addr), request.eq(self.i_request.p), tables.reads_other"),
     "a block with an owner is free": (blocks, "(command.command == PoolCommand.RELEASE) & (count == 0)",
                                       "(command.command == PoolCommand.RELEASE) & (count <= 1)"),
     "a block is lost": (blocks, "m.d.sync += [stacked.eq(stacked + 1), self.free.eq(self.free + 1)]",
@@ -99,19 +99,22 @@ MUTANTS = {
     "the last block is never given": (blocks, '"free": Out(range(blocks + 1), init=blocks)',
                                       '"free": Out(range(blocks + 1), init=blocks - 1)'),
     "a stale top of the stack": (blocks, "pop.addr.eq(stacked - 1)", "pop.addr.eq(stacked)"),
-    "a shared block is written": (paged, "with m.If(self._pool.o.p.count > 1):", "with m.If(self._pool.o.p.count > 2):"),
-    "no copy of a tail that two have": (paged, "with m.If(pool.o.p.count > 1):", "with m.If(pool.o.p.count > 2):"),
-    "the source of a copy keeps its owner": (paged, 'with m.If(self.o_copy.ready):\n                    m.next = "LEAVE"',
-                                             'with m.If(self.o_copy.ready):\n                    m.next = "GROW"'),
+    "a shared block is written": (paged_requests, "with m.If(tables.pool.o.p.count > 1):", "with m.If(tables.pool.o.p.count > 2):"),
+    "no copy of a tail that two have": (paged_commands, "with m.If(pool.o.p.count > 1):", "with m.If(pool.o.p.count > 2):"),
+    "the source of a copy keeps its owner": (paged_commands, 'with m.If(cache.o_copy.ready):\n            m.next = "LEAVE"',
+                                             'with m.If(cache.o_copy.ready):\n            m.next = "GROW"'),
     "a fork shares a block too few": (
-        paged, "reads_other.eq(1)]\n                        with m.If(command.count > source_length)",
-        "reads_other.eq(1),\n                needed.eq(command.count >> offset_bits)]\n"
-        "                        with m.If(command.count > source_length)"),
-    "free forgets a block": (paged, "index.eq(state.held - 1), state.length.eq(stays)", "index.eq(0), state.length.eq(stays)"),
+        paged_commands, "reads_other.eq(1)]\n                with m.If(command.count > tables.source_length)",
+        "reads_other.eq(1),\n                needed.eq(command.count >> tables.offset_bits)]\n"
+        "                with m.If(command.count > tables.source_length)"),
+    "free forgets a block": (paged_commands, "index.eq(state.held - 1), state.length.eq(tables.stays)",
+                              "index.eq(0), state.length.eq(tables.stays)"),
     "rows of another sequence": (paged, "again.eq(0)\n                    m.next = \"DECIDE\"",
-                                    "again.eq(again)\n                    m.next = \"DECIDE\""),
-    "an unknown sequence grows": (paged, "with m.If((sequence >= self.sequences)", "with m.If((sequence > self.sequences)"),
-    "any two blocks are joined": (paged, "follows.eq(empty | (entry == last_block + 1))", "follows.eq(empty | (entry >= last_block))"),
+                                    "again.eq(tables.again)\n                    m.next = \"DECIDE\""),
+    "an unknown sequence grows": (paged_commands, "with m.If((tables.sequence >= cache.sequences)",
+                                  "with m.If((tables.sequence > cache.sequences)"),
+    "any two blocks are joined": (paged_requests, "follows.eq(empty | (entry == last_block + 1))",
+                                  "follows.eq(empty | (entry >= last_block))"),
     "a carry is lost": (addresses, "address.eq(base + products[0] + products[1])", "address.eq((base ^ products[0]) + products[1])"),
 }
 FAST = ("a shared block is written",)
@@ -126,11 +129,8 @@ def test_faults_of_the_hardware_are_found(name, monkeypatch):
     elif module is window:
         trace = window_trace(3, 20_000, module=changed)
     else:
-        if module is blocks:
-            monkeypatch.setattr(paged, "BlockPool", changed.BlockPool)
-        elif module is addresses:
-            monkeypatch.setattr(paged, "RowAddresses", changed.RowAddresses)
-        trace = paged_trace(3, 20_000, component=(changed if module is paged else paged).PagedCache)
+        put_in(paged, changed, monkeypatch)
+        trace = paged_trace(3, 20_000, component=paged.PagedCache)
     with pytest.raises((Wrong, PlayError)) as found:
         trace.check(trace.play(source=150))
     print(found.value)

@@ -1,0 +1,147 @@
+"""The commands of a paged KV cache: states of its machine, from ``DECIDE`` to ``ANSWER``."""
+
+from amaranth.hdl import Module
+
+from .blocks import PoolCommand
+from .paged_formats import SequenceCommand, SequenceError
+from .paged_tables import SequenceTables
+
+__all__ = ["compare", "decide", "drop", "extend", "fork"]
+
+
+def decide(m: Module, tables: SequenceTables) -> None:
+    """Where a command begins, or why it is refused."""
+    cache, command, state, answer = tables.cache, tables.command, tables.state, tables.answer
+    total, index, needed, reads_other = tables.total, tables.index, tables.needed, tables.reads_other
+    with m.State("DECIDE"):
+        m.d.comb += total.eq(state.length + command.count)
+        m.d.sync += [answer.error.eq(SequenceError.NONE), tables.used.bit_select(tables.sequence, 1).eq(1)]
+        m.next = "ANSWER"
+        with m.Switch(command.command):
+            with m.Case(SequenceCommand.EXTEND):
+                m.d.sync += [index.eq(state.length >> tables.offset_bits), needed.eq(tables.blocks_of(total))]
+                with m.If(total > cache.config.max_context):
+                    m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                with m.Elif(state.length[:tables.offset_bits].any() & (command.count != 0)):
+                    m.next = "TAIL_READ"
+                with m.Else():
+                    m.next = "GROW"
+            with m.Case(SequenceCommand.FORK):
+                m.d.sync += [index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
+                with m.If(command.count > tables.source_length):
+                    m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                with m.Elif((state.length != 0) | (state.held != 0)):
+                    m.d.sync += answer.error.eq(SequenceError.NOT_EMPTY)
+                with m.Elif(command.count != 0):
+                    m.next = "SHARE_READ"
+            with m.Case(SequenceCommand.FREE):
+                m.next = "DROP"
+            with m.Case(SequenceCommand.COMPARE):
+                m.d.sync += [index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
+                with m.If((command.count > tables.source_length) | (command.count > state.length)):
+                    m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                with m.Elif(command.count != 0):
+                    m.next = "COMPARE_READ"
+            if cache.lookups:
+                with m.Case(SequenceCommand.SHRINK):
+                    m.next = "DROP"
+                    with m.If(command.count > state.length):
+                        m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
+                        m.next = "ANSWER"
+            with m.Default():
+                m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
+        pair = (command.command == SequenceCommand.FORK) | (command.command == SequenceCommand.COMPARE)
+        with m.If((tables.sequence >= cache.sequences) | (pair & (command.other >= cache.sequences))):
+            m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
+            m.next = "ANSWER"
+
+
+def extend(m: Module, tables: SequenceTables) -> None:
+    """EXTEND: an own block at the end, then blocks behind it."""
+    cache, pool, state, entry, enter = tables.cache, tables.pool, tables.state, tables.entry, tables.enter
+    with m.State("TAIL_READ"):
+        m.next = "TAIL"
+    with tables.ask(m, "TAIL", PoolCommand.COUNT, entry.data, "TAIL") as known:
+        with m.If(known):
+            m.d.sync += tables.copied_from.eq(pool.o.p.block)
+            m.next = "GROW"
+            with m.If(pool.o.p.count > 1):
+                m.next = "OWN"
+    with tables.ask(m, "OWN", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
+        with m.If(given):
+            m.d.comb += enter.en.eq(1)
+            m.next = "COPY"
+    with m.State("COPY"):
+        m.d.comb += cache.o_copy.valid.eq(1)
+        with m.If(cache.o_copy.ready):
+            m.next = "LEAVE"
+    with tables.ask(m, "LEAVE", PoolCommand.RELEASE, tables.copied_from, "LEAVE") as left:
+        with m.If(left):
+            m.next = "GROW"
+    with m.State("GROW"):
+        m.d.sync += tables.index.eq(state.held)
+        m.next = "TAKE"
+        with m.If(state.held >= tables.needed):
+            m.d.sync += state.length.eq(state.length + tables.command.count)
+            m.next = "ANSWER"
+    with tables.ask(m, "TAKE", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
+        with m.If(given):
+            m.d.comb += enter.en.eq(1)
+            m.d.sync += state.held.eq(state.held + 1)
+            m.next = "GROW"
+    with m.State("NO_BLOCK"):
+        m.d.sync += tables.answer.error.eq(SequenceError.NO_BLOCK)
+        m.next = "ANSWER"
+
+
+def fork(m: Module, tables: SequenceTables) -> None:
+    """FORK: an owner more for each block of the other sequence; all are given back if one has too many."""
+    index, state = tables.index, tables.state
+    with m.State("SHARE_READ"):
+        m.next = "SHARE"
+    with tables.ask(m, "SHARE", PoolCommand.SHARE, tables.entry.data, "SHARED_TOO_OFTEN") as shared:
+        with m.If(shared):
+            m.d.comb += tables.enter.en.eq(1)
+            m.d.sync += [index.eq(index + 1), state.held.eq(state.held + 1)]
+            m.next = "SHARE_READ"
+            with m.If(state.held + 1 == tables.needed):
+                m.d.sync += state.length.eq(tables.command.count)
+                m.next = "ANSWER"
+    with m.State("SHARED_TOO_OFTEN"):
+        m.d.sync += tables.answer.error.eq(SequenceError.SHARED_TOO_OFTEN)
+        m.next = "DROP"
+
+
+def compare(m: Module, tables: SequenceTables) -> None:
+    """COMPARE: the tables' words come a cycle late, those of both sequences in turn."""
+    index, block, reads_other = tables.index, tables.block, tables.reads_other
+    with m.State("COMPARE_READ"):
+        m.d.sync += reads_other.eq(0)
+        m.next = "COMPARE_OTHER"
+    with m.State("COMPARE_OTHER"):
+        m.d.sync += [block.eq(tables.entry.data), reads_other.eq(1), index.eq(index + 1)]
+        m.next = "COMPARE_MINE"
+    with m.State("COMPARE_MINE"):
+        m.d.sync += reads_other.eq(0)
+        m.next = "COMPARE_OTHER"
+        with m.If(index == tables.needed[:len(index)]):  # it may have gone round
+            m.next = "ANSWER"
+        with m.If(block != tables.entry.data):
+            m.d.sync += tables.answer.error.eq(SequenceError.DIFFERENT)
+            m.next = "ANSWER"
+
+
+def drop(m: Module, tables: SequenceTables) -> None:
+    """FREE, and what a FORK had when it failed; SHRINK."""
+    state = tables.state
+    with m.State("DROP"):
+        m.d.sync += [tables.reads_other.eq(0), tables.index.eq(state.held - 1), state.length.eq(tables.stays)]
+        m.next = "DROP_READ"
+        with m.If(state.held == tables.least):
+            m.next = "ANSWER"
+    with m.State("DROP_READ"):
+        m.next = "GIVE_BACK"
+    with tables.ask(m, "GIVE_BACK", PoolCommand.RELEASE, tables.entry.data, "GIVE_BACK") as gone:
+        with m.If(gone):
+            m.d.sync += state.held.eq(state.held - 1)
+            m.next = "DROP"

@@ -1,0 +1,82 @@
+"""Commands and results of a paged KV cache, and what else it is told and tells."""
+
+from enum import IntEnum
+
+from amaranth.lib import data
+
+from ..config import AcceleratorConfig, ceil_div
+from .contiguous import request_layout
+
+__all__ = ["SequenceCommand", "SequenceError", "block_layout", "copy_layout", "lookup_layout", "paged_request", "positions",
+           "sequence_command", "sequence_result"]
+
+
+class SequenceCommand(IntEnum):
+    """What is asked for a sequence."""
+
+    EXTEND = 0
+    """Room for ``count`` positions more at its end."""
+    FORK = 1
+    """It begins with the first ``count`` positions of ``other``, and shares their blocks."""
+    FREE = 2
+    """It has no positions any more."""
+    COMPARE = 3
+    """Whether its first ``count`` positions, whole blocks, lie in the same blocks as those of ``other``."""
+    SHRINK = 4
+    """Only its first ``count`` positions are left; blocks behind them are given back. Of a cache with ``lookups``."""
+
+
+class SequenceError(IntEnum):
+    """Why a command was refused. Nothing has changed then, but that after NO_BLOCK the sequence keeps the blocks it got, for when it
+    is extended again; FREE gives them back."""
+
+    NONE = 0
+    NO_BLOCK = 1
+    """EXTEND: the pool has no block left."""
+    TOO_LONG = 2
+    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has; COMPARE: more than one of the two has; SHRINK:
+    more than it has."""
+    NOT_EMPTY = 3
+    """FORK: the sequence has positions or blocks."""
+    SHARED_TOO_OFTEN = 4
+    """FORK: a block would have more than 255 owners."""
+    UNKNOWN = 5
+    """There is no such sequence, or no such command."""
+    DIFFERENT = 6
+    """COMPARE: a block is not the same."""
+
+
+def positions(config: AcceleratorConfig) -> range:
+    """Lengths that a sequence can have."""
+    return range(config.max_context + 1)
+
+
+def sequence_command(config: AcceleratorConfig, sequences: int) -> data.StructLayout:
+    """``{command: SequenceCommand, sequence, other, count}``."""
+    return data.StructLayout({"command": 3, "sequence": range(sequences), "other": range(sequences), "count": positions(config)})
+
+
+def sequence_result(config: AcceleratorConfig) -> data.StructLayout:
+    """``{error: SequenceError, length}``: positions of the sequence after the command."""
+    return data.StructLayout({"error": 3, "length": positions(config)})
+
+
+def copy_layout(blocks: int, block_size: int) -> data.StructLayout:
+    """``{source, target, rows}``: the first ``rows`` rows of block ``source`` are to be copied to block ``target``, of every
+    head of every layer."""
+    return data.StructLayout({"source": range(blocks), "target": range(blocks), "rows": range(block_size + 1)})
+
+
+def paged_request(config: AcceleratorConfig, sequences: int) -> data.StructLayout:
+    """``request_layout`` of a ``sequence``."""
+    return data.StructLayout({**request_layout(config).members, "sequence": range(sequences)})
+
+
+def lookup_layout(config: AcceleratorConfig, sequences: int, block_size: int) -> data.StructLayout:
+    """``{sequence, index}``: block ``index`` of a sequence, one that it has."""
+    return data.StructLayout({"sequence": range(sequences), "index": range(ceil_div(config.max_context, block_size))})
+
+
+def block_layout(blocks: int) -> data.StructLayout:
+    """``{block, shared}``: its number; others have it too."""
+    return data.StructLayout({"block": range(blocks), "shared": 1})
