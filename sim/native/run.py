@@ -29,7 +29,7 @@ BANK_STRIDE = 16 << 10  # addresses of one row in all bank groups of dram.h: the
 
 
 class Channel(IntFlag):
-    """What can be made to stand still (``Channel`` of driver.cpp): channels of all memory ports, and the token output."""
+    """What can be made to stand still (``Channel`` of simulation.h): channels of all memory ports, and the token output."""
 
     READ_ADDRESS = 1
     READ_DATA = 2
