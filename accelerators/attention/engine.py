@@ -15,8 +15,7 @@ from .formats import (
     dot_layout,
     lane_layout,
     max_beats,
-    mixed_layout,
-    partial_layout,
+    part_streams,
     query_layout,
     result_layout,
     score_layout,
@@ -132,9 +131,8 @@ class Attention(wiring.Component):
             "i_rows": In(stream.Signature(config.bus_bits)),
             "o": Out(stream.Signature(result_layout(config))),
             "o_exponent": Out(stream.Signature(EXPONENT)),
-            **({"o_part": Out(stream.Signature(partial_layout(config))), "o_sums": Out(stream.Signature(mixed_layout(config))),
-                "i_part": In(stream.Signature(partial_layout(config))), "i_sums": In(stream.Signature(mixed_layout(config))),
-                "missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
+            **({**part_streams("o", config), **part_streams("i", config), "missed": Out(32), "passed": Out(32)}
+               if config.attention_modes else {}),
             **({"o_weights": Out(stream.Signature(attention_weight_layout(config)))} if config.cache == "evict" else {}),
         })
 

@@ -3,13 +3,14 @@
 from typing import Any
 
 from amaranth.hdl import signed
-from amaranth.lib import data
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import In, Member, Out
 
 from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
 from ..numerics import SCALAR
 
 __all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "command_layout", "dot_bits", "dot_layout", "lane_layout", "max_beats",
-           "mix_lanes", "mixed_layout", "modes_layout", "partial_layout", "query_layout", "result_layout",
+           "mix_lanes", "mixed_layout", "modes_layout", "part_streams", "partial_layout", "query_layout", "result_layout",
            "row_sum_bits", "score_layout", "state_layout", "total_layout", "weight_layout"]
 
 WEIGHT_BITS = 17
@@ -110,6 +111,13 @@ def mixed_layout(config: AcceleratorConfig) -> data.StructLayout:
     """Weighted sums of one V-word; ``last`` on the last word of a lane."""
     return data.StructLayout({"sums": data.ArrayLayout(signed(config.accumulator_bits), config.vector_lanes),
                               "last": 1})
+
+
+def part_streams(side: str, config: AcceleratorConfig) -> dict[str, Member]:
+    """Members ``i_part`` and ``i_sums`` (``side`` "i"), or ``o_part`` and ``o_sums`` ("o"): the state of each lane, and behind it its
+    weighted sums."""
+    flow, layouts = {"i": In, "o": Out}[side], {"part": partial_layout(config), "sums": mixed_layout(config)}
+    return {f"{side}_{name}": flow(stream.Signature(layout)) for name, layout in layouts.items()}
 
 
 def result_layout(config: AcceleratorConfig) -> data.StructLayout:

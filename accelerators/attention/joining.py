@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..streams import Queue
-from .formats import mixed_layout, partial_layout, state_layout
+from .formats import mixed_layout, part_streams, state_layout
 from .merge import PartialMerge
 
 __all__ = ["Joining"]
@@ -49,7 +49,7 @@ class Joining(wiring.Component):
         state, words = state_layout(config), mixed_layout(config)
         super().__init__({
             "i_state": In(stream.Signature(state)), "i": In(stream.Signature(words)),
-            "i_part": In(stream.Signature(partial_layout(config))), "i_sums": In(stream.Signature(words)),
+            **part_streams("i", config),
             "o_state": Out(stream.Signature(state)), "o": Out(stream.Signature(words)),
         })
 

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import PART_BITS, AcceleratorConfig
 from ..streams import Downsizer, Upsizer, connect, word_layout
-from .formats import mixed_layout, partial_layout, row_sum_bits
+from .formats import part_streams, row_sum_bits
 
 __all__ = ["PartPacker", "PartUnpacker", "stored_state"]
 
@@ -49,8 +49,7 @@ class PartPacker(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         super().__init__({
-            "i_part": In(stream.Signature(partial_layout(config))),
-            "i_sums": In(stream.Signature(mixed_layout(config))),
+            **part_streams("i", config),
             "o": Out(stream.Signature(word_layout(config.bus_bits))),
         })
 
@@ -104,8 +103,7 @@ class PartUnpacker(wiring.Component):
         super().__init__({
             "words": In(16),
             "i": In(stream.Signature(word_layout(config.bus_bits))),
-            "o_part": Out(stream.Signature(partial_layout(config))),
-            "o_sums": Out(stream.Signature(mixed_layout(config))),
+            **part_streams("o", config),
         })
 
     @classmethod

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..streams import Queue
-from .formats import mixed_layout, partial_layout, state_layout, total_layout
+from .formats import mixed_layout, part_streams, state_layout, total_layout
 
 __all__ = ["Parting"]
 
@@ -51,8 +51,7 @@ class Parting(wiring.Component):
             "i": In(stream.Signature(mixed_layout(config))),
             "o_total": Out(stream.Signature(total_layout(config))),
             "o": Out(stream.Signature(mixed_layout(config))),
-            "o_part": Out(stream.Signature(partial_layout(config))),
-            "o_sums": Out(stream.Signature(mixed_layout(config))),
+            **part_streams("o", config),
         })
 
     @classmethod

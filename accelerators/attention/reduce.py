@@ -2,11 +2,11 @@
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In
 
 from ..config import AcceleratorConfig
 from ..streams import Queue, connect
-from .formats import mixed_layout, partial_layout
+from .formats import part_streams
 from .merge import PartialMerge
 
 __all__ = ["MAX_PARTS", "PartialReduce", "reduce_layout"]
@@ -59,13 +59,10 @@ class PartialReduce(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        part, words = partial_layout(config), mixed_layout(config)
         super().__init__({
             "i_command": In(stream.Signature(reduce_layout(config))),
-            "i_part": In(stream.Signature(part)),
-            "i_sums": In(stream.Signature(words)),
-            "o_part": Out(stream.Signature(part)),
-            "o_sums": Out(stream.Signature(words)),
+            **part_streams("i", config),
+            **part_streams("o", config),
         })
 
     @classmethod

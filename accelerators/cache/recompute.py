@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..streams import connect
-from .deviation import ValueDeviation, deviation_command
+from .deviation import ValueDeviation
 from .grid import SCORE_BITS
 from .select import TopSelect
 
@@ -119,15 +119,11 @@ class RecomputeList(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self._deviation, self._share = ValueDeviation(config), TopShare.for_config(config)
         self.latency = self._deviation.latency + 1 + self._share.latency
-        beats = stream.Signature(config.bus_bits)
+        deviation, share = self._deviation.signature.members, self._share.signature.members
         super().__init__({
-            "i_command": In(stream.Signature(deviation_command(config))),
-            "i_old": In(beats),
-            "i_new": In(beats),
-            "i_share": In(stream.Signature(share_layout())),
-            "o": Out(stream.Signature(self._share.o.p.shape())),
-            "saturated": Out(1),
-            "clear": In(1),
+            **{name: deviation[name] for name in ("i_command", "i_old", "i_new")},
+            **{name: share[name] for name in ("i_share", "o")},
+            **{name: deviation[name] for name in ("saturated", "clear")},
         })
 
     @classmethod
