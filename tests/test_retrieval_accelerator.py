@@ -195,3 +195,34 @@ def test_operations_that_cannot_be(program, image, tmp_path):
         # Addresses of the cache stay where they are: nothing is read there.
         found = run(program, with_program(some, changed), tmp_path, prompt_of(rng, 3), rng)
         assert (found.cause, found.registers["ERROR_INFO"]) == (ErrorCause.ILLEGAL_INSTRUCTION, INSTRUCTION_BYTES * where)
+
+
+def read_beats(image, length, blocks=None, local=None):
+    """Beats of a run: of rows that attention sees, of means that are scored, of blocks that are completed, and of the descriptors of
+    the operations for them."""
+    config, size, beats = image.config, image.config.block_size, 0
+    tiles = config.query_lanes // (SHAPE.heads // SHAPE.kv_heads)
+    chunks = [(start, min(config.token_lanes, length - start)) for start in range(0, length, config.token_lanes)]
+    chunks += [(length + k, 1) for k in range(COUNT - 1)]
+    for position, tokens in chunks:
+        ends = [min(first + tiles, tokens) for first in range(0, tokens, tiles)]
+        rows, means, completed = sum(position + end for end in ends), 0, 0
+        if blocks is not None:
+            scored = max(0, position + 1 - local) // size
+            if scored > blocks:
+                rows = sum((blocks - scored) * size + position + end for end in ends)
+                means = scored * len(ends)
+            completed = ((position + tokens) // size - position // size) * size
+            beats += 2 * SHAPE.layers * INSTRUCTION_BYTES // config.bus_bytes
+        beats += SHAPE.layers * SHAPE.kv_heads * image.kv_record_beats * (rows + means + completed)
+    return beats
+
+
+@pytest.mark.bench
+def test_reads(program, image, tmp_path):
+    """The rows of listed blocks, of the latest positions and of means are read, and no others: beats of whole runs, counted."""
+    rng = seeded()
+    for blocks, local, length in ((2, 8, 110), (1, 1, 63)):
+        some, prompt = with_retrieval(image, blocks, local), prompt_of(rng, length)
+        full, less = (run(program, each, tmp_path, prompt, rng).registers["READ_BEATS"] for each in (image, some))
+        assert full - less == read_beats(image, length) - read_beats(some, length, blocks, local) > 0
