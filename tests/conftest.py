@@ -3,7 +3,12 @@
 import pytest
 from llmrtl.rtl_gen import run_command
 from llmrtl.rtl_gen.emit import write_if_changed
+from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.yowasp import build_root
+from llmrtl.sim.native.build import build_driver
+
+from .modes import MODES
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
@@ -21,3 +26,11 @@ def runs_of_tests(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_command, "run_folder", lambda: folder)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def modes_program():
+    """The driver of the accelerator whose attention has modes."""
+    emitted = emitted_accelerator(MODES)
+    assert lint(emitted) == []
+    return build_driver(emitted)

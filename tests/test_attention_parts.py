@@ -7,19 +7,12 @@ import pytest
 from llmrtl.accelerators.control.errors import ErrorCause
 from llmrtl.accelerators.control.isa import CHECK_SEED, INSTRUCTION_BYTES, Opcode
 from llmrtl.accelerators.presets import preset
-from llmrtl.rtl_gen.checkpoint import Checkpoint
-from llmrtl.rtl_gen.compile import compile_model
-from llmrtl.rtl_gen.generate import emitted_accelerator
-from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.split import part_bytes, program_of, split_attention, with_program
 from llmrtl.sim.golden.machine import Machine
-from llmrtl.sim.native.build import build_driver
-from llmrtl.sim.native.run import simulate
 
-from .checkpoints import SMALL_BITNET, write_checkpoint
+from .modes import MODES, modes_image, run
 from .tokens import said, steps
 
-MODES = preset("tiny_modes")
 PROMPT, NEW = [1, 2, 3, 4, 5, 9, 8, 7, 6, 5, 4], 40
 RANGES = {"two": [(0, 16), (16, None)], "reversed": [(16, None), (0, 16)],
           "four": [(32, 48), (0, 16), (48, None), (16, 32)], "empty": [(0, 160), (160, None)], "one": [(0, None)]}
@@ -28,21 +21,7 @@ RANGES = {"two": [(0, 16), (16, None)], "reversed": [(16, None), (0, 16)],
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
     """With sinks and a window, so that ranges cut either."""
-    folder = tmp_path_factory.mktemp("model")
-    write_checkpoint(folder, SMALL_BITNET, seed=7)
-    return compile_model(Checkpoint.open(folder), MODES, fraction_bits=20, window=(18, 30), context=200)
-
-
-@pytest.fixture(scope="module")
-def program():
-    emitted = emitted_accelerator(MODES)
-    assert lint(emitted) == []
-    return build_driver(emitted)
-
-
-def run(program, image, folder, prompt, count, **options):
-    (folder / "image.bin").write_bytes(image.data.tobytes())
-    return simulate(program, image, folder / "image.bin", prompt, count, **options)
+    return modes_image(tmp_path_factory.mktemp("model"), window=(18, 30))
 
 
 def with_attends(image, attends, appends=None, regions=1):
@@ -92,22 +71,22 @@ def test_what_cannot_be_split(image, tmp_path):
 
 @pytest.mark.bench
 @pytest.mark.parametrize("ranges", RANGES.values(), ids=RANGES)
-def test_passes_of_one_accelerator(program, image, tmp_path, ranges):
+def test_passes_of_one_accelerator(modes_program, image, tmp_path, ranges):
     split = split_attention(image, ranges)
     for memory in ({"latency": 3}, {"latency": 200, "stall": 30, "seed": 5}):
-        done = run(program, split, tmp_path, PROMPT, NEW, **memory)
+        done = run(modes_program, split, tmp_path, PROMPT, NEW, **memory)
         assert done.error is None
         assert said(done) == steps(split, PROMPT, NEW)
 
 
 @pytest.mark.bench
-def test_a_pass_with_a_unified_maximum(program, image, tmp_path):
+def test_a_pass_with_a_unified_maximum(modes_program, image, tmp_path):
     """Each pass has the maximum that it asks for."""
     split = with_attends(image, lambda layer, parts: [
         {"end": 1, "partial": 1, "rows": 1, "shift": 3, "parts": parts[0]},
         {"first": 1, "end": 2, "merge": 1, "partial": 1, "parts": parts[0]},
         {"first": 2, "merge": 1, "rows": 1, "shift": 0, "parts": parts[0]}])
-    done = run(program, split, tmp_path, PROMPT, NEW)
+    done = run(modes_program, split, tmp_path, PROMPT, NEW)
     assert done.error is None
     assert said(done) == steps(split, PROMPT, NEW)
     assert done.registers["ATTENTION_MISSED"] + done.registers["ATTENTION_PASSED"] > 0
@@ -136,7 +115,7 @@ class Device:
 
 
 @pytest.mark.bench
-def test_two_accelerators_with_half_of_the_rows_each(program, image, tmp_path):
+def test_two_accelerators_with_half_of_the_rows_each(modes_program, image, tmp_path):
     """One has the first 16 positions, the other those behind. The first one's parts go to the other, which adds its own and gives back
     those of all rows, for each layer. What the layer before has to know is there a round of exchanges earlier, so both run as often as
     there are layers (a host could run a layer at a time)."""
@@ -149,7 +128,7 @@ def test_two_accelerators_with_half_of_the_rows_each(program, image, tmp_path):
     golden = with_attends(image, lambda layer, parts: [
         {"end": 1, "partial": 1, "parts": parts[0]}, {"first": 1, "merge": 1, "partial": 1, "parts": parts[0]},
         {**nothing, "merge": 1, "parts": parts[0]}])
-    a, b = Device(program, first, tmp_path / "a"), Device(program, second, tmp_path / "b")
+    a, b = Device(modes_program, first, tmp_path / "a"), Device(modes_program, second, tmp_path / "b")
     machine, prompt, chunk = Machine(golden), (PROMPT * 2)[:19], MODES.token_lanes
     expected = [(step.token, step.value) for step in machine.generate(prompt, 3)]
     found, position, tokens = [], 0, list(prompt)
@@ -186,7 +165,7 @@ def test_two_accelerators_with_half_of_the_rows_each(program, image, tmp_path):
 @pytest.mark.bench
 @pytest.mark.parametrize(("opcode", "fields"), [
     (Opcode.NORM, (7, 1 << 16)), (Opcode.LINEAR, (7, 1 << 17)), (Opcode.ATTEND, (9, 2 << 16))], ids=["merge", "partial", "range"])
-def test_instructions_that_are_refused(program, image, tmp_path, opcode, fields):
+def test_instructions_that_are_refused(modes_program, image, tmp_path, opcode, fields):
     """Parts where there is no attention, and a range that ends before it begins."""
     word, bits = fields
     split = split_attention(image, RANGES["two"])
@@ -194,7 +173,7 @@ def test_instructions_that_are_refused(program, image, tmp_path, opcode, fields)
     words = data[split.program_address + number * INSTRUCTION_BYTES:][:INSTRUCTION_BYTES].view("<u4")
     words[word] ^= bits
     words[15] = np.bitwise_xor.reduce(words[:15]) ^ CHECK_SEED
-    done = run(program, replace(split, data=data), tmp_path, PROMPT, 2)
+    done = run(modes_program, replace(split, data=data), tmp_path, PROMPT, 2)
     assert (done.cause, done.registers["ERROR_INFO"]) == (ErrorCause.ILLEGAL_INSTRUCTION, number * INSTRUCTION_BYTES)
     with pytest.raises(ValueError, match=r"only an ATTEND may merge|end must be 0 or at least first"):
         Machine(replace(split, data=data))
@@ -203,11 +182,11 @@ def test_instructions_that_are_refused(program, image, tmp_path, opcode, fields)
 @pytest.mark.bench
 @pytest.mark.parametrize(("fields", "cause"), [({"merge": 1}, ErrorCause.BUS_READ_ERROR), ({"partial": 1}, ErrorCause.BUS_WRITE_ERROR)],
                          ids=["read", "write"])
-def test_errors_of_memory_and_what_follows(program, image, tmp_path, fields, cause):
+def test_errors_of_memory_and_what_follows(modes_program, image, tmp_path, fields, cause):
     """A bus error of a part stops the run, and the next one is as if it were the first."""
     split = with_attends(image, lambda layer, parts: [{**fields, "parts": parts[0]}, {"merge": 0}])
     address = parts_at(split)[1]
-    done = run(program, split, tmp_path, PROMPT, 4, again=True, error_begin=address, error_end=address + 8)
+    done = run(modes_program, split, tmp_path, PROMPT, 4, again=True, error_begin=address, error_end=address + 8)
     assert done.before is not None
     assert (done.before.cause, done.before.registers["ERROR_INFO"]) == (cause, address)
     assert done.error is None
