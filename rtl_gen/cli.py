@@ -147,7 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
     option = command(commands.serve_sim, "serve-sim", "serve several requests at a time on the simulated accelerator",
                      "Requests share steps (continuous batching, prompts in chunks) and the beginnings of their prompts (paged KV "
                      "cache). Every token is compared with the golden model's run of its request alone. Exit status 1 if one differs.",
-                     "requests.json --checkpoint models/stories --preset tiny_paged")
+                     "requests.json --checkpoint models/stories --preset tiny_paged",
+                     "requests.json --checkpoint models/stories --preset tiny_paged --token-budget 2")
     option("requests", type=Path, metavar="REQUESTS.json",
            help='list of requests: [{"prompt": "Once upon a time", "tokens": 20}, ...]; prompt_ids instead of prompt, and, if wanted, '
                 "name and arrival (number of a step)")
@@ -157,6 +158,9 @@ def build_parser() -> argparse.ArgumentParser:
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
     _sampling(option)
     option("--seed", type=_seed, metavar="S", help="seed of --temperature, 0 to 2**32 - 1; default: 1")
+    option("--token-budget", type=_tokens, metavar="N",
+           help="tokens of a step at most, those of prompts and those of requests past theirs together; default: as many as the preset "
+                "has token lanes")
     option("--no-sharing", action="store_true", help="compute and keep every prompt from its beginning, to see what sharing saves")
     option("--no-groups", action="store_true", help="read a shared prefix for every request apart, to see what groups save")
     option("--memory-model", choices=tuple(MEMORY_MODELS), default="ideal",

@@ -1,12 +1,11 @@
 """What a serving host decides: which tokens of which requests go through the accelerator in the next step.
 
-Every running request that waits for its next token is in every step (continuous batching, as in Orca); what is left of the token budget
-goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A request begins with what its prompt
-has in common with one that runs and is in the cache (vLLM, arXiv:2309.06180); it waits while another one is about to write more blocks
-of it. If no block
-is left for a request, the latest one behind it gives back its own and begins anew later; if there is none, it waits. Where the
-cache swaps, that one leaves with what it has, if there is room for it, and comes back as soon as there are blocks, before any other
-begins (FastSwitch, arXiv:2411.18424).
+Every running request that waits for its next token is in every step (continuous batching, as in Orca), the first ones if they are more
+than the token budget; what is left of it goes to prompts, in chunks, in the order of arrival (Sarathi-Serve, arXiv:2403.02310). A
+request begins with what its prompt has in common with one that runs and is in the cache (vLLM, arXiv:2309.06180); it waits while
+another one is about to write more blocks of it. If no block is left for a request, the latest one behind it gives back its own and
+begins anew later; if there is none, it waits. Where the cache swaps, that one leaves with what it has, if there is room for it, and
+comes back as soon as there are blocks, before any other begins (FastSwitch, arXiv:2411.18424).
 
 Requests of a step that share blocks are put into groups where attention then reads fewer rows (Hydragen, arXiv:2402.05099).
 """
@@ -122,7 +121,7 @@ class Scheduler:
     tables : PagedTables or SwapTables
         What the accelerator's cache does: the same commands go to both.
     budget : int
-        Tokens of a step.
+        Tokens of a step at most. Requests that are past their prompts come first.
     eos : int or None
         Token that ends a request.
     share : bool

@@ -107,15 +107,25 @@ def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> l
     return requests
 
 
+def token_budget(config: AcceleratorConfig, asked: int | None) -> int:
+    """Tokens of a step: as many as there are token lanes, or fewer, if so is asked."""
+    if asked is None:
+        return config.token_lanes
+    if not 1 <= asked <= config.token_lanes:
+        raise ValueError(f"--token-budget must be in 1..{config.token_lanes}, the token lanes of preset {config.name!r}, not {asked}")
+    return asked
+
+
 def tables_of(config: AcceleratorConfig, image: Image) -> PagedTables | SwapTables:
     """The cache of an accelerator, empty."""
     return paged_tables(config, image.positions)
 
 
-def serve(session: Session, image: Image, requests: list[Request], *, eos: int | None = None, share: bool = True, group: bool = True,
-          on_step: Any = lambda number, step: None) -> Served:
-    """Run all requests to their ends. ``RuntimeError`` if the accelerator stops with an error or refuses an entry."""
-    scheduler = Scheduler(requests, tables_of(image.config, image), image.config.token_lanes, eos, share,
+def serve(session: Session, image: Image, requests: list[Request], *, budget: int | None = None, eos: int | None = None,
+          share: bool = True, group: bool = True, on_step: Any = lambda number, step: None) -> Served:
+    """Run all requests to their ends, at most ``budget`` tokens per step (``None``: all token lanes). ``RuntimeError`` if the
+    accelerator stops with an error or refuses an entry."""
+    scheduler = Scheduler(requests, tables_of(image.config, image), token_budget(image.config, budget), eos, share,
                           image.config.query_lanes // image.model.group, group)
     served = Served(requests, [], {request.name: [] for request in requests}, {request.name: [] for request in requests})
     number = cycle = 0
@@ -190,20 +200,20 @@ def serve_sim(options: Namespace) -> int:
     eos = None if options.ignore_eos else checkpoint.model.eos
     if options.seed is not None and options.temperature is None:
         raise ValueError("--seed has no effect without --temperature: the best token is taken")
-    sampling = chosen_sampling(options, config)
+    sampling, budget = chosen_sampling(options, config), token_budget(config, options.token_budget)
     if options.json is not None:
         check_files([("--json", options.json)])
     with console.status("[cyan]compile, emit and build"):
         image, file = compiled_image(checkpoint, config)
-        Scheduler(requests, tables_of(config, image), config.token_lanes)  # refuses what cannot be served
+        Scheduler(requests, tables_of(config, image), budget)  # refuses what cannot be served
         program = build_driver(emitted_accelerator(config))
     console.print(f"[cyan]{options.checkpoint.resolve().name}[/]: preset {config.name}, {len(requests)} requests, {config.sequences} "
-                  f"sequences, {config.token_lanes} tokens per step", soft_wrap=True)
+                  f"sequences, at most {budget} tokens per step", soft_wrap=True)
     with console.status("") as status, Session(program, image, file, sampling=sampling, memory_model=options.memory_model,
                                                clock_mhz=options.clock_mhz) as session:
         def show(number: int, step: Step) -> None:
             status.update(f"[cyan]step {number}, {step.tokens} tokens")
-        served = serve(session, image, requests, eos=eos, share=not options.no_sharing, group=not options.no_groups,
+        served = serve(session, image, requests, budget=budget, eos=eos, share=not options.no_sharing, group=not options.no_groups,
                        on_step=show)
     with console.status("[cyan]golden model, request by request"):
         differ = mismatches(image, served, eos, sampling)

@@ -91,15 +91,16 @@ def test_random_traffic(program, model, round):
     print(f"seed {seed}")
     rng = random.Random(seed)
     prefix = [rng.randrange(48) for _ in range(rng.randint(4, 14))]
-    requests = []
+    requests, budget = [], rng.randint(1, CONFIG.token_lanes)
     for k in range(6):
         prompt = (prefix if rng.random() < 0.7 else []) + [rng.randrange(48) for _ in range(rng.randint(1, 8))]
         count = rng.randint(1, 33 - len(prompt) if k < 2 else 6)
         requests.append(Request(str(k), prompt, count, rng.choice((0, 0, rng.randint(0, 12)))))
     with Session(program, image, file, latency=rng.randrange(1, 60), stall=rng.choice((0, 30)), seed=seed % 1000 + 1) as session:
         reads = Reads(image)
-        served = serve(session, image, requests, on_step=reads)
+        served = serve(session, image, requests, budget=budget, on_step=reads)
     assert mismatches(image, served, None) == {} and [step.read_beats for step in served.steps] == reads.steps
+    assert max(step.tokens for step in served.steps) <= budget
     assert served.free_blocks == 12 and all(len(request.generated) == request.count for request in requests)
 
 
@@ -286,6 +287,21 @@ def test_bad_requests(tmp_path, capsys, text, message):
         load_requests(path, None, 50)
     assert main(["serve-sim", str(path), "--checkpoint", str(tmp_path / "model"), "--preset", "tiny_paged"]) == 2
     assert f"{path}: " in (error := capsys.readouterr().err) and message in error
+
+
+@pytest.mark.parametrize("budget", [0, 5])
+def test_bad_token_budget(tmp_path, capsys, budget):
+    write_checkpoint(tmp_path / "model", SMALL_BITNET, seed=7)
+    (tmp_path / "requests.json").write_text('[{"prompt_ids": [1], "tokens": 1}]')
+    arguments = ["serve-sim", str(tmp_path / "requests.json"), "--checkpoint", str(tmp_path / "model"), "--preset", "tiny_paged",
+                 "--token-budget", str(budget)]
+    if budget:
+        assert main(arguments) == 2
+        assert "--token-budget must be in 1..4, the token lanes of preset 'tiny_paged', not 5" in capsys.readouterr().err
+    else:
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "--token-budget: must be a whole number in 1..1048576, not '0'" in capsys.readouterr().err
 
 
 @pytest.mark.bench

@@ -34,7 +34,8 @@ def parsed(words):
 class Accelerator:
     """Blocks with the tokens that their rows were written for."""
 
-    def __init__(self, tables):
+    def __init__(self, tables, budget=LANES):
+        self.budget = budget
         self.tables, self.rows, self.latest, self.grouped, self.copies = tables, {}, {}, 0, 0
         self.content = [[] for _ in tables.sequences]
         self.outside: dict = {}
@@ -80,7 +81,7 @@ class Accelerator:
                 todo += count
                 if more:
                     sampled.append((sequence, len(self.content[sequence])))
-        assert todo <= LANES and not members
+        assert todo <= self.budget and not members
         self.rows |= written
         for request in requests if isinstance(self.tables, SwapTables) else ():
             assert self.tables.request(*request, write=True) != [None]
@@ -109,9 +110,9 @@ def tables(**changes):
     return (SwapTables if "slots" in sizes else PagedTables)(**sizes)
 
 
-def serve(requests, share=True, eos=None, tile=1, **changes):
+def serve(requests, share=True, eos=None, tile=1, budget=LANES, **changes):
     """Entries that were in groups, rows that attention read with and without them, blocks that were copied."""
-    scheduler, accelerator = Scheduler(requests, tables(**changes), LANES, eos, share, tile), Accelerator(tables(**changes))
+    scheduler, accelerator = Scheduler(requests, tables(**changes), budget, eos, share, tile), Accelerator(tables(**changes), budget)
     number = rows = rows_apart = 0
     while scheduler.active:
         step = scheduler.step(number)
@@ -145,7 +146,7 @@ def traffic(rng):
 def test_random_traffic(seed):
     rng = random.Random(seed)
     serve(traffic(rng), share=rng.random() < 0.8, eos=rng.choice((None, 7)), tile=rng.choice((1, 2, 4)),
-          blocks=rng.choice((8, 10, 24)))
+          blocks=rng.choice((8, 10, 24)), budget=1 + seed % LANES)
 
 
 def test_prefixes_are_shared_and_requests_give_way():
@@ -216,15 +217,29 @@ def fewest(members, tile, size):
     return total
 
 
-def test_decodes_go_on_while_a_prompt_comes():
-    """A token of the first request in every step, the other's prompt in what is left."""
-    first, second = Request("first", [1], 12), Request("second", [*range(20)], 1, arrival=2)
-    scheduler, accelerator = Scheduler([first, second], tables(), LANES), Accelerator(tables())
-    for number in range(9):
+@pytest.mark.parametrize(("budget", "chunks"), [(4, [3, 3, 3, 3, 3, 3, 2]), (3, [2] * 10), (2, [1] * 20)])
+def test_decodes_go_on_while_a_prompt_comes(budget, chunks):
+    """A token of the first request in every step, the other's prompt in what the budget leaves."""
+    first, second = Request("first", [1], 24), Request("second", [*range(20)], 1, arrival=2)
+    scheduler, accelerator = Scheduler([first, second], tables(blocks=12), budget), Accelerator(tables(blocks=12), budget)
+    tokens = []
+    for number in range(2 + len(chunks)):
         step = scheduler.step(number)
         scheduler.finish(step, accelerator.run(step.words))
         assert len(first.generated) == number + 1
-        assert step.tokens == (LANES if 2 <= number < 8 else 1 if number < 2 else 3)
+        tokens.append(step.tokens)
+    assert tokens == [1, 1, *(1 + chunk for chunk in chunks)] and len(second.generated) == 1
+
+
+def test_more_requests_than_the_budget():
+    """Those that began first go on; nobody is forgotten."""
+    requests = [Request(str(k), [k], 3) for k in range(3)]
+    scheduler, accelerator, order = Scheduler(requests, tables(), 1), Accelerator(tables(), 1), []
+    for number in range(9):
+        step = scheduler.step(number)
+        order += [request.name for request in step.sampled]
+        scheduler.finish(step, accelerator.run(step.words))
+    assert order == [*"000111222"]
 
 
 def test_rules():
