@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     option = command(commands.serve_sim, "serve-sim", "serve several requests at a time on the simulated accelerator",
                      "Requests share steps (continuous batching, prompts in chunks) and the beginnings of their prompts (paged KV "
                      "cache). Every token is compared with the golden model's run of its request alone. Exit status 1 if one differs.",
-                     "requests.json --checkpoint models/stories --preset tiny_paged",
+                     "docs/requests.json --checkpoint models/stories --preset tiny_paged",
                      "requests.json --checkpoint models/stories --preset tiny_paged --token-budget 2")
     option("requests", type=Path, metavar="REQUESTS.json",
            help='list of requests: [{"prompt": "Once upon a time", "tokens": 20}, ...]; prompt_ids instead of prompt, and, if wanted, '

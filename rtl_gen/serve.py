@@ -31,7 +31,7 @@ from .outputs import check_files
 from .scheduler import Request, Scheduler, Step
 from .tokenizer import encode, load_tokenizer
 
-__all__ = ["Served", "ServedStep", "load_requests", "mismatches", "serve", "serve_sim", "summarize_service"]
+__all__ = ["Served", "ServedStep", "load_requests", "mismatches", "report", "serve", "serve_sim", "summarize_service", "token_budget"]
 
 console = Console(highlight=False)
 FIELDS = {"name", "prompt", "prompt_ids", "tokens", "arrival"}
@@ -224,7 +224,7 @@ def serve_sim(options: Namespace) -> int:
         text = " ".join(map(str, request.ids)) if tokenizer is None else tokenizer.decode(request.ids)
         console.print(f"[bold]{escape(request.name)}[/]: ", end="")
         console.print(text, markup=False, soft_wrap=True)
-    _report(summary)
+    report(summary)
     return 0 if summary["golden_match"] else 1
 
 
@@ -255,7 +255,8 @@ def summarize_service(image: Image, served: Served, differ: dict[str, str], comm
         "free_blocks_at_the_end": served.free_blocks, "requests": requests}
 
 
-def _report(summary: dict[str, Any]) -> None:
+def report(summary: dict[str, Any]) -> None:
+    """Print what ``summarize_service`` says."""
     table = Table("request", "prompt", "found in the cache", "tokens", "cycles to the first", "between tokens")
     for name, each in summary["requests"].items():
         between = "" if each["cycles_between_tokens"] is None else f"{each['cycles_between_tokens']:,}"
