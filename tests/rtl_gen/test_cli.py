@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from llmrtl.accelerators.control import regmap
@@ -17,6 +18,8 @@ from llmrtl.rtl_gen.registry import UNITS, build
 from llmrtl.rtl_gen.regmap_export import c_header, systemrdl
 from llmrtl.sim.native.build import BuildError
 from llmrtl.sim.native.run import simulate
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(model, tmp_path, *options):
@@ -134,6 +137,25 @@ def test_window(model, tmp_path, capsys):
     assert (cache["storage"], cache["bytes_per_position"], cache["bytes_per_position_and_layer"]) == ("int8", 96, 48)
     assert cache["bytes_per_position_in"] == sizes
     assert f"2 sinks and the latest 8 positions: {cache['bytes']:,} bytes" in capsys.readouterr().out
+
+
+@pytest.mark.bench
+def test_window_of_the_readme(tmp_path, capsys):
+    """README's command, with fewer tokens, but twice around the ring: the shipped model on the default preset."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    command = next(line for line in lines if line.startswith("    llmrtl run") and "--window" in line).strip().partition("   #")[0]
+    assert command == "llmrtl run --checkpoint models/stories --window 128 --sinks 4 --tokens 600 --ignore-eos"
+    arguments = command.replace("models/stories", str(ROOT / "models/stories")).replace("--tokens 600", "--tokens 270").split()[1:]
+    assert main([*arguments, "--json", str(tmp_path / "summary.json")]) == 0
+    summary, printed = json.loads((tmp_path / "summary.json").read_text()), capsys.readouterr().out
+    assert summary["golden_match"] is True and summary["tokens_generated"] == 270 and summary["preset"] == "edge_window"
+    cache = summary["kv_cache"]
+    assert (cache["kind"], cache["sinks"], cache["recent"]) == ("window", 4, 128)
+    # A chunk is written before its first token has read all that it sees.
+    assert cache["positions"] == 4 + 128 + preset("edge").token_lanes - 1 < 270 - 128
+    assert cache["bytes"] == cache["positions"] * cache["bytes_per_position"]
+    assert f"4 sinks and the latest 128 positions: {cache['bytes']:,} bytes" in printed and "golden_match: true" in printed
+    assert summary["text"].startswith("Once upon a time") and summary["text"] in printed
 
 
 @pytest.mark.bench  # an accelerator of its own; it is that of tests/test_evict_accelerator.py
