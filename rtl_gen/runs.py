@@ -29,7 +29,7 @@ from .nextpnr import DEVICE
 from .report import Book, Measurement, bench_folder
 from .yowasp import ToolError, build_root
 
-__all__ = ["Job", "file_hash", "job_figures", "job_results", "jobs", "run_models"]
+__all__ = ["Job", "file_hash", "job_figures", "job_results", "jobs", "run_models", "serving_jobs"]
 
 _PACKAGE = Path(__file__).parent.parent
 REFERENCES = _PACKAGE.parent / "shared" / "reference" / "checkpoints"
@@ -39,6 +39,8 @@ CLOCK_MHZ = 250.0
 """Clock of the kv260 figures: that of TeLLMe."""
 
 CONTEXTS = (128, 512, 1024)
+SERVING = preset("tiny_paged")
+REQUESTS = _PACKAGE / "docs" / "requests.json"
 _COMPILER = ("compile.py", "tensors.py", "calibration.py", "image.py", "generate.py")
 
 _RUN_FIGURES = {
@@ -54,6 +56,10 @@ _DECODE_FIGURES = {
 _PREFILL_FIGURES = {
     "golden_match": "", "hidden_state_compared": "", "prompt_tokens": "", "cycles_prefill": "cycles",
     "read_utilization_prefill": "%", "lookup_utilization": "%", "simulated_cycles_per_second": "1/s",
+}
+_SERVING_FIGURES = {
+    "golden_match": "", "kv_bytes_peak": "bytes", "kv_bytes_peak_without_sharing": "bytes", "kv_bytes_read": "bytes",
+    "kv_bytes_read_without_groups": "bytes", "steps": "", "tokens_through_the_model": "", "tokens_per_step": "", "cycles": "cycles",
 }
 _COMPARE_FIGURES = {"float_max_error": "", "float_agreement": "%", "golden_max_error": "", "golden_agreement": "%",
                     "golden_kl": "nat"}
@@ -146,13 +152,30 @@ def kv260_jobs() -> list[Job]:
     return result
 
 
+def serving_jobs() -> list[Job]:
+    """The requests of the docs, which begin alike, on a paged KV cache: as they are served, and with less of what serving does."""
+    folder, checkpoint = Path(os.path.relpath(bench_folder())), _PACKAGE / "models" / "stories"
+    figures = _SERVING_FIGURES | {f"requests.{each['name']}.{figure}": "cycles" for each in json.loads(REQUESTS.read_text())
+                                  for figure in ("cycles_to_first_token", "cycles_between_tokens")}
+    result = []
+    for name, option in (("all token lanes", ""), ("2 tokens per step", " --token-budget 2"), ("no groups", " --no-groups"),
+                         ("no sharing", " --no-sharing")):
+        output = folder / f"serving-{name.replace(' ', '-')}.json"
+        command = (f"llmrtl serve-sim {os.path.relpath(REQUESTS)} --checkpoint {os.path.relpath(checkpoint)} --preset {SERVING.name}"
+                   f"{option} --json {output}")
+        result.append(Job("serving", name, command, output, figures, (checkpoint,)))
+    return result
+
+
 def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None], *, execute: bool = True) -> list[str]:
-    """Add topics ``runs``, ``accuracy`` and ``kv260``; returns errors. Without ``execute`` only remembered results are used."""
+    """Add topics ``runs``, ``accuracy``, ``kv260`` and ``serving``; returns errors. Without ``execute`` only remembered results are
+    used."""
     errors = []
     sources: dict[str, str] = {}
-    for job in [*jobs(config), *kv260_jobs()]:
+    configs = {"runs": config, "accuracy": config, "kv260": preset("kv260"), "serving": SERVING}
+    for job in [*jobs(config), *kv260_jobs(), *serving_jobs()]:
         if job.topic not in sources:
-            sources[job.topic] = _sources(job.topic, preset("kv260") if job.topic == "kv260" else config)
+            sources[job.topic] = _sources(job.topic, configs[job.topic])
         try:
             found, reason = job_results(job, sources[job.topic], say, execute), job.unavailable or "`llmrtl bench` has not been run"
         except (ToolError, OSError, ValueError) as error:
@@ -163,13 +186,14 @@ def run_models(book: Book, config: AcceleratorConfig, say: Callable[[str], None]
                                  for figure, unit in job.figures.items()])
             continue
         book.add(job.topic, job_figures(job, found))
-        if "mismatch" in found and not found["golden_match"]:
-            errors.append(f"{job.command}: differs from the golden model: {found['mismatch'] or found['error']}")
+        if not found.get("golden_match", True):
+            told = found if job.topic != "serving" else next(each for each in found["requests"].values() if each["mismatch"])
+            errors.append(f"{job.command}: differs from the golden model: {told['mismatch'] or told['error']}")
         if job.topic == "runs":
             book.add("runs", _derived(book, job, found, config))
         if job.topic == "kv260":
             book.add("kv260", _at_clock(job, found))
-    for topic in ("runs", "accuracy", "kv260"):
+    for topic in configs:
         book.save(topic)
     return errors
 
@@ -199,6 +223,8 @@ def _sources(topic: str, config: AcceleratorConfig) -> str:
     paths = [*_golden_model(), *(_PACKAGE / "rtl_gen" / name for name in _COMPILER)]
     if topic == "accuracy":
         return file_hash([*paths, _PACKAGE / "sim" / "reference.py"])
+    if topic == "serving":
+        paths += [REQUESTS, *(_PACKAGE / "rtl_gen" / name for name in ("serve.py", "scheduler.py"))]
     native = (path for path in sorted((_PACKAGE / "sim" / "native").iterdir()) if path.suffix in (".py", ".cpp", ".h"))
     return file_hash([*paths, *native]) + emitted_accelerator(config, observe=topic == "kv260").sidecar["sha256"]
 

@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from llmrtl.accelerators.presets import preset
@@ -13,6 +13,7 @@ from llmrtl.rtl_gen.report import Book, Measurement, render, show
 from llmrtl.rtl_gen.yowasp import ToolError, build_root
 
 EDGE = preset("edge")
+SERVING_JOBS = runs.serving_jobs
 FMAX = Measurement("accelerator/ecp5/fmax", 80.0, "MHz", "measured", "llmrtl synth accelerator")
 
 
@@ -78,6 +79,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "bench_folder", lambda: tmp_path / "bench")
     monkeypatch.setattr(runs, "jobs", lambda config: [])
     monkeypatch.setattr(runs, "kv260_jobs", list)
+    monkeypatch.setattr(runs, "serving_jobs", list)
     monkeypatch.setattr(synthesis, "UNITS", {name: UNITS[name] for name in ("fork", "gearbox", "expert_unit")})
     measure = synthesis.measure
 
@@ -168,6 +170,7 @@ def model(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_execute", execute)
     monkeypatch.setattr(runs, "jobs", lambda config: [job(tmp_path)])
     monkeypatch.setattr(runs, "kv260_jobs", list)
+    monkeypatch.setattr(runs, "serving_jobs", list)
     monkeypatch.setattr(runs, "_sources", lambda topic, config: topic)
     return Namespace(executed=executed, summary=summary, folder=tmp_path)
 
@@ -202,6 +205,53 @@ def test_models_are_remembered_until_an_input_changes(model):
 def test_difference_from_the_golden_model_is_an_error(model):
     model.summary |= {"golden_match": False, "mismatch": "step 3"}
     assert runs.run_models(Book(model.folder), EDGE, print) == ["llmrtl run: differs from the golden model: step 3"]
+
+
+def test_serving_figures(model, monkeypatch):
+    """The docs' requests on the preset that serves: rows of the page, and whose tokens differ."""
+    first, *others = all_jobs = SERVING_JOBS()
+    assert first.command == ("llmrtl serve-sim docs/requests.json --checkpoint models/stories --preset tiny_paged --json "
+                             f"{first.output}")
+    assert [option for each in others for option in ("--token-budget 2", "--no-groups", "--no-sharing") if option in each.command] == [
+        "--token-budget 2", "--no-groups", "--no-sharing"]
+    assert len({each.output for each in all_jobs}) == len({each.name for each in all_jobs}) == 4
+    names = [each["name"] for each in json.loads(runs.REQUESTS.read_text())]
+    requests = {name: {"cycles_to_first_token": 1000 + k, "cycles_between_tokens": 2000 + k, "mismatch": None}
+                for k, name in enumerate(names)}
+    model.summary.clear()
+    model.summary |= {"golden_match": True, "kv_bytes_peak": 3000, "kv_bytes_peak_without_sharing": 4000, "kv_bytes_read": 5000,
+                      "kv_bytes_read_without_groups": 6000, "steps": 31, "tokens_through_the_model": 113, "tokens_per_step": 3.645,
+                      "cycles": 7000, "requests": requests}
+    monkeypatch.setattr(runs, "jobs", lambda config: [])
+    monkeypatch.setattr(runs, "serving_jobs", lambda: [replace(first, output=model.folder / "serving.json")])
+    book = Book(model.folder)
+    assert runs.run_models(book, EDGE, print) == [] and model.executed == [first.command]
+    page = render(book, config=asdict(EDGE), device="LFE5U-85F", clock_mhz=250.0, macs=3744)
+    section = page.partition("## Several requests at a time\n")[2].partition("\n## ")[0].splitlines()
+    begin = section.index("| figure | all token lanes |")
+    assert section[begin + 1:begin + 12] == [
+        "|---|--:|", "| golden match | yes |", "| kv bytes peak, bytes | 3,000 |", "| kv bytes peak without sharing, bytes | 4,000 |",
+        "| kv bytes read, bytes | 5,000 |", "| kv bytes read without groups, bytes | 6,000 |", "| steps | 31 |",
+        "| tokens through the model | 113 |", "| tokens per step | 3.645 |", "| cycles | 7,000 |",
+        f"| {names[0]}: cycles to first token | 1,000 |"]
+    assert f"| {names[-1]}: cycles between tokens | {1999 + len(names):,} |" in section
+    assert f"- all token lanes: `{first.command}`" in section
+    requests[names[1]]["mismatch"] = "token 3: nothing"
+    model.summary["golden_match"] = False
+    monkeypatch.setattr(runs, "_sources", lambda topic, config: "others")
+    assert runs.run_models(Book(model.folder), EDGE, print) == [
+        f"{first.command}: differs from the golden model: token 3: nothing"]
+
+
+def test_sources_of_serving(tmp_path, monkeypatch):
+    """Other requests are another job."""
+    hashes = set()
+    for text in ("[]", "[ ]"):
+        (tmp_path / "requests.json").write_text(text)
+        monkeypatch.setattr(runs, "REQUESTS", tmp_path / "requests.json")
+        monkeypatch.setattr(runs, "emitted_accelerator", lambda config, observe: Namespace(sidecar={"sha256": config.name}))
+        hashes.add(runs._sources("serving", runs.SERVING))
+    assert len(hashes) == 2 and all(each.endswith("tiny_paged") for each in hashes)
 
 
 def test_unavailable_model_has_a_reason(model, monkeypatch):
