@@ -15,11 +15,21 @@ from .attention_operations import Mode
 from .environment import Environment
 from .unit import Items
 
+__all__ = ["UTILIZATION", "row_interval"]
+
 OPERATIONS = 4
 WIDE_ROWS = 256
 UTILIZATION = 0.95
 EXPONENT = -28
 """Scale of queries: the logits have a standard deviation of about 4 bits."""
+
+
+def row_interval(config: AcceleratorConfig, head_dim: int, lanes: int) -> int:
+    """Cycles of a row while no lane is rescaled: as attention takes its beats, but at least as many as lanes, turns of the value mix,
+    and 3."""
+    beats, turns = ceil_div(head_dim, config.kv_lanes), ceil_div(lanes, mix_lanes(config))
+    record = record_beats(head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
+    return max(config.row_cycles(record, beats), lanes, turns * beats, 3)
 
 
 def _pass_cycles(weights: list[dict[str, Any]], lanes: int, served: int, beats: int) -> int:
@@ -50,8 +60,7 @@ async def _check(env: Environment, stimulus: Items, rows: int, lanes: int, head_
     record = record_beats(head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
     count = len(stimulus["i_command"])
     taken = (await env.run(stimulus)).accepted["i_rows"]
-    turns = ceil_div(lanes, mix_lanes(config))
-    row = max(config.row_cycles(record, beats), lanes, turns * max(beats, 3) if turns == 1 else turns * beats, 3)
+    row = row_interval(config, head_dim, lanes)
     each = len(stimulus.weights) // count
     starts = [*taken[::rows * record], taken[-1] + 1]
     what = f"{what}{lanes} lanes, {rows} rows of {record} beats"

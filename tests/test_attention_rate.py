@@ -1,0 +1,135 @@
+"""Rows of K/V in the accelerator, as attention takes them beat by beat at long contexts; shapes of heads that are exempt, and by how
+much, as the page says."""
+
+from dataclasses import replace
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import pytest
+from llmrtl.accelerators.config import record_beats
+from llmrtl.accelerators.presets import PRESETS, preset
+from llmrtl.rtl_gen.checkpoint import Checkpoint
+from llmrtl.rtl_gen.compile import compile_model
+from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.sim.bench.attention_rate import UTILIZATION, row_interval
+from llmrtl.sim.golden.machine import Machine
+from llmrtl.sim.native.build import build_driver
+from llmrtl.sim.native.run import simulate
+
+from .checkpoints import SMALL_BITNET, write_checkpoint
+from .tokens import said, steps
+
+ROOT = Path(__file__).parents[1]
+MONITOR = r"""
+module row_monitor(input wire clock, input wire valid, input wire ready);
+  integer file, cycle = 0;
+  reg [1:0] seen = 0;
+  initial file = $fopen("rows.txt");
+  always @(posedge clock) begin
+    cycle <= cycle + 1;
+    seen <= {valid, ready};
+    if ({valid, ready} != seen) $fwrite(file, "%0d %0d\n", cycle, {valid, ready});
+  end
+endmodule
+bind \NAME.core.attention  row_monitor monitor(.clock(attention_clk), .valid(i_rows__valid), .ready(i_rows__ready));
+"""
+"""Tells when attention takes beats of rows: a line with cycle and handshake whenever the handshake changes."""
+
+READY, TAKEN = 1, 3
+
+
+def operations(path, sizes):
+    """(beats, cycles from the first to the last one, of them without an offer) of the last operations, which have ``sizes`` beats."""
+    changes = [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
+    spans = [(cycle, end, state) for (cycle, state), (end, _) in pairwise(changes)]  # the last change is to no beat
+    beats = [cycle for begin, end, state in spans if state == TAKEN for cycle in range(begin, end)][-sum(sizes):]
+    assert len(beats) == sum(sizes)
+    for size in sizes:
+        first, last = beats[0], beats[size - 1]
+        starved = sum(max(0, min(end, last) - max(begin, first)) for begin, end, state in spans if state == READY)
+        yield size, last - first + 1, starved
+        del beats[:size]
+
+
+def monitored(config):
+    emitted = emitted_accelerator(config)
+    return build_driver(replace(emitted, verilog=emitted.verilog + MONITOR.replace("NAME", emitted.name)))
+
+
+def check(image, name, rows):
+    """Every attention over ``rows`` (of each token that is decoded), of all heads of a layer: beats in at least 95 % of the cycles from
+    its first beat to its last one."""
+    model = image.model
+    sizes = [count * image.kv_record_beats * model.kv_heads for count in rows for _ in range(model.layers)]
+    found = list(operations(Path("rows.txt"), sizes))
+    for beats, cycles, starved in found:
+        print(f"{name}: {beats} beats in {cycles} cycles ({beats / cycles:.2%}), {starved} cycles without an offer")
+    assert len(found) == len(sizes) and min(rows) >= 256
+    assert all(beats >= UTILIZATION * cycles for beats, cycles, _ in found)
+
+
+@pytest.mark.bench
+def test_contiguous(tmp_path, monkeypatch):
+    """The shipped model at a context of 300."""
+    monkeypatch.chdir(tmp_path)
+    config = preset("edge")
+    image = compile_model(Checkpoint.open(ROOT / "models/stories"), config, fraction_bits=20)
+    image.save(tmp_path / "image")
+    machine = Machine(image)
+    machine.fill_cache(300)
+    records = tmp_path / "cache.bin"
+    run = simulate(monitored(config), image, tmp_path / "image.bin", [1], 2, start_position=300,
+                   preload=[(machine.write_cache(records), records)])
+    assert run.error is None and said(run) == [(step.token, step.value) for step in machine.generate([1], 2)]
+    check(image, "edge", [301, 302])
+
+
+@pytest.mark.bench
+def test_window(tmp_path, monkeypatch):
+    """Sinks and a ring of 300 positions, which has gone around: three runs of rows per head."""
+    monkeypatch.chdir(tmp_path)
+    config = preset("tiny_modes")
+    write_checkpoint(tmp_path / "model", replace(SMALL_BITNET, hidden_size=64, head_dim=16), seed=7)
+    image = compile_model(Checkpoint.open(tmp_path / "model"), config, fraction_bits=20, window=(4, 300), context=400)
+    image.save(tmp_path / "image")
+    prompt = [(7 * k + 3) % 48 for k in range(330)]
+    run = simulate(monitored(config), image, tmp_path / "image.bin", prompt, 4)
+    assert run.error is None and said(run) == steps(image, prompt, 4)
+    check(image, "tiny_modes", [304] * 3)
+
+
+def ranges(values, unit=""):
+    least, most = min(values), max(values)
+    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
+
+
+def exempt():
+    """Lines of the table: shapes whose rows take more cycles than their beats by more than 5 %."""
+    kinds = {}
+    for config in PRESETS.values():
+        if config.cache != "evict":
+            key = config.bus_bits, config.stored_kv_bits, config.vector_lanes, config.query_lanes, config.max_head_dim
+            kinds.setdefault(key, []).append(config)
+    for configs in kinds.values():
+        config, shapes = configs[0], []
+        for head_dim in range(config.vector_lanes, config.max_head_dim + 1, config.vector_lanes):
+            record = record_beats(head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
+            for lanes in range(1, config.query_lanes + 1):
+                if record < UTILIZATION * (row := row_interval(config, head_dim, lanes)):
+                    shapes.append((head_dim, lanes, record, row))
+
+        def kind(shape, packed=config.kv_storage == "int4"):
+            return (0,) if packed else shape[2:]
+        for _, group in groupby(sorted(shapes, key=kind), key=kind):
+            dims, lanes, beats, rows = zip(*group, strict=True)
+            share = [round(100 * a / b) for a, b in zip(beats, rows, strict=True)]
+            names = ", ".join(f"`{each.name}`" for each in configs)
+            yield f"| {names} | {ranges(dims)} | {ranges(lanes)} | {ranges(beats)} | {ranges(rows)} | {ranges(share)} % |"
+
+
+def test_exempt_shapes_are_listed():
+    lines = (ROOT / "docs/attention.md").read_text().splitlines()
+    begin = lines.index("| presets | head_dim | lanes | beats of a row | cycles | beats per cycle |")
+    listed = lines[begin + 2:lines.index("", begin)]
+    print("\n".join(exempt()))
+    assert listed == list(exempt())
