@@ -38,6 +38,8 @@ class Unit:
         All configurations that the unit's component takes, by name.
     measured : str
         The one whose figures are in docs/RESULTS.md.
+    also_measured : tuple of str
+        More of them, as rows ``NAME at PRESET``: what an option of the unit takes, beside a preset of the same size without it.
     synthesized : bool
         Measured on FPGAs too: not wholes of the expert unit, which stands on a logic die. Their parts are.
     """
@@ -50,6 +52,7 @@ class Unit:
     configs: Mapping[str, Any] = field(default_factory=lambda: PRESETS, repr=False)
     measured: str = "edge"
     synthesized: bool = True
+    also_measured: tuple[str, ...] = ()
 
     def config(self, name: str | None = None) -> Any:
         """The configuration called ``name``, or the measured one; ``ValueError`` for one that the unit does not know."""
@@ -115,14 +118,20 @@ UNITS: dict[str, Unit] = by_name((
          ("tiny_paged", "tiny_swap")),
     Unit("pow2_negative", _A + "exp:Pow2Negative", _B + "attention:Pow2NegativeBench"),
     Unit("attention_scores", _A + "attention.scores:Scores", _B + "attention:ScoresBench", _ALL),
-    Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _MODES),
-    Unit("attention_row_splitter", _A + "attention.rows:RowSplitter", _B + "attention:RowSplitterBench", (*_ALL, "tiny_int4")),
-    Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", (*_MODES, "tiny_evict")),
+    Unit("attention_lane_table", _A + "attention.lanes:LaneTable", _B + "attention:LaneTableBench", _MODES,
+         also_measured=("tiny", "tiny_window", "tiny_modes")),
+    Unit("attention_row_splitter", _A + "attention.rows:RowSplitter", _B + "attention:RowSplitterBench", (*_ALL, "tiny_int4"),
+         also_measured=("tiny", "tiny_int4")),
+    Unit("attention_softmax", _A + "attention.softmax:Softmax", _B + "attention:SoftmaxBench", (*_MODES, "tiny_evict"),
+         also_measured=("tiny", "tiny_window", "tiny_modes", "tiny_evict")),
     Unit("attention_mix", _A + "attention.mix:Mix", _B + "attention:MixBench", _RUNS),
-    Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench", (*_ALL, "tiny_modes")),
+    Unit("attention_finish", _A + "attention.finish:Finish", _B + "attention:FinishBench", (*_ALL, "tiny_modes"),
+         also_measured=("tiny", "tiny_modes")),
     Unit("attention_merge", _A + "attention.merge:PartialMerge", _B + "merge:PartialMergeBench", ("tiny", "edge", "tiny_modes")),
-    Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", (*_MODES, "tiny_int4", "tiny_evict")),
-    Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", (*_ALL, "tiny_int4")),
+    Unit("attention", _A + "attention.engine:Attention", _B + "attention:AttentionBench", (*_MODES, "tiny_int4", "tiny_evict"),
+         also_measured=("tiny", "tiny_window", "tiny_modes", "tiny_evict")),
+    Unit("record_packer", _A + "cache.append:RecordPacker", _B + "cache:RecordPackerBench", (*_ALL, "tiny_int4"),
+         also_measured=("tiny", "tiny_int4")),
     Unit("fp16_packer", _A + "cache.fp16:Fp16Packer", _B + "fp16:Fp16PackerBench", ("tiny",)),
     Unit("fp16_splitter", _A + "cache.fp16:Fp16Splitter", _B + "fp16:Fp16SplitterBench", ("tiny",)),
     Unit("attention_joining", _A + "attention.joining:Joining", _B + "attention:JoiningBench", ("tiny_modes",),
