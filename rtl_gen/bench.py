@@ -21,7 +21,19 @@ from .nextpnr import DEVICE
 from .registry import emit_unit
 from .report import BENCH_PARTS, RESULTS, Book, Measurement, bench_folder, render
 from .runs import CLOCK_MHZ, LARGE_CHECKPOINT, run_models
-from .synthesis import ACCELERATOR, config_for, console, lookup_macs, measure_all, measure_engines, measure_kv260, measured_units
+from .synthesis import (
+    ACCELERATOR,
+    CACHES,
+    config_for,
+    console,
+    lookup_macs,
+    measure_all,
+    measure_caches,
+    measure_engines,
+    measure_kv260,
+    measured_units,
+    unit_name,
+)
 from .timing_cases import TOPIC as TIMING
 from .timing_cases import run_comparisons
 
@@ -31,7 +43,7 @@ CONFIG = preset("edge")
 PROMPTS, PROMPT_LENGTHS = "prompts", (128, 1024)
 """Topic of ``build/bench``, and lengths: what prompts cost the 0.73B model."""
 
-TOPICS = ("units", "accelerator", "engine", "kv260_area", CELLS, "runs", "accuracy", "kv260", "serving", TIMING, PROMPTS, STREAMS,
+TOPICS = ("units", "accelerator", "engine", "kv260_area", CACHES, CELLS, "runs", "accuracy", "kv260", "serving", TIMING, PROMPTS, STREAMS,
           POLICIES, MOE, MOE_PROJECTED, "boards")
 Say = Callable[[str], None]
 
@@ -49,6 +61,7 @@ PARTS: dict[str, Callable[[Book, Say], list[str]]] = {
     "accelerator": lambda book, say: measure_all(book, CONFIG, [ACCELERATOR]),
     "engine": lambda book, say: measure_engines(book),
     "area": lambda book, say: measure_kv260(book),
+    "caches": lambda book, say: measure_caches(book),
     "cells": measure_cells,
     "runs": lambda book, say: run_models(book, CONFIG, say),
     "timing": _timing,
@@ -75,7 +88,7 @@ def forget_stale(book: Book, config: AcceleratorConfig) -> None:
     book.topics["units"] = {}
     for name in measured_units():
         measured = known.get(f"{name}/verilog")
-        if measured is not None and measured.value == emit_unit(name, config_for(name, config)).sidecar["sha256"]:
+        if measured is not None and measured.value == emit_unit(unit_name(name), config_for(name, config)).sidecar["sha256"]:
             book.add("units", [figure for key, figure in known.items() if key.startswith(f"{name}/")])
         else:
             reason = "not measured with the present Verilog"

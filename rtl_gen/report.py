@@ -21,9 +21,9 @@ __all__ = ["BENCH_PARTS", "DATA_DEPENDENT", "KINDS", "RESULTS", "Book", "Measure
 
 KINDS = ("measured", "derived", "projected")
 RESULTS = Path("docs/RESULTS.md")
-BENCH_PARTS = ("units", "accelerator", "engine", "area", "cells", "runs", "timing", "expert_memory", "moe", "boards")
-"""Of ``llmrtl bench``: units and accelerator on edge, area on kv260, units in standard cells, checkpoints in simulation, cycle model
-against RTL, memory of the expert unit, layers on it, bitstreams."""
+BENCH_PARTS = ("units", "accelerator", "engine", "area", "caches", "cells", "runs", "timing", "expert_memory", "moe", "boards")
+"""Of ``llmrtl bench``: units and accelerator on edge, area on kv260, accelerators with each KV cache, units in standard
+cells, checkpoints in simulation, cycle model against RTL, memory of the expert unit, layers on it, bitstreams."""
 
 DATA_DEPENDENT = "depends on the data"
 """Note of a latency or interval that a unit does not promise."""

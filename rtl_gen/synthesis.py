@@ -26,14 +26,17 @@ from .registry import UNITS, build, emit_unit, unit
 from .report import DATA_DEPENDENT, Book, Measurement, bench_folder
 from .yosys import TARGETS, Synthesis, synthesize
 
-__all__ = ["ACCELERATOR", "config_for", "console", "lookup_macs", "measure_all", "measure_engines", "measure_kv260", "measured_units",
-           "synth"]
+__all__ = ["ACCELERATOR", "CACHES", "config_for", "console", "lookup_macs", "measure_all", "measure_caches", "measure_engines",
+           "measure_kv260", "measured_units", "synth", "unit_name"]
 
 ACCELERATOR = "accelerator"
 SEEDS = (1,)
 """Seeds with which the accelerator is placed: a run takes half an hour, and not every seed can be routed. Units are placed once."""
 
 ENGINE_SEEDS = (1, 2)
+
+AT = " at "
+"""Between the name of a unit and that of a preset in ``also_measured``."""
 
 _SMALL = ("lut", "ff", "bram", "uram", "dsp", "lutram")
 _PLACED = ("LUT", "FF", "BRAM", "DSP")
@@ -42,32 +45,41 @@ console = Console(highlight=False)
 
 def _top(name: str, config: AcceleratorConfig) -> str:
     """Verilog name of the top module."""
-    return f"{name}_{config.name}" if name == ACCELERATOR else name
+    return f"{name}_{config.name}" if name == ACCELERATOR else unit_name(name)
 
 
 def _component(name: str, config: AcceleratorConfig) -> wiring.Component:
-    return Accelerator(config) if name == ACCELERATOR else build(name, config)
+    return Accelerator(config) if name == ACCELERATOR else build(unit_name(name), config)
 
 
 def measured_units() -> list[str]:
-    """Names of the units that are measured on FPGAs."""
-    return [name for name, entry in UNITS.items() if entry.synthesized]
+    """What is measured on FPGAs: names of units, and ``NAME at PRESET`` for each further configuration of one."""
+    return [row for name, entry in UNITS.items() if entry.synthesized
+            for row in (name, *(f"{name}{AT}{also}" for also in entry.also_measured))]
 
 
-def config_for(name: str, config: Any) -> Any:
-    """``config``, or the measured one of a unit that takes others."""
+def unit_name(row: str) -> str:
+    """Name of the unit, without its preset, of one of ``measured_units``."""
+    return row.partition(AT)[0]
+
+
+def config_for(row: str, config: Any) -> Any:
+    """The preset in a row's name; else ``config``, or the measured one of a unit that takes others."""
+    name, _, named = row.partition(AT)
+    if named:
+        return UNITS[name].config(named)
     return config if name == ACCELERATOR or UNITS[name].measured == DEFAULT_PRESET else UNITS[name].config()
 
 
 def _emitted(name: str, config: AcceleratorConfig, target: str) -> Emitted:
     """What is synthesized for ``target``; the accelerator for ECP5 once for area and placement: in its harness."""
     if name != ACCELERATOR:
-        return emit_unit(name, config)
+        return emit_unit(unit_name(name), config)
     return in_harness(Accelerator(config), _top(name, config)) if target == "ecp5" else emitted_accelerator(config)
 
 
 def _command(name: str, config: AcceleratorConfig, target: str, place: bool = False) -> str:
-    return f"llmrtl synth {name} --preset {config.name} --target {target}{' --pnr' if place else ''}"
+    return f"llmrtl synth {unit_name(name)} --preset {config.name} --target {target}{' --pnr' if place else ''}"
 
 
 def area_figures(name: str, config: AcceleratorConfig, target: str, result: Synthesis) -> list[Measurement]:
@@ -109,7 +121,7 @@ def clock_figures(name: str, config: AcceleratorConfig, result: Placement) -> li
 def promise_figures(name: str, emitted: Emitted) -> list[Measurement]:
     """``NAME/latency`` and ``NAME/interval``: promised by the component, measured by its bench on the Verilog; ``NAME/verilog``: its
     hash."""
-    command = f"pytest tests/test_units.py -k {name}"
+    command = f"pytest tests/test_units.py -k {unit_name(name)}"
     hashed = Measurement(f"{name}/verilog", emitted.sidecar["sha256"], "", "measured", command)
     return [hashed] + [Measurement(f"{name}/{figure}", emitted.sidecar[figure], "cycles", "measured", command,
                         "" if emitted.sidecar[figure] is not None else DATA_DEPENDENT)
@@ -147,7 +159,7 @@ def measure_all(book: Book, asked: AcceleratorConfig, names: Sequence[str] | Non
             topic, config = ACCELERATOR if name == ACCELERATOR else "units", config_for(name, asked)
             if name != ACCELERATOR:
                 try:
-                    book.add(topic, promise_figures(name, emit_unit(name, config)))
+                    book.add(topic, promise_figures(name, emit_unit(unit_name(name), config)))
                 except Exception as error:  # whatever a unit does wrong, the others are measured
                     errors.append(f"{name}: {type(error).__name__}: {error}")
                     for target in ("ecp5", "xcup"):
@@ -207,6 +219,33 @@ def measure_kv260(book: Book) -> list[str]:
             book.add("kv260_area", [Measurement(f"{name}/xcup/lut_per_mac", area.lut / macs, "", "derived", command,
                                                 f"LUT / {macs}")])
     book.save("kv260_area")
+    return errors
+
+
+CACHES = "cache_area"
+"""Topic of ``build/bench``: accelerators with each controller of the KV cache and what comes with it."""
+
+CACHE_PRESETS = ("tiny", "tiny_window", "tiny_paged", "tiny_swap", "tiny_evict", "tiny_modes", "tiny_recompute")
+
+
+def measure_caches(book: Book) -> list[str]:
+    """Area of whole accelerators on the ECP5, not placed; returns errors. Figures ``PRESET/ecp5/lut``, ``PRESET/max_context``, ..."""
+    errors = []
+    for config in map(preset, CACHE_PRESETS):
+        command = _command(ACCELERATOR, config, "ecp5")
+        try:
+            area = synthesize(_emitted(ACCELERATOR, config, "ecp5"), "ecp5")
+        except Exception as error:  # whatever is wrong with one, the others are measured
+            errors.append(f"{ACCELERATOR} {config.name} for ecp5: {type(error).__name__}: {error}")
+            book.add(CACHES, [replace(figure, name=figure.name.replace(ACCELERATOR, config.name, 1))
+                              for figure in _missing(ACCELERATOR, config, "ecp5", error)])
+        else:
+            console.print(_line(area, None))
+            book.add(CACHES, [Measurement(f"{config.name}/ecp5/{field}", getattr(area, field), "", "measured", command)
+                              for field in _SMALL])
+        book.add(CACHES, [Measurement(f"{config.name}/{field}", getattr(config, field), "", "derived", command, "of the configuration")
+                          for field in ("bus_bits", "token_lanes", "max_context")])
+        book.save(CACHES)
     return errors
 
 

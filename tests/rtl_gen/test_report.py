@@ -5,11 +5,13 @@ from argparse import Namespace
 from dataclasses import asdict, replace
 
 import pytest
+from llmrtl.accelerators.config import CACHES
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen import bench, runs, synthesis
 from llmrtl.rtl_gen.cli import main
-from llmrtl.rtl_gen.registry import UNITS
+from llmrtl.rtl_gen.registry import UNITS, emit_unit
 from llmrtl.rtl_gen.report import Book, Measurement, render, show
+from llmrtl.rtl_gen.yosys import Synthesis
 from llmrtl.rtl_gen.yowasp import ToolError, build_root
 
 EDGE = preset("edge")
@@ -113,7 +115,8 @@ def test_page_of_the_docs_needs_all_figures(workplace, capsys):
     page.write_text("earlier figures")
     main(["synth", "all"])
     said = capsys.readouterr().out
-    assert page.read_text() == "earlier figures" and "`llmrtl bench` measures what is missing: engine, kv260_area, cells, " in said
+    assert page.read_text() == "earlier figures"
+    assert "`llmrtl bench` measures what is missing: engine, kv260_area, cache_area, cells, " in said
     for topic in bench.TOPICS:
         Book(workplace / "bench").save(topic)
     main(["synth", "all"])
@@ -135,6 +138,53 @@ def test_one_unit(workplace, capsys):
     stored = json.loads((workplace / "bench/synth-gearbox-edge-ecp5.json").read_text())
     assert any(entry["name"] == "gearbox/ecp5/fmax" for entry in stored["measurements"])
     assert not (workplace / "docs").exists()
+
+
+@pytest.fixture
+def synthesized(monkeypatch):
+    """Names, presets and targets that were synthesized, without doing so; the preset ``tiny_swap`` cannot be."""
+    done = []
+
+    def fake(emitted, target):
+        name, config = emitted
+        done.append((name, config.name, target))
+        if config.name == "tiny_swap":
+            raise ToolError("too large\nlog")
+        return Synthesis(name, target, 1234, 200, 3, 0, 4, 5, {"LUT4": 1000}, {}, "key")
+
+    monkeypatch.setattr(synthesis, "synthesize", fake)
+    monkeypatch.setattr(synthesis, "_emitted", lambda name, config, target: (name, config))
+    return done
+
+
+def test_further_configuration_of_a_unit(synthesized, monkeypatch, tmp_path):
+    monkeypatch.setattr(synthesis, "UNITS", {"fork": UNITS["fork"], "gearbox": replace(UNITS["gearbox"], also_measured=("tiny",))})
+    assert synthesis.measured_units() == ["fork", "gearbox", "gearbox at tiny"]
+    assert [synthesis.config_for(row, EDGE).name for row in synthesis.measured_units()] == ["edge", "edge", "tiny"]
+    tiny = synthesis.config_for("gearbox at tiny", EDGE)
+    book = Book(tmp_path)
+    book.add("units", synthesis.promise_figures("gearbox at tiny", emit_unit("gearbox", tiny)))
+    book.add("units", synthesis.measure("gearbox at tiny", tiny, "xcup", place=False)[0])
+    assert synthesized == [("gearbox at tiny", "tiny", "xcup")]
+    assert book.get("units", "gearbox at tiny/xcup/lut").command == "llmrtl synth gearbox --preset tiny --target xcup"
+    assert book.get("units", "gearbox at tiny/latency").command == "pytest tests/test_units.py -k gearbox"
+    assert "| gearbox at tiny | 1,234 | 200 | 3 | 0 | 4 |" in render(book, config=asdict(EDGE), device="", clock_mhz=1.0, macs=1)
+    bench.forget_stale(book, EDGE)
+    assert book.get("units", "gearbox at tiny/xcup/lut").value == 1234 and book.get("units", "gearbox/ecp5/lut").value is None
+
+
+def test_accelerators_with_each_cache(synthesized, tmp_path):
+    book = Book(tmp_path)
+    assert synthesis.measure_caches(book) == ["accelerator tiny_swap for ecp5: ToolError: too large\nlog"]
+    assert synthesized == [("accelerator", name, "ecp5") for name in synthesis.CACHE_PRESETS]
+    assert {preset(name).cache for name in synthesis.CACHE_PRESETS} == set(CACHES)
+    again = Book(tmp_path)
+    assert again.load(synthesis.CACHES)
+    assert again.get(synthesis.CACHES, "tiny_window/ecp5/lut").command == "llmrtl synth accelerator --preset tiny_window --target ecp5"
+    page = render(again, config=asdict(EDGE), device="", clock_mhz=1.0, macs=1)
+    assert "| tiny_evict | 1,234 | 200 | 3 | 4 | 32 | 2 | 256 |" in page
+    assert f"| tiny_swap |{' not measured |' * 4} 64 | 4 | 128 |" in page
+    assert "- cache_area, tiny_swap: ToolError: too large (`llmrtl synth accelerator --preset tiny_swap --target ecp5`)" in page
 
 
 def test_every_part_is_measured():
