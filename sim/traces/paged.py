@@ -1,10 +1,13 @@
 """Trace of the paged cache and its pool: sequences that grow, fork, write, read, end, and ask for what they cannot have."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from amaranth.lib import wiring
 
 from ...accelerators.cache.paged import PagedCache
 from ...accelerators.cache.paged_formats import SequenceCommand, SequenceError
+from ...accelerators.cache.swap_formats import SwapError
 from ...accelerators.config import AcceleratorConfig
 from ...rtl_gen.emit import emit
 from .player import Event
@@ -13,8 +16,6 @@ from .records import Judgement, Place, Trace
 __all__ = ["PagedTrace"]
 
 LAYERS, HEADS, MOST_OWNERS = 2, 2, 255
-GROW, CHURN, END = (12, 4, 1, 5, 3, 2), (6, 5, 4, 8, 3, 2), (2, 2, 8, 5, 2, 1)
-KINDS = ("extend", "fork", "free", "read", "write", "bad")
 
 
 @dataclass(eq=False)
@@ -39,10 +40,16 @@ class PagedTrace(Trace):
     given out twice, or too early, is found, also where it does no harm. ``free`` must be what nobody has: so is one that is lost.
     """
 
+    kinds: tuple[str, ...] = ("extend", "fork", "free", "read", "write", "bad")
+    shares: tuple[tuple[int, ...], ...] = ((12, 4, 1, 5, 3, 2), (6, 5, 4, 8, 3, 2), (6, 5, 4, 8, 3, 2), (2, 2, 8, 5, 2, 1))
+    """Of ``kinds``, while sequences grow, come and go, end."""
+    cycles_per_block = 6
+    errors: type[SequenceError] | type[SwapError] = SequenceError
+
     def __init__(self, config: AcceleratorConfig, seed: int, operations: int, *, sequences: int = 5, block_size: int = 16,
-                 blocks: int = 23, component: type[PagedCache] = PagedCache):
+                 blocks: int = 23, component: Callable[..., wiring.Component] = PagedCache):
         super().__init__(emit(component(config, sequences=sequences, block_size=block_size, blocks=blocks), "traced_paged_cache",
-                              config), seed, quiet=32 + 6 * (config.max_context // block_size))
+                              config), seed, quiet=32 + self.cycles_per_block * (config.max_context // block_size))
         self.size, self.most = block_size, config.max_context
         self.known_sequences = 1 << (sequences - 1).bit_length()  # that a command can name
         self.blocks = self.free = blocks
@@ -56,10 +63,11 @@ class PagedTrace(Trace):
         self.latest: tuple[int, int, int] | None = None
         self.numbers: dict[_Block, int] = {}  # of blocks in use, as they are learned, and the other way round
         self.numbered: dict[int, _Block] = {}
+        self.filled: dict[int, int] = {}  # when a block had the rows that it was given by a copy
         while self.operations < operations:
-            shares = self.random.choice((GROW, CHURN, CHURN, END))
+            shares = self.random.choice(self.shares)
             for _ in range(self.random.randint(5, 300)):
-                self.step(self.random.choices(KINDS, shares)[0])
+                self.step(self.random.choices(self.kinds, shares)[0])
                 if self.random.random() < 0.1:
                     self.settle(free=self.free)
             self.random.choice((self.take_all, self.share_most, lambda: None))()
@@ -151,12 +159,13 @@ class PagedTrace(Trace):
 
     # The model.
 
-    def command(self, command: int, sequence: int, other: int, count: int, error: int, length: int) -> None:
-        self.seen[SequenceError(error).name] += 1
+    def command(self, command: int, sequence: int, other: int, count: int, error: SequenceError | SwapError, length: int) -> None:
+        self.seen[error.name] += 1
+        code = self.errors[error.name]
 
         def judge(judgement: Judgement) -> None:
             done = judgement.next("o_done")
-            judgement.check(done == {"error": error, "length": length}, f"answered {done}, not error {error}, length {length}")
+            judgement.check(done == {"error": code, "length": length}, f"answered {done}, not error {code}, length {length}")
 
         self.request("i_command", {"command": command, "sequence": sequence, "other": other, "count": count}, judge)
 
@@ -195,7 +204,9 @@ class PagedTrace(Trace):
         mine.blocks[index] = target
 
         def judge(judgement: Judgement) -> None:
-            copy = judgement.next("o_copy")
+            event = judgement.event("o_copy")
+            copy = event.payload
+            self.filled[copy["target"]] = event.cycle
             judgement.check(copy["rows"] == rows, f"copies {copy['rows']} rows, not {rows}")
             self.learn(judgement, source, copy["source"])
             self.learn(judgement, target, copy["target"])
@@ -258,6 +269,8 @@ class PagedTrace(Trace):
                 judgement.check(rest == 0 and row % self.size == (position + k) % self.size, f"address {address:#x} of position "
                                 f"{position + k}")
                 self.learn(judgement, block, row // self.size)
+                judgement.check(judgement.cycles[k] > self.filled.get(row // self.size, -1),
+                                f"position {position + k} was not there yet")
             (judgement.written if write else judgement.read)(addresses, tokens)
 
         self.request("i_request", {"write": int(write), "base": place.base, "head": place.head, "position": position, "count": count,
@@ -280,4 +293,5 @@ class PagedTrace(Trace):
     def check(self, events: Sequence[Event]) -> None:
         self.numbers.clear()
         self.numbered.clear()
+        self.filled.clear()
         super().check(events)

@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from ...rtl_gen.verilator import VERILATOR, verilator_environment
 from ...rtl_gen.yowasp import build_root
 from ..bench.layout import Codec
 
-__all__ = ["Event", "Offer", "PlayError", "Set", "Settle", "Step", "compiled_player", "play"]
+__all__ = ["Answer", "Event", "Offer", "PlayError", "Set", "Settle", "Step", "Surroundings", "compiled_player", "play"]
 
 SOURCE = Path(__file__).parent / "player.cpp"
 WORDS = 6
 EVENT = np.dtype([("what", "<u4"), ("port", "<u4"), ("step", "<u4"), ("cycle", "<u4"), ("words", "<u4", WORDS)])
-WHAT = ("taken", "left", "level")
+WHAT = ("taken", "left", "level", "answered")
 
 
 class PlayError(RuntimeError):
@@ -54,13 +54,46 @@ class Settle:
     cycles: int
 
 
-Step = Offer | Set | Settle
+@dataclass(frozen=True)
+class Answer:
+    """The payload of the next answer on ``stream`` that is not known yet; those that no step gives are zeros."""
+
+    stream: str
+    payload: Any
+
+
+Step = Offer | Set | Settle | Answer
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What stands around the unit and answers it.
+
+    Attributes
+    ----------
+    answers : mapping
+        Output stream: (input stream, share). Each item that leaves the output has an answer, offered in ``share`` of 256 cycles.
+    fetch : (str, str), optional
+        Of a memory: stream of ``BURST_COMMAND``, and stream of ``word_layout`` on which the packet comes that is there when the command
+        leaves; words that were never written are 0.
+    write : (str, str, str), optional
+        Its commands, words and answers. Words are there when the answer is taken.
+    """
+
+    answers: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    fetch: tuple[str, str] | None = None
+    write: tuple[str, str, str] | None = None
+
+    def inputs(self) -> dict[str, int]:
+        """Streams with answers, and in how many cycles one is offered (0: as everything is)."""
+        memory = [stream for streams in (self.fetch, self.write) if streams for stream in streams[-1:]]
+        return {**dict(self.answers.values()), **dict.fromkeys(memory, 0)}
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
-    """``what``: ``taken`` or ``left``, of a stream, or ``level``, of a plain output; ``step``: number of the step that was under way;
-    ``cycle``: when; ``payload``: the item as the bench has it, or the level."""
+    """``what``: ``taken`` or ``left``, of a stream, ``answered``, of the answers but for what a memory gives, or ``level``, of a plain
+    output; ``step``: number of the step that was under way; ``cycle``: when; ``payload``: item as the bench has it, or level."""
 
     what: str
     name: str
@@ -72,7 +105,8 @@ class Event:
 class _Ports:
     """The unit's ports in the order of their numbers."""
 
-    def __init__(self, emitted: Emitted):
+    def __init__(self, emitted: Emitted, surroundings: Surroundings):
+        self.surroundings, self.bus_bits = surroundings, emitted.sidecar["config"].get("bus_bits", 32)
         streams = emitted.sidecar["streams"]
         self.inputs = [each for each in streams if each["direction"] == "in"]
         self.outputs = [each for each in streams if each["direction"] == "out"]
@@ -80,6 +114,11 @@ class _Ports:
         plain = [port for port in emitted.sidecar["ports"] if port["name"] not in parts]
         self.plain_inputs = [port["name"] for port in plain if port["direction"] == "in"]
         self.plain_outputs = [port["name"] for port in plain if port["direction"] == "out"]
+        around = self.surroundings
+        named = {"in": {*around.inputs()}, "out": {*around.answers, *(around.fetch or ())[:1], *(around.write or ())[:2]}}
+        for direction, known in (("in", self.inputs), ("out", self.outputs)):
+            if unknown := named[direction] - {each["name"] for each in known}:
+                raise ValueError(f"surroundings must name {direction}put streams of {emitted.name}, not {', '.join(sorted(unknown))}")
         self.codecs = {each["name"]: Codec(each["payload"], each["name"]) for each in streams}
         if max(codec.width for codec in self.codecs.values()) > 32 * WORDS:
             raise ValueError(f"payloads of {emitted.name} must have at most {32 * WORDS} bits")
@@ -94,7 +133,23 @@ class _Ports:
         for group, wanted in (("STALLED_OUTPUT", False), ("FREE_OUTPUT", True)):
             lines.append(f"#define FOR_EACH_{group}(DO) " + " ".join(
                 f"DO({k}, {_flat(each['name'])})" for k, each in enumerate(self.outputs) if (each["name"] in free) == wanted))
-        return "\n".join(("#pragma once", f"constexpr unsigned OUTPUTS = {len(self.outputs)};", *lines, ""))
+        return "\n".join(("#pragma once", f"constexpr unsigned OUTPUTS = {len(self.outputs)};", *lines, *self._around(), ""))
+
+    def _around(self) -> list[str]:
+        around, shares = self.surroundings, self.surroundings.inputs()
+        inputs, outputs = ([each["name"] for each in streams] for streams in (self.inputs, self.outputs))
+        answers = list(shares)
+        numbers = {"FETCH": outputs.index(around.fetch[0]) if around.fetch else -1,
+                   "FETCHED": answers.index(around.fetch[1]) if around.fetch else -1,
+                   "WRITE": outputs.index(around.write[0]) if around.write else -1,
+                   "WRITE_WORDS": outputs.index(around.write[1]) if around.write else -1,
+                   "WRITTEN": answers.index(around.write[2]) if around.write else -1}
+        answer_of = [answers.index(around.answers[name][0]) if name in around.answers else -1 for name in outputs]
+        return [f"constexpr unsigned ANSWERS = {len(answers)}, BUS_BITS = {self.bus_bits};",
+                "constexpr int " + ", ".join(f"{name} = {number}" for name, number in numbers.items()) + ";",
+                f"constexpr int ANSWER_OF[] = {{{', '.join(map(str, answer_of))}}};",
+                "#define FOR_EACH_ANSWER(DO) " + " ".join(f"DO({k}, {inputs.index(name)}u, {_flat(name)}, {share})"
+                                                         for k, (name, share) in enumerate(shares.items()))]
 
 
 def _flat(name: str) -> str:
@@ -150,13 +205,14 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
         raise PlayError(f"{Path(command[0]).name} failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
 
 
-def play(emitted: Emitted, steps: Iterable[Step], *, seed: int, source: int = 256, sink: int = 256) -> list[Event]:
+def play(emitted: Emitted, steps: Iterable[Step], *, seed: int, source: int = 256, sink: int = 256,
+         surroundings: Surroundings | None = None) -> list[Event]:
     """What happens when ``steps`` are played, in order.
 
     ``source`` and ``sink``: of 256 cycles, in how many an item is offered and taken. Raises ``PlayError`` if a payload changes or a
     ``valid`` falls while stalled, or nothing moves any more.
     """
-    ports = _Ports(emitted)
+    ports = _Ports(emitted, surroundings or Surroundings())
     numbers = {**{each["name"]: k for k, each in enumerate(ports.inputs)}, **{name: k for k, name in enumerate(ports.plain_inputs)}}
     trace = bytearray()
     for step in steps:
@@ -164,6 +220,8 @@ def play(emitted: Emitted, steps: Iterable[Step], *, seed: int, source: int = 25
             kind, port, bits = 0, numbers[step.stream], ports.codecs[step.stream].pack(step.payload)[0]
         elif isinstance(step, Set):
             kind, port, bits = 1, numbers[step.port], step.value
+        elif isinstance(step, Answer):
+            kind, port, bits = 3, numbers[step.stream], ports.codecs[step.stream].pack(step.payload)[0]
         else:
             kind, port, bits = 2, 0, step.cycles
         trace += kind.to_bytes(4, "little") + port.to_bytes(4, "little") + bits.to_bytes(4 * WORDS, "little")
@@ -178,6 +236,7 @@ def play(emitted: Emitted, steps: Iterable[Step], *, seed: int, source: int = 25
         events = np.fromfile(log, EVENT)
     names = {"taken": [each["name"] for each in ports.inputs], "left": [each["name"] for each in ports.outputs],
              "level": ports.plain_outputs}
+    names["answered"] = names["taken"]
     return [_event(ports, names, *each) for each in zip(*(events[field].tolist() for field in ("what", "port", "step", "cycle")),
                                                         (row.tobytes() for row in events["words"]), strict=True)]
 

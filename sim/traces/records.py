@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...rtl_gen.emit import Emitted
-from .player import Event, Offer, Set, Settle, Step, play
+from .player import Event, Offer, Set, Settle, Step, Surroundings, play
 
 __all__ = ["Judgement", "Place", "Trace", "Wrong"]
 
@@ -41,38 +41,46 @@ class Judgement:
         for event in events:
             if event.what != "taken":
                 self.left.setdefault(event.name, deque()).append(event)
-        self.memory: dict[int, int] = {}
+        self.memory: dict[int, Any] = {}
+        self.cycles: list[int] = []
         self.operation = ""
 
     def check(self, condition: bool, message: str) -> None:
         if not condition:
             raise Wrong(f"{self.operation}: {message}")
 
-    def next(self, stream: str) -> Any:
+    def event(self, stream: str) -> Event:
+        """The next item that left ``stream``, the next answer on it, or its next level."""
         items = self.left.get(stream)
         if not items:
             raise Wrong(f"{self.operation}: nothing left on {stream}")
-        return items.popleft().payload
+        return items.popleft()
+
+    def next(self, stream: str) -> Any:
+        return self.event(stream).payload
 
     def rows(self, stream: str, place: Place, position: int, count: int) -> list[int]:
-        """Addresses of the rows of one operation, of as many commands as it takes."""
+        """Addresses of the rows of one operation, of as many commands as it takes; ``cycles``: when the command of each row left."""
         addresses: list[int] = []
+        self.cycles = []
         while len(addresses) < count:
-            command, at = self.next(stream), position + len(addresses)
+            event, at = self.event(stream), position + len(addresses)
+            command = event.payload
             rows, rest = divmod(command["beats"] * self.bytes_per_beat, place.record)
             self.check(rest == 0 and 0 < rows <= count - len(addresses), f"{command['beats']} beats on {stream}")
             if "last" in command:
                 self.check((command["position"], command["count"], command["last"]) == (at, rows, int(len(addresses) + rows == count)),
                            f"{stream} tells {command}, not position {at}, {rows} rows")
             addresses += [(command["address"] + k * place.record) % (1 << 32) for k in range(rows)]
+            self.cycles += [event.cycle] * rows
         return addresses
 
     bytes_per_beat = 1
 
-    def written(self, addresses: Sequence[int], tokens: Sequence[int]) -> None:
+    def written(self, addresses: Sequence[int], tokens: Sequence[Any]) -> None:
         self.memory.update(zip(addresses, tokens, strict=True))
 
-    def read(self, addresses: Sequence[int], tokens: Sequence[int | None]) -> None:
+    def read(self, addresses: Sequence[int], tokens: Sequence[Any]) -> None:
         for k, (address, token) in enumerate(zip(addresses, tokens, strict=True)):
             self.check(self.memory.get(address) == token, f"row {k} at {address:#x} holds {self.memory.get(address)}, not {token}")
 
@@ -97,6 +105,8 @@ class Trace:
     with each a function that is called with the ``Judgement`` when its turn has come.
     """
 
+    surroundings = Surroundings()
+
     def __init__(self, emitted: Emitted, seed: int, quiet: int):
         self.emitted, self.seed, self.quiet = emitted, seed, quiet
         self.random = random.Random(seed)
@@ -105,6 +115,7 @@ class Trace:
         self.operations = self.tokens = 0
         self.bytes_per_beat = emitted.sidecar["config"]["bus_bits"] // 8
         self.fails = False
+        self.cycles = 0
         self.seen: Counter[str] = Counter()
         """What the trace has of each kind."""
 
@@ -141,11 +152,12 @@ class Trace:
         self.fails = False
 
     def play(self, *, source: int = 256, sink: int = 256) -> list[Event]:
-        return play(self.emitted, self.steps, seed=self.seed, source=source, sink=sink)
+        return play(self.emitted, self.steps, seed=self.seed, source=source, sink=sink, surroundings=self.surroundings)
 
     def check(self, events: Sequence[Event]) -> None:
         """Raise ``Wrong`` unless all is as it must be."""
         judgement = Judgement(events)
+        self.cycles = events[-1].cycle
         judgement.bytes_per_beat = self.bytes_per_beat
         for name, function in self.judges:
             judgement.operation = name
