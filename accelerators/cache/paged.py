@@ -1,6 +1,6 @@
 """Paged KV cache: a block table for each sequence, shared prefixes, copy on write."""
 
-from amaranth.hdl import Cat, Module, Mux
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -53,7 +53,8 @@ class PagedCache(wiring.Component):
     Members
     -------
     i_command : In(stream of sequence_command); o_done : Out(stream of sequence_result)
-        One result for each command. Commands and requests that are offered together take turns in no stated order.
+        One result for each command. A request that is taken in the same cycle as a command, or while one is under way, comes behind
+        it; a command waits for the requests that were taken before.
     o_copy : Out(stream of copy_layout)
         Before ``o_done`` of an EXTEND that had to copy. Who takes it copies before rows of the sequence are read or written.
     i_request : In(stream of paged_request); o_read : Out(stream of read_layout), o_write : Out(stream of BURST_COMMAND)
@@ -68,18 +69,24 @@ class PagedCache(wiring.Component):
     free : Out(range(blocks + 1))
         Free blocks.
 
-    Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, 2 and 5 more for each block
-    that follows in the same run, 4 and 7 for each run behind the first; ``again`` if it is for the rows of the request before it,
-    which were one run, and no command came between: those of the next head, or of the next layer. For commands see ``CYCLES``.
-    Interval: ``interval`` cycles between such requests, two less than the latency without ``RowAddresses`` between others.
+    Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, 1 more for each block that
+    follows, and ``owners`` more for each one that a write must ask the pool about: others may have it, as the sequence was forked
+    there. ``again`` if a request is for the rows of the one before it, which were one run, and no command came between: those of the
+    next head, or of the next layer; and if it lies in the first block that an EXTEND just before it extended. For commands see
+    ``CYCLES``. Interval: ``interval`` cycles between such requests, 3 between others and 1 more for each block behind the first.
+
+    So an append takes at most two cycles more than its beats: of r records for which room is made by one EXTEND, in one block, the
+    addresses take ``max(4, 2 * r + 1)`` cycles. If it makes room for several tokens, each block behind the first takes 3 more, and in
+    it the first record of each token and layer 1 more. In a read no beat is lost between blocks, of whatever size.
     """
 
-    interval = 3
+    interval = 2
 
-    CYCLES = {"extend": 3, "extend_block": 4, "own_tail": 4, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5,
+    CYCLES = {"extend": 3, "extend_block": 3, "own_tail": 3, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5,
               "compare": 3, "compare_block": 2}
-    """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing, and what comes for each block; for
-    an EXTEND within a block, to see whether others have it too; and for the copy then."""
+    """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing (of an EXTEND also if it takes one
+    block, at a block's end), and what comes for each block; for an EXTEND within a block that others may have, to see whether they
+    do; and for the copy then."""
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
                  blocks: int | None = None, lookups: bool = False):
@@ -91,7 +98,7 @@ class PagedCache(wiring.Component):
         self.config, self.sequences, self.block_size, self.blocks, self.lookups = config, sequences, block_size, blocks, lookups
         self._pool, self._rows = BlockPool(blocks), RowAddresses(
             config, blocks * block_size, {name: read_layout(config).members[name] for name in ("position", "count", "last")})
-        self.latency = {"again": 2 + self._rows.latency, "read": 4 + self._rows.latency, "write": 7 + self._rows.latency,
+        self.latency = {"again": 2 + self._rows.latency, "read": 3 + self._rows.latency, "write": 3 + self._rows.latency, "owners": 4,
                         **self.CYCLES}
         super().__init__({
             "i_command": In(stream.Signature(sequence_command(config, sequences))),
@@ -125,37 +132,26 @@ class PagedCache(wiring.Component):
             m.d.sync += self.error.eq(0)
 
         tables = SequenceTables(m, self, pool)
-        mine, theirs, request = tables.mine, tables.theirs, tables.request
-        with m.FSM():
+        with m.FSM(name="commands"):
             with m.State("IDLE"):
-                m.d.comb += [self.i_command.ready.eq(1), self.i_request.ready.eq(~self.i_command.valid)]
-                m.d.sync += [
-                    tables.command.eq(self.i_command.p), tables.sequence.eq(mine.addr), tables.reads_other.eq(0),
-                    tables.state.eq(Mux(tables.used.bit_select(mine.addr, 1), mine.data.as_value(), 0)),
-                    tables.source_length.eq(Mux(tables.used.bit_select(theirs.addr, 1), theirs.data.length, 0)),
-                ]
-                m.d.sync += tables.same.eq(tables.again & Cat(self.i_request.p[name] == request[name]
-                                                              for name in ("sequence", "position", "count")).all())
+                m.d.comb += [tables.awaits.eq(1), self.i_command.ready.eq(1)]
+                m.d.sync += [tables.command.eq(self.i_command.p), tables.sequence.eq(self.i_command.p.sequence),
+                             tables.state.eq(tables.mine), tables.source.eq(tables.theirs), tables.reads_other.eq(0),
+                             tables.index.eq(tables.index_of(tables.mine.length))]
                 with m.If(self.i_command.valid):
-                    m.d.sync += tables.again.eq(0)
                     m.next = "DECIDE"
-                with m.Elif(self.i_request.valid):
-                    m.d.sync += request.eq(self.i_request.p)
-                    m.next = "CHECK"
                 if self.lookups:
-                    with m.Elif(self.i_look.valid):
+                    with m.Elif(self.i_look.valid & ~self.i_request.valid & ~tables.serving):
                         m.d.comb += self.i_look.ready.eq(1)
                         m.d.sync += [tables.sequence.eq(self.i_look.p.sequence), tables.index.eq(self.i_look.p.index)]
                         m.next = "LOOKUP_READ"
             for command in (decide, extend, fork, compare, drop):
                 command(m, tables)
             with m.State("ANSWER"):
-                m.d.comb += [tables.keep.en.eq(1), self.o_done.valid.eq(1)]
-                with m.If(self.o_done.ready):
-                    m.next = "IDLE"
+                tables.tell(m)
             if self.lookups:
                 self._look(m, tables)
-            send_runs(m, tables, rows)
+        send_runs(m, tables, rows)
         return m
 
     def _look(self, m: Module, tables: SequenceTables) -> None:
@@ -169,5 +165,6 @@ class PagedCache(wiring.Component):
         with m.State("LOOKUP_TELL"):
             m.d.comb += self.o_look.valid.eq(1)
             with m.If(self.o_look.ready):
+                m.d.comb += tables.returns.eq(1)
                 m.next = "IDLE"
         m.d.comb += self.o_look.p.block.eq(tables.block)

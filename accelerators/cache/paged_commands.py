@@ -1,6 +1,6 @@
 """The commands of a paged KV cache: states of its machine, from ``DECIDE`` to ``ANSWER``."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 
 from .blocks import PoolCommand
 from .paged_formats import SequenceCommand, SequenceError
@@ -10,25 +10,35 @@ __all__ = ["compare", "decide", "drop", "extend", "fork"]
 
 
 def decide(m: Module, tables: SequenceTables) -> None:
-    """Where a command begins, or why it is refused."""
-    cache, command, state, answer = tables.cache, tables.command, tables.state, tables.answer
-    total, index, needed, reads_other = tables.total, tables.index, tables.needed, tables.reads_other
-    with m.State("DECIDE"):
-        m.d.comb += total.eq(state.length + command.count)
-        m.d.sync += [answer.error.eq(SequenceError.NONE), tables.used.bit_select(tables.sequence, 1).eq(1)]
+    """Where a command begins, or why it is refused; before that it waits for the request before it."""
+    cache, pool, command, state, answer = tables.cache, tables.pool, tables.command, tables.state, tables.answer
+    total, needed, reads_other = tables.total, tables.needed, tables.reads_other
+    pair = (command.command == SequenceCommand.FORK) | (command.command == SequenceCommand.COMPARE)
+    with m.State("DECIDE"), m.If(~tables.serving):
+        m.d.sync += [answer.error.eq(SequenceError.NONE), tables.used.bit_select(tables.sequence, 1).eq(1),
+                     tables.again.eq(0), tables.begins.eq(0), tables.tail.valid.eq(0), tables.tail.block.eq(tables.entry.data)]
         m.next = "ANSWER"
-        with m.Switch(command.command):
+        with m.If((tables.sequence >= cache.sequences) | (pair & (command.other >= cache.sequences))):
+            m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
+        with m.Else(), m.Switch(command.command):
             with m.Case(SequenceCommand.EXTEND):
-                m.d.sync += [index.eq(state.length >> tables.offset_bits), needed.eq(tables.blocks_of(total))]
+                inside = state.length[:tables.offset_bits].any()
+                m.d.sync += needed.eq(tables.blocks_of(total))
+                m.next = "GROW"
                 with m.If(total > cache.config.max_context):
                     m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
-                with m.Elif(state.length[:tables.offset_bits].any() & (command.count != 0)):
-                    m.next = "TAIL_READ"
-                with m.Else():
-                    m.next = "GROW"
+                    m.next = "ANSWER"
+                with m.Elif(command.count != 0):
+                    with m.If(inside & (tables.index < state.shared)):
+                        m.next = "TAIL"
+                    with m.Elif(~inside & (tables.index == state.held) & (pool.free != 0)):
+                        m.d.sync += tables.begins.eq(1)
+                        take(m, tables)
             with m.Case(SequenceCommand.FORK):
-                m.d.sync += [index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
-                with m.If(command.count > tables.source_length):
+                with m.If(tables.blocks_of(command.count) > tables.source.shared):
+                    m.d.sync += tables.source.shared.eq(tables.blocks_of(command.count))
+                m.d.sync += [tables.index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
+                with m.If(command.count > tables.source.length):
                     m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
                 with m.Elif((state.length != 0) | (state.held != 0)):
                     m.d.sync += answer.error.eq(SequenceError.NOT_EMPTY)
@@ -37,8 +47,8 @@ def decide(m: Module, tables: SequenceTables) -> None:
             with m.Case(SequenceCommand.FREE):
                 m.next = "DROP"
             with m.Case(SequenceCommand.COMPARE):
-                m.d.sync += [index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
-                with m.If((command.count > tables.source_length) | (command.count > state.length)):
+                m.d.sync += [tables.index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
+                with m.If((command.count > tables.source.length) | (command.count > state.length)):
                     m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
                 with m.Elif(command.count != 0):
                     m.next = "COMPARE_READ"
@@ -50,26 +60,36 @@ def decide(m: Module, tables: SequenceTables) -> None:
                         m.next = "ANSWER"
             with m.Default():
                 m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
-        pair = (command.command == SequenceCommand.FORK) | (command.command == SequenceCommand.COMPARE)
-        with m.If((tables.sequence >= cache.sequences) | (pair & (command.other >= cache.sequences))):
-            m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
-            m.next = "ANSWER"
+
+
+def take(m: Module, tables: SequenceTables) -> None:
+    """In a state, when the pool has a free block and nothing else to do: it gives it."""
+    m.d.comb += [tables.pool.i.valid.eq(1), tables.pool.i.p.command.eq(PoolCommand.ALLOCATE)]
+    m.next = "TAKE"
 
 
 def extend(m: Module, tables: SequenceTables) -> None:
-    """EXTEND: an own block at the end, then blocks behind it."""
-    cache, pool, state, entry, enter = tables.cache, tables.pool, tables.state, tables.entry, tables.enter
-    with m.State("TAIL_READ"):
-        m.next = "TAIL"
+    """EXTEND: an own block at the end, then blocks behind it. What is known of the sequence is there in the cycle in which the pool
+    gives the last one."""
+    cache, pool, state, entry, enter, tail = tables.cache, tables.pool, tables.state, tables.entry, tables.enter, tables.tail
+    enough = Signal()
+
+    def grown() -> None:
+        m.d.sync += [state.length.eq(tables.total), tail.valid.eq(tables.command.count != 0), tail.sequence.eq(tables.sequence),
+                     tail.index.eq(tables.index_of(state.length)), tail.length.eq(tables.total)]
+
     with tables.ask(m, "TAIL", PoolCommand.COUNT, entry.data, "TAIL") as known:
         with m.If(known):
             m.d.sync += tables.copied_from.eq(pool.o.p.block)
             m.next = "GROW"
             with m.If(pool.o.p.count > 1):
                 m.next = "OWN"
+            with m.Else():
+                m.d.sync += state.shared.eq(tables.index)
     with tables.ask(m, "OWN", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
         with m.If(given):
             m.d.comb += enter.en.eq(1)
+            m.d.sync += [tail.block.eq(pool.o.p.block), state.shared.eq(tables.index)]
             m.next = "COPY"
     with m.State("COPY"):
         m.d.comb += cache.o_copy.valid.eq(1)
@@ -80,15 +100,26 @@ def extend(m: Module, tables: SequenceTables) -> None:
             m.next = "GROW"
     with m.State("GROW"):
         m.d.sync += tables.index.eq(state.held)
-        m.next = "TAKE"
+        m.next = "NO_BLOCK"
         with m.If(state.held >= tables.needed):
-            m.d.sync += state.length.eq(state.length + tables.command.count)
+            grown()
             m.next = "ANSWER"
-    with tables.ask(m, "TAKE", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
-        with m.If(given):
-            m.d.comb += enter.en.eq(1)
-            m.d.sync += state.held.eq(state.held + 1)
-            m.next = "GROW"
+        with m.Elif(pool.free != 0):
+            take(m, tables)
+    with m.State("TAKE"):  # the pool decides
+        m.d.sync += [state.held.eq(state.held + 1), enough.eq(state.held + 1 == tables.needed)]
+        m.next = "TAKEN"
+        with m.If(state.held + 1 == tables.needed):
+            grown()
+    with m.State("TAKEN"):
+        m.d.comb += [pool.o.ready.eq(1), enter.en.eq(1)]
+        m.next = "GROW"
+        with m.If(tables.begins):
+            m.d.comb += tables.first_block.eq(pool.o.p.block)
+            m.d.sync += [tail.block.eq(pool.o.p.block), tables.begins.eq(0)]
+        with m.If(enough):
+            m.next = "ANSWER"
+            tables.tell(m)
     with m.State("NO_BLOCK"):
         m.d.sync += tables.answer.error.eq(SequenceError.NO_BLOCK)
         m.next = "ANSWER"
@@ -98,6 +129,8 @@ def fork(m: Module, tables: SequenceTables) -> None:
     """FORK: an owner more for each block of the other sequence; all are given back if one has too many."""
     index, state = tables.index, tables.state
     with m.State("SHARE_READ"):
+        m.d.comb += [tables.keep.en.eq(1), tables.keeps_other.eq(1)]
+        m.d.sync += state.shared.eq(tables.needed)
         m.next = "SHARE"
     with tables.ask(m, "SHARE", PoolCommand.SHARE, tables.entry.data, "SHARED_TOO_OFTEN") as shared:
         with m.If(shared):
@@ -139,6 +172,8 @@ def drop(m: Module, tables: SequenceTables) -> None:
         m.next = "DROP_READ"
         with m.If(state.held == tables.least):
             m.next = "ANSWER"
+            with m.If(state.shared > tables.least):
+                m.d.sync += state.shared.eq(tables.least)
     with m.State("DROP_READ"):
         m.next = "GIVE_BACK"
     with tables.ask(m, "GIVE_BACK", PoolCommand.RELEASE, tables.entry.data, "GIVE_BACK") as gone:

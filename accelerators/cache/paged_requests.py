@@ -1,6 +1,7 @@
-"""The requests of a paged KV cache: states of its machine, from ``CHECK`` to ``SEND``."""
+"""The requests of a paged KV cache: a machine that walks over their blocks."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data
 
 from .addresses import RowAddresses
 from .blocks import PoolCommand
@@ -11,57 +12,105 @@ __all__ = ["send_runs"]
 
 
 def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
-    """States that walk over the blocks of a request, and send a run of them as soon as the next block is elsewhere."""
-    cache, offset_bits, request, index = tables.cache, tables.offset_bits, tables.request, tables.index
-    again, entry, block_size = tables.again, tables.entry.data, tables.cache.block_size
-    at, left = Signal(positions(cache.config)), Signal(positions(cache.config))  # the part that is still to come
-    here, offset = Signal(range(block_size + 1)), Signal(range(max(block_size, 2)))
+    """States from ``IDLE`` to ``SEND``: a block in each cycle, whose number was looked up in the one before. A run is sent as soon as
+    the next block is elsewhere, or was the last one.
+
+    A request that comes behind a command waits for it in ``CHECK``. What it needs then of an EXTEND is there at once: ``tail``."""
+    cache, offset_bits, request, again, lookup, tail = (
+        tables.cache, tables.offset_bits, tables.request, tables.again, tables.lookup, tables.tail)
+    offered, block_size, each = cache.i_request.p, cache.block_size, positions(cache.config)
+    behind, same, owned, inside, end = Signal(), Signal(), Signal(), Signal(), Signal(len(offered.position) + 1)
+    at, left = Signal(each), Signal(each)  # what is still to be looked up
+    # The rows in a block whose number has been looked up; it may have other owners.
+    part = Signal(data.StructLayout({"position": each, "count": range(block_size + 1), "last": 1, "asks": 1}))
     run, start, empty = Signal.like(rows.i.p.passed), Signal(range(cache.blocks * block_size)), Signal()
-    follows, last_block, owned = Signal(), Signal(range(cache.blocks)), Signal()
-    room = block_size - offset
+    next_block, joins = Signal(range(cache.blocks + 1)), Signal()
+
+    def row(block, position):
+        return (block << offset_bits) | position[:offset_bits]
+
+    def look_up() -> None:
+        """In a state: the block of ``at``."""
+        room = block_size - at[:offset_bits]
+        m.d.comb += lookup.en.eq(1)
+        m.d.sync += [
+            part.position.eq(at), part.count.eq(Mux(left < room, left, room)), part.last.eq(left <= room),
+            part.asks.eq(request.write & ((at >> offset_bits) < tables.asked.shared)),
+            at.eq(((at >> offset_bits) + 1) << offset_bits), left.eq(left - room),
+        ]
+
+    def refuse() -> None:
+        m.d.sync += [cache.error.eq(1), again.eq(0)]
+
+    def accept() -> None:
+        """In a state: it is the last one of the request before."""
+        m.d.comb += cache.i_request.ready.eq(1)
+        with m.If(cache.i_request.valid):
+            m.d.sync += [
+                request.eq(offered), at.eq(offered.position), left.eq(offered.count), end.eq(offered.position + offered.count),
+                inside.eq((offered.count != 0) & (offered.position[:offset_bits] + offered.count <= block_size)),
+                same.eq(Cat(offered[name] == request[name] for name in ("sequence", "position", "count")).all()),
+                behind.eq(Mux(tables.awaits, cache.i_command.valid, ~tables.returns)),
+            ]
+            m.next = "CHECK"
+
     m.d.comb += [
-        offset.eq(at[:offset_bits]), here.eq(Mux(left < room, left, room)), follows.eq(empty | (entry == last_block + 1)),
+        lookup.en.eq(0), lookup.addr.eq(tables.index_of(at) | request.sequence << tables.index_bits),
+        joins.eq(empty | (lookup.data == next_block)),
         *(rows.i.p[name].eq(request[name]) for name in ("write", "base", "head")),
         rows.i.p.position.eq(start), rows.i.p.count.eq(run.count), rows.i.p.passed.eq(run),
     ]
-    with m.State("CHECK"):
-        m.d.sync += [at.eq(request.position), left.eq(request.count), index.eq(request.position >> offset_bits), empty.eq(1),
-                     again.eq(1), owned.eq(request.write)]
-        m.next = "LOOK"
-        with m.If(tables.same & (owned | ~request.write)):
-            m.d.sync += [left.eq(0), empty.eq(0), owned.eq(owned)]
-            m.next = "SEND"
-        with m.Elif(request.position + request.count > tables.state.length):
-            m.d.sync += [cache.error.eq(1), again.eq(0)]
-            m.next = "IDLE"
-        with m.Elif(request.count == 0):
-            m.d.sync += again.eq(0)
-            m.next = "IDLE"
-    with m.State("LOOK"):
-        m.next = "ROWS"
-        with m.If(request.write):
-            m.next = "OWNERS"
-    with tables.ask(m, "OWNERS", PoolCommand.COUNT, entry, "OWNERS") as known:
-        with m.If(known):
-            m.next = "ROWS"
-            with m.If(tables.pool.o.p.count > 1):
-                m.d.sync += [cache.error.eq(1), again.eq(0), left.eq(0)]
+    with m.FSM(name="requests") as states:
+        m.d.comb += tables.serving.eq(~states.ongoing("IDLE") & ~behind & ~cache.i_request.ready)
+        with m.State("IDLE"):
+            accept()
+        with m.State("CHECK"):
+            with m.If(tables.returns):
+                m.d.sync += behind.eq(0)
+            with m.If((~behind | tables.returns) & tail.valid & inside & (request.sequence == tail.sequence)
+                      & (tables.index_of(request.position) == tail.index) & (end <= tail.length)):
+                m.d.sync += [start.eq(row(tables.first_block, request.position)), run.position.eq(request.position),
+                             run.count.eq(request.count), run.last.eq(1), again.eq(1), owned.eq(1)]
                 m.next = "SEND"
-    with m.State("ROWS"):
-        m.next = "SEND"
-        with m.If(follows):
-            m.d.sync += [run.count.eq(here + Mux(empty, 0, run.count)), empty.eq(0), run.last.eq(left == here),
-                         at.eq(at + here), left.eq(left - here), index.eq(index + 1), last_block.eq(entry)]
-            with m.If(empty):
-                m.d.sync += [start.eq(entry << offset_bits | offset), run.position.eq(at)]
-            with m.If(left != here):
-                m.next = "LOOK"
-    with m.State("SEND"):
-        m.d.comb += rows.i.valid.eq(~empty)
-        with m.If(rows.i.ready | empty):
-            m.d.sync += empty.eq(1)
-            m.next = "ROWS"
-            with m.If(left == 0):
+            with m.Elif(behind):  # what is kept of the sequence is not yet there
+                m.next = "CHECK"
+            with m.Elif(again & same & (owned | ~request.write)):
+                m.next = "SEND"
+            with m.Elif(end > tables.asked.length):
+                refuse()
+                m.next = "IDLE"
+            with m.Elif(request.count == 0):
+                m.d.sync += again.eq(0)
                 m.next = "IDLE"
             with m.Else():
-                m.d.sync += again.eq(0)
+                look_up()
+                m.d.sync += [empty.eq(1), again.eq(1), owned.eq(request.write)]
+                m.next = "WALK"
+        with m.State("WALK"):
+            m.d.comb += rows.i.valid.eq(~part.asks & ~joins)
+            with m.If(part.asks):
+                m.next = "OWNERS"
+            with m.Elif(joins | rows.i.ready):
+                look_up()
+                m.d.sync += [run.count.eq(part.count + Mux(joins & ~empty, run.count, 0)), run.last.eq(part.last), empty.eq(0),
+                             next_block.eq(lookup.data + 1)]
+                with m.If(empty | ~joins):
+                    m.d.sync += [start.eq(row(lookup.data, part.position)), run.position.eq(part.position)]
+                with m.If(~joins):
+                    m.d.sync += again.eq(0)
+                with m.If(part.last):
+                    m.next = "SEND"
+        with tables.ask(m, "OWNERS", PoolCommand.COUNT, lookup.data, "OWNERS") as known:
+            with m.If(known):
+                m.d.sync += part.asks.eq(0)
+                m.next = "WALK"
+                with m.If(tables.pool.o.p.count > 1):
+                    refuse()
+                    m.next = "IDLE"
+                    with m.If(~empty):
+                        m.next = "SEND"
+        with m.State("SEND"):
+            m.d.comb += rows.i.valid.eq(1)
+            with m.If(rows.i.ready):
+                m.next = "IDLE"
+                accept()

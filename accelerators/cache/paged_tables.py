@@ -14,7 +14,10 @@ __all__ = ["SequenceTables"]
 
 
 class SequenceTables:
-    """Length and blocks of each sequence of a ``PagedCache``, and what its states have in hand.
+    """Length and blocks of each sequence of a ``PagedCache``, and what the states of its commands have in hand.
+
+    Of each sequence it is known how many ``shared`` blocks it has at most: none behind those has another owner. So the pool need not be
+    asked for each row that is written.
 
     Parameters
     ----------
@@ -28,17 +31,29 @@ class SequenceTables:
     Members
     -------
     mine, theirs, keep
-        Ports of the memory of lengths and numbers of blocks: of the sequence that is asked for, of the other one of a command, and to
-        write back ``state``.
+        What is kept of the sequence that a command is about, of the other one, and the port to write it back: ``state``, or with
+        ``keeps_other`` what is known of the other one.
     entry, enter
-        Ports of the memory of blocks. Read is block ``index`` of ``sequence``, or with ``reads_other`` of the command's other one, a
-        cycle late; written is the block that the pool gives.
+        Ports of the memory of blocks. Read is block ``index`` of ``sequence``, or with ``reads_other`` of the command's other one, or
+        while a command is awaited that of the position behind the last one, a cycle late; written is the block that the pool gives.
+    asked, lookup
+        For requests: what is kept of the sequence of ``request``, and one of its blocks, a cycle late.
     used
         A bit for each sequence: its length was written since reset. All others are empty.
     command, request
-        The latest ones. ``again``: the request was one run, and no command came since; ``same``: this one is for the same rows.
-    sequence, state, source_length
-        What they are about, its length and number of blocks, and the length of the other one.
+        The latest ones.
+    awaits, returns
+        No command is under way; it ends in this cycle.
+    serving
+        A request is under way that came before the command: the command waits.
+    again
+        The latest request was one run, and no command came since.
+    tail
+        The latest command was an EXTEND, if ``valid``: the block of the first position that it added, and the length.
+    begins, first_block
+        The next block that the pool gives is ``tail.block``; that block, in the cycle in which it comes as well.
+    sequence, state, source
+        What a command is about, what is kept of it, and of the other one.
     total, needed
         Positions and blocks that a command comes to.
     stays, least
@@ -52,47 +67,58 @@ class SequenceTables:
     def __init__(self, m: Module, cache: wiring.Component, pool: BlockPool):
         config, offset_bits = cache.config, cache.block_size.bit_length() - 1
         most = ceil_div(config.max_context, cache.block_size)
-        index_bits = (most - 1).bit_length()
-        kept = data.StructLayout({"length": positions(config), "held": range(most + 1)})
+        self.index_bits = index_bits = (most - 1).bit_length()
+        kept = data.StructLayout({"length": positions(config), "held": range(most + 1), "shared": range(most + 1)})
         m.submodules.sequences = sequences = memory.Memory(shape=kept, depth=cache.sequences, init=[])
         m.submodules.tables = tables = memory.Memory(shape=range(cache.blocks), depth=cache.sequences << index_bits, init=[])
-        self.cache, self.pool, self.offset_bits = cache, pool, offset_bits
-        self.mine, self.theirs, self.entry = sequences.read_port(domain="comb"), sequences.read_port(domain="comb"), tables.read_port()
-        self.keep = sequences.write_port()
-        self.enter = tables.write_port()
-
-        self.used = Signal(cache.sequences)
+        self.cache, self.pool, self.offset_bits, self.used = cache, pool, offset_bits, Signal(cache.sequences)
         self.command, self.request = Signal.like(cache.i_command.p), Signal.like(cache.i_request.p)
-        self.sequence = Signal(range(cache.sequences))
-        self.state, self.index = Signal(kept), Signal(range(1 << index_bits))
-        self.source_length = Signal(positions(config))
-        self.reads_other = Signal()
-        self.again, self.needed = Signal(), Signal.like(self.state.held)
-        self.same = Signal()
-        self.total = Signal(len(self.state.length) + 1)
+        self.mine, self.theirs, self.asked = (self._kept(m, sequences.read_port(domain="comb"), sequence, name) for sequence, name in (
+            (cache.i_command.p.sequence, "mine"), (cache.i_command.p.other, "theirs"), (self.request.sequence, "asked")))
+        self.keep, self.keeps_other = sequences.write_port(), Signal()
+        self.entry, self.enter, self.lookup = tables.read_port(), tables.write_port(), tables.read_port()
+
+        self.awaits, self.returns, self.serving = Signal(), Signal(), Signal()
+        self.sequence, self.reads_other = Signal(range(cache.sequences)), Signal()
+        self.state, self.source, self.index = Signal(kept), Signal(kept), Signal(range(1 << index_bits))
+        self.total, self.needed = Signal(len(self.state.length) + 1), Signal.like(self.state.held)
         self.block, self.copied_from = Signal(range(cache.blocks)), Signal(range(cache.blocks))
+        self.again, self.begins, self.first_block = Signal(), Signal(), Signal(range(cache.blocks))
+        self.tail = Signal(data.StructLayout({"valid": 1, "sequence": range(cache.sequences), "index": range(1 << index_bits),
+                                              "block": range(cache.blocks), "length": positions(config)}))
         self.answer = cache.o_done.p
 
         self.stays, self.least = Const(0), Const(0)
-        command, state = self.command, self.state
+        command, state, source = self.command, self.state, self.source
         if cache.lookups:
             self.stays, self.least = Signal.like(state.length, name="stays"), Signal.like(state.held, name="least")
             shrinks = command.command == SequenceCommand.SHRINK
             m.d.comb += [self.stays.eq(Mux(shrinks, command.count, 0)), self.least.eq(Mux(shrinks, self.blocks_of(command.count), 0))]
         m.d.comb += [
-            self.mine.addr.eq(Mux(cache.i_command.valid, cache.i_command.p.sequence, cache.i_request.p.sequence)),
-            self.theirs.addr.eq(cache.i_command.p.other),
-            self.entry.addr.eq(self.index | Mux(self.reads_other, command.other, self.sequence) << index_bits),
+            self.total.eq(state.length + command.count), self.first_block.eq(self.tail.block),
+            self.entry.addr.eq(Mux(self.awaits, self.index_of(self.mine.length) | cache.i_command.p.sequence << index_bits,
+                                   self.index | Mux(self.reads_other, command.other, self.sequence) << index_bits)),
             self.enter.addr.eq(self.index | self.sequence << index_bits), self.enter.data.eq(pool.o.p.block),
-            self.keep.addr.eq(self.sequence), self.keep.data.eq(state),
+            self.keep.addr.eq(Mux(self.keeps_other, command.other, self.sequence)),
+            self.keep.data.eq(Mux(self.keeps_other, source, state)),
             cache.o_copy.p.source.eq(self.copied_from), cache.o_copy.p.target.eq(self.block),
             cache.o_copy.p.rows.eq(state.length[:offset_bits]),
             self.answer.length.eq(state.length),
         ]
 
+    def _kept(self, m: Module, port, sequence: Value, name: str) -> data.View:
+        """What is kept of a sequence; all is 0 of one that is not in use."""
+        view = Signal(port.data.shape(), name=name)
+        m.d.comb += [port.addr.eq(sequence), view.eq(Mux(self.used.bit_select(sequence, 1), port.data.as_value(), 0))]
+        return view
+
     def blocks_of(self, count: Value) -> Value:
         """Blocks that ``count`` positions need."""
         return (count + self.cache.block_size - 1) >> self.offset_bits
+
+    def index_of(self, position: Value) -> Value:
+        """Number of a position's block in its sequence."""
+        return (position >> self.offset_bits)[:self.index_bits]
 
     @contextmanager
     def ask(self, m: Module, name: str, what: PoolCommand, about, refused: str) -> Iterator[Value]:
@@ -108,3 +134,10 @@ class SequenceTables:
             with m.If(pool.o.valid & pool.o.p.refused):
                 m.next = refused
             yield pool.o.valid & ~pool.o.p.refused
+
+    def tell(self, m: Module) -> None:
+        """In a state: the command is done."""
+        m.d.comb += [self.keep.en.eq(1), self.cache.o_done.valid.eq(1)]
+        with m.If(self.cache.o_done.ready):
+            m.d.comb += self.returns.eq(1)
+            m.next = "IDLE"

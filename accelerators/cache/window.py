@@ -51,7 +51,8 @@ class WindowCache(wiring.Component):
     of the latest request there or the one behind it; ``recent`` else: its slot is a remainder; ``again`` if it is for the
     positions of the request before it, which were one run, at the same length: those of the next head, or of the next layer.
     Interval: ``interval`` cycles between such requests; others are taken when the commands of the one before are on their way, two
-    cycles for each run behind the first.
+    cycles for each run behind the first. So the r records of a token, one after the other, take ``3 * r + 3`` cycles, if those of
+    the position before were the latest ones.
     """
 
     interval = 3

@@ -202,26 +202,22 @@ class PagedCacheBench(UnitBench):
         for command in ((EXTEND, 0, 0, 0), (EXTEND, 0, 0, BLOCK_SIZE), (EXTEND, 0, 0, 3 * BLOCK_SIZE - 2), (EXTEND, 0, 0, 1),
                         (FORK, 1, 0, 0), (FORK, 1, 0, 1), (FREE, 1, 0, 0), (FORK, 1, 0, 4 * BLOCK_SIZE - 1),
                         (COMPARE, 1, 0, 0), (COMPARE, 1, 0, BLOCK_SIZE), (COMPARE, 1, 0, 3 * BLOCK_SIZE), (EXTEND, 1, 0, 1),
-                        (FREE, 2, 0, 0), (FREE, 1, 0, 0)):
+                        (FREE, 2, 0, 0), (FREE, 1, 0, 0), (EXTEND, 0, 0, 1), (EXTEND, 2, 0, BLOCK_SIZE), (FREE, 3, 0, 0)):
             self._do(tables, *command)
-        for write in (0, 1):
-            self._ask(write, 0, 0, 0, 0, BLOCK_SIZE)
-            self._do(tables, FREE, 3, 0, 0)
-        for head in range(4):
-            self._ask(1, 0, 0, head, 0, BLOCK_SIZE)
+        for write, sequence, head in ((0, 3, 0), (0, 3, 0), (0, 0, 0), (1, 0, 0), *((1, 2, head) for head in range(4))):
+            self._ask(write, sequence, 0, head, 0, BLOCK_SIZE if sequence != 3 else 0)
         return {}
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        none, one, three, tail, fork, forked, _, fork_four, nothing, first, third, copy, free, free_four = (
-            end - start for start, end in zip(trace.accepted["i_command"][:14], trace.delivered["o_done"][:14], strict=True))
-        assert nothing == fork
-        asked, written = trace.accepted["i_request"], trace.delivered["o_write"]
-        read, write, again = trace.delivered["o_read"][0] - asked[0], written[0] - asked[1], written[2] - asked[3]
-        interval = asked[4] - asked[3]
-        assert three - none == 3 * (one - none) and fork_four - fork == 4 * (forked - fork)
-        return {"read": read, "write": write, "again": again, "interval": interval,
-                "extend": none, "extend_block": one - none, "own_tail": tail - none,
-                "copy": copy - tail, "fork": fork, "fork_block": forked - fork, "free": free, "free_block": (free_four - free) // 4,
+        none, one, three, tail, fork, forked, _, fork_four, nothing, first, third, copy, free, free_four, asked, *_ = (
+            end - start for start, end in zip(trace.accepted["i_command"], trace.delivered["o_done"], strict=True))
+        requests, written = trace.accepted["i_request"][2:], trace.delivered["o_write"]
+        read, shared, write, again = (end - start for start, end in zip(
+            (*requests[:3], requests[4]), (trace.delivered["o_read"][0], *written[:2], written[3]), strict=True))
+        assert nothing == fork and none == one == tail and fork_four - fork == 4 * (forked - fork)
+        return {"read": read, "write": write, "owners": shared - write, "again": again, "interval": requests[5] - requests[4],
+                "extend": none, "extend_block": (three - one) // 2, "own_tail": asked - none,
+                "copy": copy - asked, "fork": fork, "fork_block": forked - fork, "free": free, "free_block": (free_four - free) // 4,
                 "compare": first - (third - first) // 2, "compare_block": (third - first) // 2}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:

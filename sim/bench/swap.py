@@ -229,6 +229,7 @@ class SwapControllerBench(UnitBench):
         self.delays = None
         for blocks in (1, 2):
             self.command(EXTEND, 0, 0, blocks * self.block_size)
+            self.command(FREE, self.sequences - 1)
             for write in (0, 1) if blocks == 1 else ():
                 self.request(write, 0, 0, 0, 0, self.block_size)
                 for _ in range(10):  # meanwhile its burst leaves

@@ -44,7 +44,7 @@ class PagedContract(StreamContract):
 
     BLOCK_SIZE = 2
 
-    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2, answered: int = 24,
+    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2, answered: int = 32,
                  begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache):
         cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks)
         cache._rows = self.taker = _Taker(cache._rows)
@@ -65,14 +65,14 @@ class PagedContract(StreamContract):
 
         # Commands and answers of the pool.
         command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
-        busy, serving, age = Signal(), Signal(), Signal(range(self.limit + 2))
+        busy, serving, older, told, age = Signal(), Signal(), Signal(), Signal(), Signal(range(self.limit + 2))
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
             m.d.sync += [command.eq(cache.i_command.p), busy.eq(1), age.eq(0)]
-        with m.If(cache.i_command.ready):  # the request before this one, if there is one, is done
+        with m.If(cache.i_request.ready):  # the request before this one, if there is one, is done
             m.d.sync += serving.eq(0)
         with m.If(cache.i_request.valid & cache.i_request.ready):
-            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), age.eq(0)]
+            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), older.eq((~busy | done) & ~takes), age.eq(0)]
         with m.If(pool.i.valid & pool.i.ready):
             m.d.sync += asked.eq(pool.i.p)
         answer, answered = pool.o.p, pool.o.valid & pool.o.ready
@@ -83,7 +83,7 @@ class PagedContract(StreamContract):
         of_extend = busy & (command.command == SequenceCommand.EXTEND)
         with m.If(takes):
             m.d.sync += replaces.eq(0)
-        with m.If(does[PoolCommand.COUNT] & of_extend):
+        with m.If(does[PoolCommand.COUNT] & of_extend & ~(serving & older)):  # else it is about a request that came before
             m.d.sync += replaces.eq(answer.count > 1)
         with m.If(does[PoolCommand.ALLOCATE]):
             m.d.sync += [owners[answer.block].eq(1), replaces.eq(0)]
@@ -109,12 +109,13 @@ class PagedContract(StreamContract):
         refers = [Cat((held[s] > k) & (tables[s][k] == b) for s in range(cache.sequences) for k in range(entries))
                   for b in range(cache.blocks)]
         counts = [sum(each for each in bits) for bits in refers]
+        m.d.sync += told.eq(cache.o_done.valid)  # the pool's last answer and the command's may come in one cycle
         m.d.comb += [
             Assert(~(answered & answer.refused & (asked.command == PoolCommand.RELEASE))),
             *(Assert(~(does[PoolCommand.ALLOCATE] & (answer.block == b)) | ((owners[b] == 0) & ~bits.any()))
               for b, bits in enumerate(refers)),
-            *(Assert(~cache.o_done.valid | (owners[b] == count)) for b, count in enumerate(counts)),
-            Assert(~cache.o_done.valid | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
+            *(Assert(~told | (owners[b] == count)) for b, count in enumerate(counts)),
+            Assert(~told | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
         ]
 
         # Rows.

@@ -1,16 +1,18 @@
 """A cache controller with reader, writer and an ideal memory: what its addresses cost on the port."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ...accelerators.config import AcceleratorConfig
+from ...accelerators.cache.evict_cache import EvictCache
+from ...accelerators.cache.window import WindowCache, window_request
+from ...accelerators.config import POSITION_BITS, AcceleratorConfig
 from ...accelerators.memory.reader import BurstReader
 from ...accelerators.memory.writer import BurstWriter
 from ...accelerators.streams import Queue
 from ...accelerators.streams.route import pass_fields
 
-__all__ = ["CacheOnPort"]
+__all__ = ["CacheOnPort", "EvictOnPort", "WindowOfText"]
 
 
 class CacheOnPort(wiring.Component):
@@ -40,14 +42,7 @@ class CacheOnPort(wiring.Component):
         m.submodules.cache = cache = self.cache
         m.submodules.reader = reader = BurstReader.for_config(self.config)
         m.submodules.writer = writer = BurstWriter.for_config(self.config)
-        for name, member in cache.signature.members.items():
-            if name in ("o_read", "o_write"):
-                continue
-            here, there = getattr(self, name), getattr(cache, name)
-            if not member.is_port:
-                wiring.connect(m, *((wiring.flipped(here), there) if member.flow == In else (there, wiring.flipped(here))))
-            else:
-                m.d.comb += there.eq(here) if member.flow == In else here.eq(there)
+        _pass_on(m, self, cache, self.cache.signature.members.keys() - {"o_read", "o_write"})
         for source, sink in ((cache.o_read, reader.i_command), (cache.o_write, writer.i_command)):
             pass_fields(m, source, sink)
 
@@ -61,10 +56,80 @@ class CacheOnPort(wiring.Component):
         ]
         with m.If(axi.rvalid & axi.rready):
             m.d.sync += beat.eq(Mux(axi.rlast, 0, beat + 1))
-
-        # Writes: taken at once; a burst is answered in the cycle after its last beat.
-        axi, owed = writer.m_axi, Signal(8)
-        m.d.comb += [axi.awready.eq(1), axi.wready.eq(1), axi.bvalid.eq(owed != 0), writer.i.valid.eq(1), writer.o_done.ready.eq(1),
-                     self.o_out.valid.eq(axi.wvalid), self.o_out.p.eq(axi.wlast)]
-        m.d.sync += owed.eq(owed + (axi.wvalid & axi.wlast) - (axi.bvalid & axi.bready))
+        m.d.comb += [writer.i.valid.eq(1), writer.o_done.ready.eq(1)]
+        _take_writes(m, writer, self.o_out)
         return m
+
+
+class EvictOnPort(wiring.Component):
+    """An ``EvictCache`` whose budgets are not reached commands a ``BurstWriter``; records are always there, memory is that of
+    ``CacheOnPort``.
+
+    Members
+    -------
+    i_request : In(stream of evict_request)
+    record_beats, head_stride, sinks, recent : In
+        See ``EvictCache``.
+    o_out : Out(stream of 1 bit, always_ready=True)
+        A beat written; the bit is its ``last``.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config, self.cache = config, EvictCache(config)
+        self.passed = ("i_request", "record_beats", "head_stride", "sinks", "recent")
+        super().__init__({**{name: self.cache.signature.members[name] for name in self.passed},
+                          "o_out": Out(stream.Signature(1, always_ready=True))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.cache = cache = self.cache
+        m.submodules.writer = writer = BurstWriter.for_config(self.config)
+        _pass_on(m, self, cache, self.passed)
+        pass_fields(m, cache.o_write, writer.i_command)
+        pass_fields(m, writer.o_done, cache.i_written)
+        beat = Signal.like(self.record_beats)
+        pass_fields(m, cache.o_data, writer.i)
+        m.d.comb += [cache.i_record.valid.eq(1), cache.i_record.p.last.eq(beat == self.record_beats - 1), cache.o_append.ready.eq(1)]
+        with m.If(cache.i_record.ready):
+            m.d.sync += beat.eq(Mux(cache.i_record.p.last, 0, beat + 1))
+        _take_writes(m, writer, self.o_out)
+        return m
+
+
+class WindowOfText(wiring.Component):
+    """A ``WindowCache`` that is told ``length`` with each request, as a sequencer does: at the earliest."""
+
+    def __init__(self, config: AcceleratorConfig):
+        self.cache = WindowCache(config)
+        members = self.cache.signature.members
+        request = data.StructLayout({**window_request(config).members, "length": POSITION_BITS})
+        super().__init__({**{name: member for name, member in members.items() if name not in ("i_request", "length")},
+                          "i_request": In(stream.Signature(request))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.cache = cache = self.cache
+        _pass_on(m, self, cache, self.signature.members.keys() - {"i_request"})
+        request, told = cache.i_request, Signal.like(cache.length)
+        pass_fields(m, wiring.flipped(self.i_request), request)
+        m.d.comb += cache.length.eq(told)
+        with m.If(self.i_request.valid & self.i_request.ready):
+            m.d.sync += told.eq(self.i_request.p.length)
+        return m
+
+
+def _pass_on(m: Module, outer, inner, names) -> None:
+    """Connect the members of a component with those of one within it."""
+    for name in sorted(names):
+        member, here, there = inner.signature.members[name], getattr(outer, name), getattr(inner, name)
+        if not member.is_port:
+            wiring.connect(m, *((wiring.flipped(here), there) if member.flow == In else (there, wiring.flipped(here))))
+        else:
+            m.d.comb += there.eq(here) if member.flow == In else here.eq(there)
+
+
+def _take_writes(m: Module, writer: BurstWriter, o_out) -> None:
+    """Memory takes writes at once; a burst is answered in the cycle after its last beat."""
+    axi, owed = writer.m_axi, Signal(8)
+    m.d.comb += [axi.awready.eq(1), axi.wready.eq(1), axi.bvalid.eq(owed != 0), o_out.valid.eq(axi.wvalid), o_out.p.eq(axi.wlast)]
+    m.d.sync += owed.eq(owed + (axi.wvalid & axi.wlast) - (axi.bvalid & axi.bready))

@@ -90,8 +90,9 @@ MUTANTS = {
                                         "with m.If(same):"),
     "what is only offered is taken for what was found": (window, "m.d.sync += [end.eq(",
                                                          "m.d.sync += [request.eq(self.i_request.p), end.eq("),
-    "what is only offered is taken for the rows found": (paged, "sequence.eq(mine.addr), tables.reads_other",
-                                                         "sequence.eq(mine.addr), request.eq(self.i_request.p), tables.reads_other"),
+    "what is only offered is taken for the rows found": (paged_requests, "m.d.comb += cache.i_request.ready.eq(1)\n",
+                                                         "m.d.comb += cache.i_request.ready.eq(1)\n            "
+                                                         "m.d.sync += request.eq(offered)\n"),
     "a block with an owner is free": (blocks, "(command.command == PoolCommand.RELEASE) & (count == 0)",
                                       "(command.command == PoolCommand.RELEASE) & (count <= 1)"),
     "a block is lost": (blocks, "m.d.sync += [stacked.eq(stacked + 1), self.free.eq(self.free + 1)]",
@@ -104,17 +105,25 @@ MUTANTS = {
     "the source of a copy keeps its owner": (paged_commands, 'with m.If(cache.o_copy.ready):\n            m.next = "LEAVE"',
                                              'with m.If(cache.o_copy.ready):\n            m.next = "GROW"'),
     "a fork shares a block too few": (
-        paged_commands, "reads_other.eq(1)]\n                with m.If(command.count > tables.source_length)",
+        paged_commands, "reads_other.eq(1)]\n                with m.If(command.count > tables.source.length)",
         "reads_other.eq(1),\n                needed.eq(command.count >> tables.offset_bits)]\n"
-        "                with m.If(command.count > tables.source_length)"),
+        "                with m.If(command.count > tables.source.length)"),
+    "the other one of a fork does not know what it shares": (
+        paged_commands, "m.d.comb += [tables.keep.en.eq(1), tables.keeps_other.eq(1)]", "m.d.comb += tables.keeps_other.eq(1)"),
+    "a fork does not know what it shares": (paged_commands, "m.d.sync += state.shared.eq(tables.needed)",
+                                            "m.d.sync += state.shared.eq(0)"),
     "free forgets a block": (paged_commands, "index.eq(state.held - 1), state.length.eq(tables.stays)",
                               "index.eq(0), state.length.eq(tables.stays)"),
-    "rows of another sequence": (paged, "again.eq(0)\n                    m.next = \"DECIDE\"",
-                                    "again.eq(tables.again)\n                    m.next = \"DECIDE\""),
+    "rows of another sequence": (paged_commands, "tables.again.eq(0)", "tables.again.eq(tables.again)"),
+    "the last block of an older command": (paged_commands, "tables.tail.valid.eq(0)", "tables.tail.valid.eq(tables.tail.valid)"),
+    "another block of the sequence is the last one": (paged_requests, "& (tables.index_of(request.position) == tail.index)", ""),
+    "a request overtakes a command": (paged_requests, "behind.eq(Mux(tables.awaits, cache.i_command.valid, ~tables.returns))",
+                                      "behind.eq(0)"),
+    "a command overtakes a request": (paged_commands, "m.If(~tables.serving)", "m.If(~tables.serving | 1)"),
     "an unknown sequence grows": (paged_commands, "with m.If((tables.sequence >= cache.sequences)",
                                   "with m.If((tables.sequence > cache.sequences)"),
-    "any two blocks are joined": (paged_requests, "follows.eq(empty | (entry == last_block + 1))",
-                                  "follows.eq(empty | (entry >= last_block))"),
+    "any two blocks are joined": (paged_requests, "joins.eq(empty | (lookup.data == next_block))",
+                                  "joins.eq(empty | (lookup.data >= next_block))"),
     "a carry is lost": (addresses, "address.eq(base + products[0] + products[1])", "address.eq((base ^ products[0]) + products[1])"),
 }
 FAST = ("a shared block is written",)
