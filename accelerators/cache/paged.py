@@ -5,10 +5,10 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig, block_count, check_int
-from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from ..memory.bursts import ADDRESS_BITS
 from .addresses import RowAddresses
 from .blocks import BlockPool, PoolCommand
-from .contiguous import give, read_layout
+from .contiguous import give
 from .paged_commands import compare, decide, drop, extend, fork
 from .paged_formats import (
     SequenceCommand,
@@ -16,7 +16,9 @@ from .paged_formats import (
     block_layout,
     copy_layout,
     lookup_layout,
+    paged_read,
     paged_request,
+    paged_write,
     sequence_command,
     sequence_result,
 )
@@ -57,15 +59,16 @@ class PagedCache(wiring.Component):
         it; a command waits for the requests that were taken before.
     o_copy : Out(stream of copy_layout)
         Before ``o_done`` of an EXTEND that had to copy. Who takes it copies before rows of the sequence are read or written.
-    i_request : In(stream of paged_request); o_read : Out(stream of read_layout), o_write : Out(stream of BURST_COMMAND)
-        Commands in the order of the rows, for requests within the sequence; a request of no rows gives none.
+    i_request : In(stream of paged_request); o_read : Out(stream of paged_read), o_write : Out(stream of paged_write)
+        Commands in the order of the requests, and of the rows of each; a request of no rows gives none. A request that goes beyond the
+        length of its sequence (one that is not there has none) is answered by one with ``error``, a write that comes to a block that
+        others have too also, behind the commands for the rows before that block.
     i_look : In(stream of lookup_layout); o_look : Out(stream of block_layout)
         With ``lookups``: one answer for each, after 5 cycles; they give way to commands and requests.
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
     error : Out(1)
-        Sticky: a request went beyond the length of its sequence (one that is not there has none), or would have written to a shared
-        block. Nothing was issued for it, or the rows before that block.
+        Sticky: a request was refused.
     free : Out(range(blocks + 1))
         Free blocks.
 
@@ -97,7 +100,7 @@ class PagedCache(wiring.Component):
         blocks = block_count(config, block_size, sequences) if blocks is None else blocks
         self.config, self.sequences, self.block_size, self.blocks, self.lookups = config, sequences, block_size, blocks, lookups
         self._pool, self._rows = BlockPool(blocks), RowAddresses(
-            config, blocks * block_size, {name: read_layout(config).members[name] for name in ("position", "count", "last")})
+            config, blocks * block_size, {name: paged_read(config).members[name] for name in ("position", "count", "last", "error")})
         self.latency = {"again": 2 + self._rows.latency, "read": 3 + self._rows.latency, "write": 3 + self._rows.latency, "owners": 4,
                         **self.CYCLES}
         super().__init__({
@@ -105,8 +108,8 @@ class PagedCache(wiring.Component):
             "o_done": Out(stream.Signature(sequence_result(config))),
             "o_copy": Out(stream.Signature(copy_layout(blocks, block_size))),
             "i_request": In(stream.Signature(paged_request(config, sequences))),
-            "o_read": Out(stream.Signature(read_layout(config))),
-            "o_write": Out(stream.Signature(BURST_COMMAND)),
+            "o_read": Out(stream.Signature(paged_read(config))),
+            "o_write": Out(stream.Signature(paged_write())),
             "record_beats": In(range(config.max_record_beats + 1)),
             "head_stride": In(ADDRESS_BITS),
             "error": Out(1),
@@ -127,6 +130,7 @@ class PagedCache(wiring.Component):
         m.submodules.pool = pool = self._pool
         m.submodules.rows = rows = self._rows
         give(m, rows, self.o_read, self.o_write)
+        m.d.comb += self.o_write.p.error.eq(rows.o.p.passed.error)
         m.d.comb += [rows.record_beats.eq(self.record_beats), rows.head_stride.eq(self.head_stride), self.free.eq(pool.free)]
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)

@@ -5,10 +5,11 @@ from enum import IntEnum
 from amaranth.lib import data
 
 from ..config import AcceleratorConfig, ceil_div
-from .contiguous import request_layout
+from ..memory.bursts import BURST_COMMAND
+from .contiguous import read_layout, request_layout
 
-__all__ = ["SequenceCommand", "SequenceError", "block_layout", "copy_layout", "lookup_layout", "paged_request", "positions",
-           "sequence_command", "sequence_result"]
+__all__ = ["SequenceCommand", "SequenceError", "block_layout", "copy_layout", "lookup_layout", "paged_read", "paged_request",
+           "paged_write", "positions", "sequence_command", "sequence_result"]
 
 
 class SequenceCommand(IntEnum):
@@ -70,6 +71,17 @@ def copy_layout(blocks: int, block_size: int) -> data.StructLayout:
 def paged_request(config: AcceleratorConfig, sequences: int) -> data.StructLayout:
     """``request_layout`` of a ``sequence``."""
     return data.StructLayout({**request_layout(config).members, "sequence": range(sequences)})
+
+
+def paged_read(config: AcceleratorConfig) -> data.StructLayout:
+    """``read_layout`` and ``error``: nothing is read, as the request is refused; there are no ``beats`` and no rows (``count``), it is
+    the ``last`` one, and the other fields mean nothing."""
+    return data.StructLayout({**read_layout(config).members, "error": 1})
+
+
+def paged_write() -> data.StructLayout:
+    """``BURST_COMMAND`` and ``error``: no ``beats`` are written, as the request is refused."""
+    return data.StructLayout({**BURST_COMMAND.members, "error": 1})
 
 
 def lookup_layout(config: AcceleratorConfig, sequences: int, block_size: int) -> data.StructLayout:

@@ -39,8 +39,9 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
             at.eq(((at >> offset_bits) + 1) << offset_bits), left.eq(left - room),
         ]
 
-    def refuse() -> None:
+    def refuse(following: str) -> None:
         m.d.sync += [cache.error.eq(1), again.eq(0)]
+        m.next = following
 
     def accept() -> None:
         """In a state: it is the last one of the request before."""
@@ -77,8 +78,7 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
             with m.Elif(again & same & (owned | ~request.write)):
                 m.next = "SEND"
             with m.Elif(end > tables.asked.length):
-                refuse()
-                m.next = "IDLE"
+                refuse("REFUSE")
             with m.Elif(request.count == 0):
                 m.d.sync += again.eq(0)
                 m.next = "IDLE"
@@ -105,12 +105,21 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
                 m.d.sync += part.asks.eq(0)
                 m.next = "WALK"
                 with m.If(tables.pool.o.p.count > 1):
-                    refuse()
-                    m.next = "IDLE"
+                    refuse("REFUSE")
                     with m.If(~empty):
-                        m.next = "SEND"
+                        m.next = "STOP"
         with m.State("SEND"):
             m.d.comb += rows.i.valid.eq(1)
+            with m.If(rows.i.ready):
+                m.next = "IDLE"
+                accept()
+        with m.State("STOP"):
+            m.d.comb += rows.i.valid.eq(1)
+            with m.If(rows.i.ready):
+                m.next = "REFUSE"
+        with m.State("REFUSE"):
+            answer = rows.i.p.passed
+            m.d.comb += [rows.i.valid.eq(1), rows.i.p.count.eq(0), answer.count.eq(0), answer.last.eq(1), answer.error.eq(1)]
             with m.If(rows.i.ready):
                 m.next = "IDLE"
                 accept()

@@ -61,7 +61,7 @@ class SwapController(wiring.Component):
     record_beats, head_stride, clear : In; free : Out
         See ``PagedCache``.
     error : Out(1)
-        Sticky: as in ``PagedCache``, or a request was about a sequence that is out.
+        Sticky: a request was refused, as in ``PagedCache``, or because it was about a sequence that is out.
     room : Out(range(slots + 1))
         Free slots.
     rows_out, rows_in, moves, clean_blocks : Out(32)
@@ -107,11 +107,8 @@ class SwapController(wiring.Component):
         m.submodules.cache = cache = self._cache
         for name in ("o_copy", "o_read", "o_write"):
             connect(m, getattr(cache, name), wiring.flipped(getattr(self, name)))
-        refused = Signal()
         m.d.comb += [cache.record_beats.eq(self.record_beats), cache.head_stride.eq(self.head_stride), cache.clear.eq(self.clear),
-                     self.free.eq(cache.free), self.error.eq(cache.error | refused)]
-        with m.If(self.clear):
-            m.d.sync += refused.eq(0)
+                     self.free.eq(cache.free), self.error.eq(cache.error)]
 
         tables = SwapTables(m, self, cache)
         waits, goes, takes, about_swap = Signal(), Signal(), Signal(), Signal()
@@ -158,7 +155,7 @@ class SwapController(wiring.Component):
                     m.d.comb += self.i_command.ready.eq(1)
                     m.d.sync += [tables.command.eq(asked), tables.sequence.eq(asked.sequence)]
                     m.next = "DECIDE"
-            self._pass_request(m, tables, refused)
+            self._pass_request(m, tables)
             for command in (decide, hand_on, begin_swap):
                 command(m, tables)
             with m.State("ANSWER"):
@@ -171,16 +168,16 @@ class SwapController(wiring.Component):
             m.d.sync += tables.used.bit_select(tables.sequence, 1).eq(1)
         return m
 
-    def _pass_request(self, m: Module, tables: SwapTables, refused: Signal) -> None:
-        """States of a request that need not wait: copies of what it writes are given up, and the cache gets it."""
+    def _pass_request(self, m: Module, tables: SwapTables) -> None:
+        """States of a request that need not wait: copies of what it writes are given up, and the cache gets it. The cache refuses rows
+        that no sequence can have."""
         request, state, sequence, cache, end = tables.request, tables.state, tables.sequence, tables.cache, tables.request_end
         with m.State("REQUEST"):
             m.d.sync += [tables.index.eq(request.position >> tables.offset_bits),
                          tables.end.eq(Mux(tables.blocks_of(end) < state.known, tables.blocks_of(end), state.known))]
             m.next = "PASS"
             with m.If((state.length != 0) & ~(tables.active & (sequence == tables.swap.sequence)) | (sequence >= self.sequences)):
-                m.d.sync += [refused.eq(1), tables.pending.eq(0)]
-                m.next = "IDLE"
+                m.d.sync += [request.position.eq(self.config.max_context), request.count.eq(self.config.max_context)]
             with m.Elif(request.write & (request.count != 0) & (state.known != 0)):
                 m.next = "WRITTEN"
         tables.give_up(m, "WRITTEN", "PASS")

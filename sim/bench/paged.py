@@ -10,11 +10,17 @@ from ..golden.paged import BlockPool, PagedTables
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["BlockPoolBench", "PagedCacheBench"]
+__all__ = ["BlockPoolBench", "PagedCacheBench", "refused"]
 
 ALLOCATE, SHARE, RELEASE, COUNT = range(4)
 EXTEND, FORK, FREE, COMPARE = range(4)
 SEQUENCES, BLOCK_SIZE = 4, 16
+
+
+def refused(write: bool) -> tuple[str, dict[str, int | None]]:
+    """The stream and the item that answer a request that is refused."""
+    answer: dict[str, int | None] = {"address": None, "beats": 0, "error": 1}
+    return ("o_write", answer) if write else ("o_read", answer | {"position": None, "count": 0, "last": 1})
 
 
 class BlockPoolBench(UnitBench):
@@ -166,9 +172,10 @@ class PagedCacheBench(UnitBench):
                                            head_stride=self.head_stride, bus_bits=self.config.bus_bits):
                 if command is None:
                     yield "error", 1
+                    yield refused(bool(item["write"]))
                 else:
                     burst, where = command
-                    yield ("o_write", vars(burst)) if item["write"] else ("o_read", vars(burst) | where)
+                    yield ("o_write", vars(burst) | {"error": 0}) if item["write"] else ("o_read", vars(burst) | where | {"error": 0})
         yield "free", tables.pool.free
 
     def begin(self, stimulus: Items) -> None:

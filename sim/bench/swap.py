@@ -7,6 +7,7 @@ from typing import Any
 from ...accelerators.config import block_count
 from ..golden.cache import record_beats
 from ..golden.swap import SwapTables
+from .paged import refused
 from .trace import Trace
 from .unit import Items, UnitBench
 
@@ -127,10 +128,12 @@ class SwapControllerBench(UnitBench):
         for run in self.tables.request(sequence, position, count, write=bool(write)):
             if run is None:
                 self.error = 1
+                stream, answer = refused(bool(write))
+                self.items[stream].append(answer)
                 continue
             start, rows, at = run
             row = self.beats * self.config.bus_bytes
-            burst = {"address": (base + head * self.head_stride + start * row) % (1 << 32), "beats": rows * self.beats}
+            burst = {"address": (base + head * self.head_stride + start * row) % (1 << 32), "beats": rows * self.beats, "error": 0}
             last = {"position": at, "count": rows, "last": int(at + rows == position + count)}
             self.items["o_write" if write else "o_read"].append(burst if write else burst | last)
 

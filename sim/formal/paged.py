@@ -36,6 +36,7 @@ class PagedContract(StreamContract):
     - counts never go below 0: the pool never has to refuse a RELEASE;
     - a block is never given out while a table refers to it, and when a command is done every count is the number of references;
     - rows are only read and written in blocks of the sequence, those of its positions; only blocks without another owner are written;
+    - a request is refused only if it goes beyond the length, or would write to a block that others have too;
     - every command is answered within ``answered`` cycles, and the rows of every request are given, while nobody stalls.
 
     What makes addresses of rows is left out. ``begins`` are the commands (with sequence, other and count) that come first, so that few
@@ -122,8 +123,13 @@ class PagedContract(StreamContract):
         run, start = rows.i.p.passed, rows.i.p.position
         last, last_row = run.position + run.count - 1, start + run.count - 1
         theirs = tables[request.sequence]
-        m.d.comb += Assert(~rows.i.valid | (
-            serving & (run.count != 0) & (run.count == rows.i.p.count) & (run.position + run.count <= length[request.sequence])
+        refused = run.error & serving & (run.count == 0) & (rows.i.p.count == 0) & run.last & (
+            (request.position + request.count > length[request.sequence])
+            | (request.write & Cat((owners[theirs[k]] > 1) & (request.position < 2 * k + 2) & (request.position + request.count > 2 * k)
+                                   for k in range(entries)).any()))
+        m.d.comb += Assert(~rows.i.valid | refused | (
+            ~run.error & serving & (run.count != 0) & (run.count == rows.i.p.count)
+            & (run.position + run.count <= length[request.sequence])
             & (run.position >= request.position) & (last < request.position + request.count)
             & (rows.i.p.write == request.write) & (start[0] == run.position[0])
             & (start >> 1 == theirs[(run.position >> 1)[:1]]) & (last_row >> 1 == theirs[(last >> 1)[:1]])

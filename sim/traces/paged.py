@@ -249,7 +249,7 @@ class PagedTrace(Trace):
         self.fails = True
         self.seen["refused"] += 1
         self.request("i_request", {"write": write, "base": 0, "head": 0, "position": position, "count": count, "sequence": number},
-                     lambda judgement: None)
+                     lambda judgement: judgement.refused("o_write" if write else "o_read"))
 
     def rows(self, write: bool, number: int, key: tuple[int, int], position: int, count: int) -> None:
         """Rows of a head: read, or written with new tokens, up to the first block that others have too."""
@@ -272,6 +272,8 @@ class PagedTrace(Trace):
                 judgement.check(judgement.cycles[k] > self.filled.get(row // self.size, -1),
                                 f"position {position + k} was not there yet")
             (judgement.written if write else judgement.read)(addresses, tokens)
+            if done < count:
+                judgement.refused("o_write")
 
         self.request("i_request", {"write": int(write), "base": place.base, "head": place.head, "position": position, "count": count,
                                    "sequence": number}, judge)

@@ -67,6 +67,7 @@ class Judgement:
             event, at = self.event(stream), position + len(addresses)
             command = event.payload
             rows, rest = divmod(command["beats"] * self.bytes_per_beat, place.record)
+            self.check(not command.get("error"), f"refused on {stream}")
             self.check(rest == 0 and 0 < rows <= count - len(addresses), f"{command['beats']} beats on {stream}")
             if "last" in command:
                 self.check((command["position"], command["count"], command["last"]) == (at, rows, int(len(addresses) + rows == count)),
@@ -74,6 +75,12 @@ class Judgement:
             addresses += [(command["address"] + k * place.record) % (1 << 32) for k in range(rows)]
             self.cycles += [event.cycle] * rows
         return addresses
+
+    def refused(self, stream: str) -> None:
+        """The answer to a request that is refused."""
+        answer = self.next(stream)
+        self.check(answer["error"] == 1 and not answer["beats"] and answer.get("last", 1) == 1 and not answer.get("count"),
+                   f"{stream} tells {answer}, not that the request is refused")
 
     bytes_per_beat = 1
 
