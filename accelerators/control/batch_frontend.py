@@ -66,10 +66,11 @@ class BatchFrontEnd(FrontEnd):
             with m.If(request.ready):
                 m.next = "RECORD_COMMAND"
         with m.State("RECORD_COMMAND"):
-            m.d.comb += [self.o_record.valid.eq(cache.o_write.valid), cache.o_write.ready.eq(self.o_record.ready),
-                         *(self.o_record.p[name].eq(cache.o_write.p[name]) for name in ("address", "beats"))]
-            x.fail(ErrorCause.CACHE_FULL, cache.error & ~cache.o_write.valid, x.length)
-            with m.If(cache.o_write.valid & self.o_record.ready):
+            record, refused = cache.o_write, cache.o_write.p.error
+            m.d.comb += [self.o_record.valid.eq(record.valid & ~refused), record.ready.eq(self.o_record.ready | refused),
+                         *(self.o_record.p[name].eq(record.p[name]) for name in ("address", "beats"))]
+            x.fail(ErrorCause.CACHE_FULL, record.valid & refused, x.length)
+            with m.If(record.valid & ~refused & self.o_record.ready):
                 m.d.sync += x.head.eq(x.head + 1)
                 m.next = "RECORD"
                 with m.If(x.head + 1 == x.heads):

@@ -213,10 +213,13 @@ def _runs(x: RowReads, cache: WindowCache | PagedCache | SwapController, *, sink
         with m.If(cache.i_request.ready):
             m.next = "ROWS_COMMAND"
     with m.State("ROWS_COMMAND"):
-        taken = read.valid & x.reads.ready & rows.i.ready
-        m.d.comb += [x.reads.valid.eq(read.valid & rows.i.ready), rows.i.valid.eq(read.valid & x.reads.ready), read.ready.eq(taken),
+        answers = not isinstance(cache, WindowCache)  # a request that is refused too
+        there = read.valid & ~read.p.error if answers else read.valid
+        taken = there & x.reads.ready & rows.i.ready
+        m.d.comb += [x.reads.valid.eq(there & rows.i.ready), rows.i.valid.eq(there & x.reads.ready),
+                     read.ready.eq(taken | read.p.error if answers else taken),
                      x.reads.p.fenced.eq(1), *(x.reads.p[name].eq(read.p[name]) for name in ("address", "beats"))]
-        x.fail(ErrorCause.CACHE_FULL, cache.error & ~taken, x.length)
+        x.fail(ErrorCause.CACHE_FULL, read.valid & read.p.error if answers else cache.error & ~taken, x.length)
         with m.If(taken):
             m.d.sync += begun.eq(~run.ends)
             with m.If(run.ends):
