@@ -43,8 +43,8 @@ CONFIG = preset("edge")
 PROMPTS, PROMPT_LENGTHS = "prompts", (128, 1024)
 """Topic of ``build/bench``, and lengths: what prompts cost the 0.73B model."""
 
-TOPICS = ("units", "accelerator", "engine", "kv260_area", CACHES, CELLS, "runs", "accuracy", "kv260", "serving", TIMING, PROMPTS, STREAMS,
-          POLICIES, MOE, MOE_PROJECTED, "boards")
+TOPICS = ("units", "accelerator", "engine", "kv260_area", CACHES, CELLS, "runs", "accuracy", "kv260", "serving", TIMING, PROMPTS,
+          STREAMS, POLICIES, MOE, MOE_PROJECTED, "boards")
 Say = Callable[[str], None]
 
 
