@@ -18,6 +18,7 @@ from .expert_memory import POLICIES, STREAMS, run_expert_memory
 from .loading import load
 from .moe_results import MOE, MOE_PROJECTED, run_layers
 from .nextpnr import DEVICE
+from .pages import refresh_pages
 from .registry import emit_unit
 from .report import BENCH_PARTS, RESULTS, Book, Measurement, bench_folder, render
 from .runs import CLOCK_MHZ, LARGE_CHECKPOINT, run_models
@@ -96,7 +97,7 @@ def forget_stale(book: Book, config: AcceleratorConfig) -> None:
 
 
 def write_page(book: Book, config: AcceleratorConfig, errors: list[str]) -> int:
-    """Write the page and show ``errors``; the exit status."""
+    """Write the page, its figures on the other pages, and show ``errors``; the exit status."""
     missing = [topic for topic in TOPICS if topic not in book.topics and not book.load(topic)]
     page = book.folder / RESULTS.name if missing else RESULTS
     forget_stale(book, config)
@@ -106,4 +107,6 @@ def write_page(book: Book, config: AcceleratorConfig, errors: list[str]) -> int:
         console.print(f"{RESULTS} is as it was: `llmrtl bench` measures what is missing: {', '.join(missing)}", soft_wrap=True)
     for error in errors:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    if not missing:
+        refresh_pages()
     return 1 if errors else 0
