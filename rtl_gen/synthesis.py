@@ -225,7 +225,8 @@ def measure_kv260(book: Book) -> list[str]:
 CACHES = "cache_area"
 """Topic of ``build/bench``: accelerators with each controller of the KV cache and what comes with it."""
 
-CACHE_PRESETS = ("tiny", "tiny_window", "tiny_paged", "tiny_swap", "tiny_evict", "tiny_modes", "tiny_recompute")
+CACHE_PRESETS = ("tiny", "tiny_window", "tiny_paged", "tiny_swap", "tiny_evict", "tiny_modes", "tiny_recompute",
+                 "tiny_retrieval")
 
 
 def measure_caches(book: Book) -> list[str]:
