@@ -11,8 +11,6 @@ from .blocks import BlockPool, PoolCommand
 from .contiguous import give
 from .paged_commands import compare, decide, drop, extend, fork
 from .paged_formats import (
-    SequenceCommand,
-    SequenceError,
     block_layout,
     copy_layout,
     lookup_layout,
@@ -25,7 +23,7 @@ from .paged_formats import (
 from .paged_requests import send_runs
 from .paged_tables import SequenceTables
 
-__all__ = ["PagedCache", "SequenceCommand", "SequenceError", "copy_layout"]  # the last three: for ``control``
+__all__ = ["PagedCache"]
 
 
 class PagedCache(wiring.Component):

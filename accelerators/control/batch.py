@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from amaranth.hdl import Array, Module, Mux, Signal, ValueLike
 from amaranth.lib import data, stream
 
-from ..cache.paged import PagedCache, SequenceCommand, SequenceError
+from ..cache.paged import PagedCache
+from ..cache.paged_formats import SequenceCommand, SequenceError
 from ..cache.swap import SwapController
 from ..cache.swap_formats import SwapCommand, SwapError
 from ..config import AcceleratorConfig

@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from ..cache.contiguous import ContiguousCache
 from ..cache.mover import move_layout
-from ..cache.paged import PagedCache, copy_layout
+from ..cache.paged import PagedCache
+from ..cache.paged_formats import copy_layout
 from ..cache.similar import THRESHOLD_BITS
 from ..cache.swap import SwapController
 from ..cache.token_list import token_list_item
