@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.append import RecordPacker
@@ -16,9 +17,10 @@ from ...accelerators.presets import preset
 from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, StreamBuffer, Upsizer
 from .contract import StreamContract
 from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
-from .memory import ReaderContract, WriterContract
+from .memory import SHORT, ReaderContract, WriterContract
 from .paged import PagedContract
-from .swap import SwapContract
+from .swap import SlotContract, SwapContract
+from .units import BOUNDED, INDUCTIVE, SMALLER, unit_contract
 from .wiring import (
     ArbiterContract,
     ForkContract,
@@ -27,9 +29,12 @@ from .wiring import (
     ScatteredContract,
     Steered,
     StripeContract,
+    WriteArbiterContract,
 )
 
 __all__ = ["CASES", "Case"]
+
+_FAST = ("unit_window_cache",)
 
 
 @dataclass(frozen=True)
@@ -85,24 +90,32 @@ CASES = {
     "burst_splitter": Case(lambda: StreamContract(BurstSplitter(32, 8)), "bounded", 10),
     "burst_reader": Case(ReaderContract, "bounded", 12, slow=True),
     "burst_writer": Case(WriterContract, "bounded", 12, slow=True),
+    "burst_reader_answers": Case(lambda: ReaderContract(answered=6, narrow=SHORT), "bounded", 11, slow=True),
+    "burst_writer_answers": Case(lambda: WriterContract(answered=6, narrow=SHORT), "bounded", 12, slow=True),
     "read_arbiter": Case(lambda: ArbiterContract(2), "bounded", 8),
     "read_arbiter_of_three": Case(lambda: ArbiterContract(3), "bounded", 12, slow=True),
     "read_arbiter_priority": Case(lambda: ArbiterContract(3, "priority"), "bounded", 10, slow=True),
+    "write_arbiter": Case(lambda: WriteArbiterContract(2), "bounded", 8),
+    "write_arbiter_of_three": Case(lambda: WriteArbiterContract(3), "bounded", 12, slow=True),
+    "write_arbiter_answers": Case(lambda: WriteArbiterContract(2, answered=8), "bounded", 12, slow=True),
     "port_stripe": Case(StripeContract, "bounded", 10, slow=True),
+    "port_stripe_answers": Case(lambda: StripeContract(answered=4), "bounded", 10, slow=True),
     "result_collector": Case(lambda: StreamContract(ResultCollector(_TINY)), "induction", 2, slow=True),
     "record_packer": Case(lambda: StreamContract(RecordPacker(_TINY)), "induction", 4),
+    "row_addresses_answers": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2}), answered=4), "bounded", 12, slow=True),
     "row_addresses": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2})), "induction", 4, slow=True),
-    "contiguous_cache": Case(lambda: AddressContract(_positions(4), pipelined=False), "bounded", 26, slow=True),
+    "contiguous_cache": Case(lambda: AddressContract(_positions(4), pipelined=False), "bounded", 26),
     "contiguous_cache_pipelined": Case(lambda: AddressContract(_positions(4), pipelined=True), "bounded", 14, slow=True),
     "row_mover": Case(lambda: MoverContract(3), "bounded", 14, slow=True),
-    "window_cache": Case(lambda: WindowContract(_positions(8), answered=40), "bounded", 16, slow=True),
+    "row_mover_answers": Case(lambda: MoverContract(3, answered=8, narrow={"heads": 1, "record_beats": 1}), "bounded", 14, slow=True),
+    "window_cache": Case(lambda: WindowContract(_positions(8), answered=12), "bounded", 15, slow=True),
     "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "bounded", 14, slow=True),
     "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
-    "top_select_indices": Case(lambda: SelectContract(2, 1), "bounded", 24, slow=True),
-    "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12, slow=True),
+    "top_select_indices": Case(lambda: SelectContract(2, 1, answered=16), "bounded", 24, slow=True),
+    "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12),
     "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "bounded", 10,
                                 slow=True),
-    "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
+    "paged_cache": Case(lambda: PagedContract(_positions(4), answered=None), "bounded", 12, slow=True),
     "paged_cache_shared": Case(lambda: PagedContract(_positions(4), blocks=3, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3)]), "bounded",
                                33, slow=True),
     "paged_cache_copied": Case(lambda: PagedContract(_positions(4), blocks=3, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3),
@@ -112,4 +125,9 @@ CASES = {
     "paged_cache_reused": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
                                "bounded", 42, slow=True),
     "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
+    "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
 }
+CASES |= {name: Case(partial(unit_contract, unit), method, depth, slow=name not in _FAST)
+          for units, method, depth in ((INDUCTIVE, "induction", 2), (BOUNDED, "bounded", 10))
+          for unit in units for name in (f"unit_{unit}",)}
+CASES |= {f"unit_{unit}": Case(contract, "bounded", 10, slow=True) for unit, contract in SMALLER.items()}

@@ -1,6 +1,6 @@
 """What every component promises on its streams, as assumptions and assertions around it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
@@ -30,11 +30,18 @@ class StreamContract(Elaboratable):
         Input and output stream of the same payload: proved that what comes out is what went in, in the same order, nothing lost,
         doubled or invented. (An item of the run, any one, is followed by its number.)
     answered : int, optional
-        Proved: while no output is stalled, no input waits for that many cycles.
+        Proved: no input waits for that many cycles on end, while no output is stalled and nobody else is awaited. Also an attribute:
+        what asks for less must fail.
+    awaited : sequence of str
+        Input streams for which the component may wait: while one is ready and not valid, nothing is asked of the component.
     items : int
         Items of a run that ``order`` can follow, a power of two.
     narrow : mapping of str to int
         Bits of a plain input that may be other than 0 (all): what a proof can reach is then small.
+    still : sequence of str
+        Plain inputs that stand still in the whole run.
+
+    A component without an output stream or AXI4 port is refused (``ValueError``) when it is elaborated.
 
     Members
     -------
@@ -42,24 +49,33 @@ class StreamContract(Elaboratable):
         Free inputs of the proof.
     sources, sinks : dict of str to stream
         Input and output streams; those of an array are ``o__0``, ``o__1``, ...
+    outside : Signal
+        Driven by contracts that know it: others have to act (a memory has not answered yet).
     """
 
     def __init__(self, component: wiring.Component, *, order: tuple[str, str] | None = None, answered: int | None = None,
-                 items: int = 16, narrow: Mapping[str, int] = {}):
-        self.component, self.order, self.answered, self.items, self.narrow = component, order, answered, items, narrow
+                 awaited: Collection[str] = (), items: int = 16, narrow: Mapping[str, int] = {},
+                 still: Collection[str] = ()):
+        self.component, self.order, self.answered, self.awaited = component, order, answered, awaited
+        self.items, self.narrow, self.still = items, narrow, still
         self.ports: list[Signal] = []
         self.sources: dict[str, Any] = {}
         self.sinks: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {}
+        self._stalls: list[Any] = []
+        self.outside = Signal()
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.dut = self.component
         self._watch(m, self.component.signature, self.component, "", False)
+        if not self._stalls:
+            raise ValueError(f"{type(self.component).__name__} has no output stream and no AXI4 port: there is nothing to prove")
         if self.order is not None:
             streams = {**self.sources, **self.sinks}
             self._in_order(m, *(streams[name] for name in self.order))
         if self.answered is not None:
-            self._answers(m, list(self.sources.values()), list(self.sinks.values()), self.answered)
+            self._answers(m, self.answered)
         return m
 
     def _watch(self, m: Module, signature, owner, prefix: str, flipped: bool) -> None:
@@ -95,12 +111,23 @@ class StreamContract(Elaboratable):
         m.d.sync += [waited.eq(valid & ~ready), before.eq(payload)]
         holds = ~waited | (valid & (payload == before))
         m.d.comb += Assume(holds) if incoming else Assert(holds)
+        if incoming:
+            self._entries[name] = (valid, ready)
+            if name in self.awaited:
+                self._stalls.append(ready & ~valid)
+        else:
+            self._stalls.append(valid & ~ready)
 
     def _free(self, m: Module, signal, name: str) -> None:
         value = Value.cast(signal)
         port = Signal(self.narrow.get(name, len(value)), name=name)
-        self.ports.append(port)
+        if len(port):
+            self.ports.append(port)
         m.d.comb += value.eq(port)
+        if name in self.still:
+            begun, before = Signal(name=f"{name}_begun"), Signal.like(port, name=f"{name}_before")
+            m.d.sync += [begun.eq(1), before.eq(port)]
+            m.d.comb += Assume(~begun | (port == before))
 
     def _in_order(self, m: Module, source, sink) -> None:
         followed = Signal(range(self.items), name="followed")
@@ -124,9 +151,9 @@ class StreamContract(Elaboratable):
             Assert((gone_out <= gone_in + enters) | gone_in[-1]),
         ]
 
-    def _answers(self, m: Module, sources, sinks, answered: int) -> None:
-        stalled = Cat(sink.valid & ~sink.ready for sink in sinks).any()
-        for number, source in enumerate(sources):
-            waits = Signal(range(answered + 1), name=f"waits_{number}")
-            m.d.sync += waits.eq(Mux(source.valid & ~source.ready & ~stalled, waits + 1, 0))
+    def _answers(self, m: Module, answered: int) -> None:
+        stalled = Cat(self.outside, *self._stalls).any()
+        for name, (valid, ready) in self._entries.items():
+            waits = Signal(range(answered + 1), name=f"{name}_waits")
+            m.d.sync += waits.eq(Mux(valid & ~ready & ~stalled, waits + 1, 0))
             m.d.comb += Assert(waits != answered)

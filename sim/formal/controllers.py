@@ -1,7 +1,12 @@
 """What controllers promise beyond the rules of streams, or need beyond them."""
 
-from amaranth.hdl import Array, Assert, Assume, Cat, Mux, Signal
+from unittest.mock import patch
 
+from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.blocks import COUNT_BITS, BlockPool, PoolCommand
 from ...accelerators.cache.contiguous import ContiguousCache
 from ...accelerators.cache.mover import RowMover
@@ -12,7 +17,22 @@ from ...accelerators.presets import preset
 from ...accelerators.streams import ROUND_TRIP, CreditQueue
 from .contract import StreamContract
 
-__all__ = ["AddressContract", "CreditContract", "MoverContract", "PoolContract", "SelectContract", "WindowContract"]
+__all__ = ["AddressContract", "CreditContract", "MoverContract", "PoolContract", "RowTaker", "SelectContract",
+           "WindowContract", "WrittenContract"]
+
+
+class RowTaker(wiring.Component):
+    """In place of ``RowAddresses``: takes rows when ``takes`` says so, and gives nothing."""
+
+    def __init__(self, rows: RowAddresses):
+        super().__init__({**rows.signature.members, "takes": In(1)})
+        self.passed, self.rows = rows.passed, rows
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.left_out = self.rows
+        m.d.comb += self.i.ready.eq(self.takes)
+        return m
 
 
 class PoolContract(StreamContract):
@@ -75,17 +95,26 @@ class CreditContract(StreamContract):
         return m
 
 
-class MoverContract(StreamContract):
-    """Memory answers writes that were commanded, and no others."""
-
-    def __init__(self, rows: int):
-        super().__init__(RowMover(preset("tiny"), rows=rows))
+class WrittenContract(StreamContract):
+    """Memory answers writes that were commanded, and no others; while it owes an answer, nothing is asked of the component."""
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
-        mover, owed = self.component, Signal(8)
-        m.d.sync += owed.eq(owed + (mover.o_write.valid & mover.o_write.ready) - mover.i_written.valid)
-        m.d.comb += Assume(~mover.i_written.valid | (owed != 0))
+        part, owed = self.component, Signal(8)
+        m.d.sync += owed.eq(owed + (part.o_write.valid & part.o_write.ready) - (part.i_written.valid & part.i_written.ready))
+        m.d.comb += [Assume(~part.i_written.valid | (owed != 0)), self.outside.eq((owed != 0) & ~part.i_written.valid)]
+        return m
+
+
+class MoverContract(WrittenContract):
+    """As WrittenContract; there is a head."""
+
+    def __init__(self, rows: int, **bounds):
+        super().__init__(RowMover(preset("tiny"), rows=rows), **bounds)
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        m.d.comb += Assume(self.component.heads != 0)
         return m
 
 
@@ -113,22 +142,32 @@ class AddressContract(StreamContract):
         return m
 
 
+def _of_short_texts(component: type[WindowCache], bits: int) -> type[WindowCache]:
+    """With positions of ``bits`` bits."""
+    short = patch.dict(component.elaborate.__globals__, POSITION_BITS=bits)
+    return type("Short", (component,), {name: short(getattr(component, name)) for name in ("__init__", "elaborate")})
+
+
 class WindowContract(StreamContract):
     """Every position has the slot ``slot(j)``, in rows that stay among the ring's or the sinks'; every request is taken within
     ``answered`` cycles and gives its runs, or an error, while nobody stalls.
 
-    ``sinks``, ``recent``, and ``length`` while a request is under way, stand still.
+    ``sinks``, ``recent``, and ``length`` while a request is under way, stand still. What makes addresses of rows is left out;
+    positions have four bits in place of 20, so that a remainder takes as many cycles.
     """
 
     BITS = 3
 
-    def __init__(self, config: AcceleratorConfig, *, answered: int):
-        super().__init__(WindowCache(config), answered=answered, narrow={"length": self.BITS, "record_beats": 1, "head_stride": 3,
-                                                                         "sinks": 2, "recent": 2, "clear": 0})
+    def __init__(self, config: AcceleratorConfig, *, answered: int | None = None, component: type[WindowCache] = WindowCache):
+        window = _of_short_texts(component, self.BITS + 1)(config)
+        window._rows = self.taker = RowTaker(window._rows)
+        super().__init__(window, answered=answered, narrow={"length": self.BITS, "sinks": 2, "recent": 2, "clear": 0})
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
+        self._free(m, self.taker.takes, "takes")
         window, rows = self.component, self.component._rows.i
+        m.d.comb += self.outside.eq(rows.valid & ~rows.ready)
         first, ready = Signal(init=1), Signal()
         m.d.sync += [first.eq(0), ready.eq(window.i_request.ready)]
         for port in (window.sinks, window.recent, window.length):
@@ -151,10 +190,11 @@ class WindowContract(StreamContract):
 
 
 class SelectContract(StreamContract):
-    """As many indices as were asked for, or as the list has, rising, the last one marked."""
+    """As many indices as were asked for, or as the list has, rising, the last one marked. While a list or a command is awaited, nothing
+    is asked of it."""
 
-    def __init__(self, depth: int, bits: int):
-        super().__init__(TopSelect(depth, bits))
+    def __init__(self, depth: int, bits: int, **bounds):
+        super().__init__(TopSelect(depth, bits), awaited=("i", "i_command"), **bounds)
 
     def elaborate(self, platform):
         m = super().elaborate(platform)

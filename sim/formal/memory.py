@@ -1,21 +1,24 @@
-"""What readers and writers promise, with a memory that answers what it was asked for and nothing else."""
+"""What readers and writers promise, with a memory that answers what it was asked for and nothing else. While it owes an answer, nothing
+is asked of them."""
 
 from amaranth.hdl import Assert, Assume, Mux, Signal
 
+from ...accelerators.memory.bursts import ADDRESS_BITS
 from ...accelerators.memory.reader import BurstReader
 from ...accelerators.memory.writer import BurstWriter
 from .contract import StreamContract
 
-__all__ = ["ReaderContract", "WriterContract"]
+__all__ = ["SHORT", "ReaderContract", "WriterContract"]
 
 NARROW = {"bus_bits": 32, "burst_beats": 2, "outstanding": 2}
+SHORT = {"i_command__payload": ADDRESS_BITS + 2}  # commands of up to 3 beats
 
 
 class ReaderContract(StreamContract):
     """No burst without a command; ``rready`` never falls, and what is asked for and not yet given fits the queue."""
 
-    def __init__(self):
-        super().__init__(BurstReader(**NARROW, buffer_beats=4))
+    def __init__(self, **bounds):
+        super().__init__(BurstReader(**NARROW, buffer_beats=4), **bounds)
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -33,6 +36,7 @@ class ReaderContract(StreamContract):
             Assume(~axi.rvalid | axi.rlast | (beats > bursts)), Assume(~axi.rvalid | ~axi.rlast | (bursts > 1) | (beats == 1)),
             Assert(axi.rready), Assert(axi.arlen < reader.burst_beats), Assert(inside <= reader.buffer_beats),
             Assert(bursts <= reader.outstanding), Assert(~axi.arvalid | (commands != 0)),
+            self.outside.eq((bursts != 0) & ~axi.rvalid),
         ]
         return m
 
@@ -41,8 +45,8 @@ class WriterContract(StreamContract):
     """No burst and no beat without a command; a burst has the beats it was announced with; a command is reported when its bursts are
     answered."""
 
-    def __init__(self):
-        super().__init__(BurstWriter(**NARROW))
+    def __init__(self, **bounds):
+        super().__init__(BurstWriter(**NARROW), **bounds)
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -59,4 +63,10 @@ class WriterContract(StreamContract):
             Assert(~(axi.awvalid | axi.wvalid) | (commands != 0)), Assert(axi.awlen < writer.burst_beats),
             Assert(unanswered <= writer.outstanding), Assert(reports + writer.o_done.valid <= commands),
         ]
+        # Beats that commands want: without one, data wait for the next command.
+        wanted = Signal(6)
+        m.d.sync += wanted.eq(wanted + Mux(writer.i_command.valid & writer.i_command.ready, writer.i_command.p.beats, 0)
+                              - (writer.i.valid & writer.i.ready))
+        refuses = writer.i_command.valid & ~writer.i_command.ready
+        m.d.comb += self.outside.eq(((written != 0) & ~axi.bvalid) | Mux(wanted == 0, ~refuses, ~writer.i.valid))
         return m

@@ -3,31 +3,18 @@
 from collections.abc import Sequence
 
 from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In
 
-from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.blocks import PoolCommand
 from ...accelerators.cache.paged import PagedCache
 from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.config import AcceleratorConfig
 from .contract import StreamContract
+from .controllers import RowTaker
 
 __all__ = ["PagedContract"]
 
-
-class _Taker(wiring.Component):
-    """In place of ``RowAddresses``: takes rows when ``takes`` says so, and gives nothing."""
-
-    def __init__(self, rows: RowAddresses):
-        super().__init__({**rows.signature.members, "takes": In(1)})
-        self.passed, self.rows = rows.passed, rows
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.left_out = self.rows
-        m.d.comb += self.i.ready.eq(self.takes)
-        return m
+LONGEST = 64
+"""Cycles that are counted: ``answered`` is below."""
 
 
 class PagedContract(StreamContract):
@@ -45,12 +32,12 @@ class PagedContract(StreamContract):
 
     BLOCK_SIZE = 2
 
-    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2, answered: int = 32,
+    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2, answered: int | None = 32,
                  begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache):
         cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks)
-        cache._rows = self.taker = _Taker(cache._rows)
-        super().__init__(cache)
-        self.limit, self.begins = answered, begins
+        cache._rows = self.taker = RowTaker(cache._rows)
+        super().__init__(cache, answered=answered)
+        self.begins = begins
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -66,7 +53,7 @@ class PagedContract(StreamContract):
 
         # Commands and answers of the pool.
         command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
-        busy, serving, older, told, age = Signal(), Signal(), Signal(), Signal(), Signal(range(self.limit + 2))
+        busy, serving, older, told, age = Signal(), Signal(), Signal(), Signal(), Signal(range(LONGEST))
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
             m.d.sync += [command.eq(cache.i_command.p), busy.eq(1), age.eq(0)]
@@ -137,9 +124,13 @@ class PagedContract(StreamContract):
         stalled = (cache.o_done.valid & ~cache.o_done.ready) | (cache.o_copy.valid & ~cache.o_copy.ready) | (
             rows.i.valid & ~rows.i.ready)
         with m.If(~takes & ~(cache.i_request.valid & cache.i_request.ready)):
-            m.d.sync += age.eq(Mux(stalled | ~(busy | serving), 0, age + 1))
-        m.d.comb += Assert(age <= self.limit)
+            m.d.sync += age.eq(Mux(stalled | ~(busy | serving), 0, Mux(age.all(), age, age + 1)))
+        if self.answered is not None:
+            m.d.comb += Assert(age < self.answered)
         return m
+
+    def _answers(self, m: Module, answered: int) -> None:
+        """That of streams is not asked: a command may wait for as long as requests are taken, and the other way round."""
 
     def _begin(self, m: Module) -> None:
         """Assumes the first commands, each offered at once, none stalled, and nothing else until they are done."""

@@ -50,8 +50,9 @@ def missing_tools() -> str | None:
 def prove(name: str, contract: StreamContract, *, method: str, depth: int) -> Proof:
     """Prove all assertions of ``contract``; ``method`` is ``induction`` or ``bounded``.
 
-    The files are in ``build/formal/NAME``. Memories are registers and cycles are unrolled, so that z3 sees bit vectors only and takes its
-    SAT solver: tens of times as fast as with functions of states. Raises ``ToolError`` if a program fails, ``ValueError`` for another method.
+    The files are in ``build/formal/NAME``. Memories are registers and cycles are unrolled, so that z3 sees bit vectors only and takes
+    its SAT solver: tens of times as fast as with functions of states. Raises ``ToolError`` if a program fails, ``ValueError`` for
+    another method.
     """
     modes = {"induction": "prove", "bounded": "bmc"}
     if method not in modes:
@@ -62,7 +63,8 @@ def prove(name: str, contract: StreamContract, *, method: str, depth: int) -> Pr
     text = rtlil.convert(contract, name="top", ports=contract.ports, emit_src=False)
     (folder / "top.il").write_text(text)
     (folder / "proof.sby").write_text(
-        f"[options]\nmode {modes[method]}\ndepth {depth}\n\n[engines]\nsmtbmc --nopresat --unroll z3 -- --logic QF_BV\n\n[script]\nread_rtlil top.il\n"
+        f"[options]\nmode {modes[method]}\ndepth {depth}\n\n[engines]\nsmtbmc --nopresat --unroll z3 -- --logic QF_BV\n\n"
+        "[script]\nread_rtlil top.il\n"
         "prep -top top -flatten\nmemory_map\nopt -full\n\n"
         "[files]\ntop.il\n")
     beside = Path(sys.executable).parent

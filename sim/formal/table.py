@@ -1,17 +1,21 @@
 """The table of proofs in docs/verification.md: ``python -m llmrtl.sim.formal.table``."""
 
 import inspect
+from collections.abc import Iterable
 
 from .cases import CASES
 from .contract import StreamContract
+from .units import BOUNDED, INDUCTIVE, SMALLER, UNPROVED
 
-__all__ = ["contracts_text", "table"]
+__all__ = ["contracts_text", "table", "units_text"]
 
 
 def table() -> str:
-    """A line for each case."""
+    """A line for each case, but for those of whole units."""
     lines = ["| proof | contract | method | run by |", "|---|---|---|---|"]
     for name, case in CASES.items():
+        if name.startswith("unit_"):
+            continue
         how = f"induction, {case.depth} steps" if case.method == "induction" else f"{case.depth} cycles after reset"
         lines.append(f"| `{name}` | {type(case.contract()).__name__} | {how} | `make {'formal' if case.slow else 'test'}` |")
     return "\n".join(lines)
@@ -23,9 +27,23 @@ def contracts_text() -> str:
     return "\n".join(f"* **{kind.__name__}**: " + " ".join(_promise(kind).split()) for kind in kinds if kind is not StreamContract)
 
 
+def units_text() -> str:
+    """What is proved of each registered unit, and of which nothing is."""
+    reasons = dict.fromkeys(UNPROVED.values())
+    return "\n".join((
+        f"* by induction of two steps: {_names(INDUCTIVE)};",
+        f"* for ten cycles after reset: {_names(BOUNDED)}; of fewer places, or with plain inputs that stand still: {_names(SMALLER)};",
+        *(f"* not proved, {reason}: {_names(name for name, why in UNPROVED.items() if why == reason)};" for reason in reasons),
+        "* all others that have streams: in the table below."))
+
+
+def _names(units: Iterable[str]) -> str:
+    return ", ".join(f"`{unit}`" for unit in units)
+
+
 def _promise(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").removesuffix(".") + "."
 
 
 if __name__ == "__main__":
-    print(contracts_text() + "\n\n" + table())
+    print(contracts_text() + "\n\n" + units_text() + "\n\n" + table())

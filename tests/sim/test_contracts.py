@@ -6,31 +6,37 @@ from dataclasses import replace
 import pytest
 from amaranth.hdl import Signal, Value
 from amaranth.sim import Simulator
+from llmrtl.accelerators.cache import window
 from llmrtl.accelerators.presets import preset
 from llmrtl.sim.formal import contract, controllers
 from llmrtl.sim.formal import paged as sim_paged
-from llmrtl.sim.formal.controllers import AddressContract
+from llmrtl.sim.formal.controllers import AddressContract, WindowContract
 from llmrtl.sim.formal.paged import PagedContract
+
+from .mutants import mutant
 
 SMALL = replace(preset("tiny"), max_context=4)
 
 
 @pytest.fixture
 def checks(monkeypatch):
-    """Signals in place of assertions: the simulator looks at an assertion before everything has settled."""
+    """Signals in place of assertions and assumptions: the simulator looks at them before everything has settled."""
     made: list[Signal] = []
 
-    def check(condition):
-        made.append(Signal(init=1))
-        return made[-1].eq(Value.cast(condition).bool())
+    def kind(name: str):
+        def check(condition):
+            made.append(Signal(init=1, name=f"{name}_{len(made)}"))
+            return made[-1].eq(Value.cast(condition).bool())
+        return check
 
     for module in (contract, controllers, sim_paged):
-        monkeypatch.setattr(module, "Assert", check)
+        monkeypatch.setattr(module, "Assert", kind("assertion"))
+        monkeypatch.setattr(module, "Assume", kind("assumption"))
     return made
 
 
-def run(contract, checks, cycles: int, payloads) -> None:
-    """Inputs that keep the rules of streams, for so many cycles."""
+def run(contract, checks, cycles: int, payloads, plain=lambda ctx, rng, ports: None) -> None:
+    """Inputs that keep the rules of streams, for so many cycles; ``plain`` sets others, cycle by cycle."""
     seed = random.getrandbits(30)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -47,14 +53,15 @@ def run(contract, checks, cycles: int, payloads) -> None:
             for name, port in ports.items():
                 if name.endswith("__ready") or name == "takes":
                     ctx.set(port, int(rng.random() < pace))
+            plain(ctx, rng, ports)
             for name in contract.sources:
                 if not offered[name] and rng.random() < pace:
                     offered[name] = True
                     ctx.set(ports[f"{name}__payload"], payloads(rng, name))
                 ctx.set(ports[f"{name}__valid"], int(offered[name]))
             taken = [name for name, source in contract.sources.items() if offered[name] and ctx.get(Value.cast(source.ready))]
-            for number, each in enumerate(checks):
-                assert ctx.get(each), f"assertion {number} fails in cycle {cycle}"
+            for each in checks:
+                assert ctx.get(each), f"{each.name} fails in cycle {cycle}"
             await ctx.tick()
             for name in taken:
                 offered[name] = False
@@ -79,3 +86,40 @@ def test_paged_cache(checks, blocks):
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_contiguous_cache(checks, pipelined):
     run(AddressContract(SMALL, pipelined=pipelined), checks, 3000, lambda rng, name: rng.getrandbits(47))
+
+
+def window_run(checks, cycles: int, **options) -> None:
+    """Texts that grow, while no request is under way, from one to seven positions, with two sinks and a ring of three."""
+    contract = WindowContract(replace(preset("tiny"), max_context=8), answered=12, **options)
+    was_ready = False
+
+    def payload(rng: random.Random, name: str) -> int:
+        position = rng.randint(0, 7)
+        request = {"write": rng.getrandbits(1), "base": 0, "head": 0, "position": position, "count": rng.randint(0, 7 - position)}
+        return contract.component.i_request.p.shape().const(request).as_value().value
+
+    def plain(ctx, rng: random.Random, ports) -> None:
+        nonlocal was_ready
+        ctx.set(ports["sinks"], 2)
+        ctx.set(ports["recent"], 3)
+        if was_ready and rng.random() < 0.3:
+            ctx.set(ports["length"], rng.randint(1, 7))
+        was_ready = ctx.get(contract.component.i_request.ready)
+
+    run(contract, checks, cycles, payload, plain)
+
+
+def test_window_cache(checks):
+    window_run(checks, 3000)
+
+
+@pytest.mark.parametrize("old, new", [
+    ("Mux(known_remainder + 1 == self.recent, 0, known_remainder + 1)", "known_remainder + 1"),
+    ("with m.If(step == POSITION_BITS - 1):", "with m.If(0):"),
+    ("beyond.eq(end > self.length)", "beyond.eq(0)"),
+    ("(first < oldest)", "(first + 1 < oldest)"),
+])
+def test_a_fault_of_the_window_is_found(checks, old, new):
+    changed = mutant(window, old, new).WindowCache
+    with pytest.raises(AssertionError, match=r"^assertion_[0-9]+ fails"):
+        window_run(checks, 3000, component=changed)
