@@ -97,7 +97,7 @@ CASES = {
     "read_arbiter_priority": Case(lambda: ArbiterContract(3, "priority"), "bounded", 10, slow=True),
     "write_arbiter": Case(lambda: WriteArbiterContract(2), "bounded", 8),
     "write_arbiter_of_three": Case(lambda: WriteArbiterContract(3), "bounded", 12, slow=True),
-    "write_arbiter_answers": Case(lambda: WriteArbiterContract(2, answered=8), "bounded", 12, slow=True),
+    "write_arbiter_answers": Case(lambda: WriteArbiterContract(2, answered=9), "bounded", 14, slow=True),
     "port_stripe": Case(StripeContract, "bounded", 10, slow=True),
     "port_stripe_answers": Case(lambda: StripeContract(answered=4), "bounded", 10, slow=True),
     "result_collector": Case(lambda: StreamContract(ResultCollector(_TINY)), "induction", 2, slow=True),

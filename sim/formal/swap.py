@@ -69,8 +69,8 @@ class SwapContract(StreamContract):
         return m
 
 
-class _Slots(SwapController):
-    """Shows which slots are taken and given back."""
+class _Slots:
+    """Of a ``SwapController``, before it in a class: shows which slots are taken and given back."""
 
     def __init__(self, *args, **sizes):
         super().__init__(*args, **sizes)
