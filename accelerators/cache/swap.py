@@ -110,7 +110,7 @@ class SwapController(wiring.Component):
         m.d.comb += [cache.record_beats.eq(self.record_beats), cache.head_stride.eq(self.head_stride), cache.clear.eq(self.clear),
                      self.free.eq(cache.free), self.error.eq(cache.error)]
 
-        tables = SwapTables(m, self, cache)
+        self._tables = tables = SwapTables(m, self, cache)
         waits, goes, takes, about_swap = Signal(), Signal(), Signal(), Signal()
         swap_turn, steps = Signal(), Signal()
         asked, request, swap, active, checking = self.i_command.p, tables.request, tables.swap, tables.active, tables.checking

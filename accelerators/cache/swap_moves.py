@@ -79,6 +79,8 @@ class FreeSlots:
         A slot, and whether it is free.
     take, give
         To be driven: the slot at ``pointer`` is taken, ``given`` is free again.
+    given
+        As given.
     """
 
     def __init__(self, m: Module, controller: wiring.Component, searches, given):
@@ -87,7 +89,7 @@ class FreeSlots:
         here, change = taken.read_port(domain="comb"), taken.write_port()
         pointer, fresh = Signal(range(slots)), Signal(range(slots + 1))
         at_free, take, give = Signal(), Signal(), Signal()
-        self.pointer, self.at_free, self.take, self.give = pointer, at_free, take, give
+        self.pointer, self.at_free, self.take, self.give, self.given = pointer, at_free, take, give, given
         m.d.comb += [
             here.addr.eq(pointer), at_free.eq((pointer >= fresh) | ~here.data),
             change.en.eq(take | give), change.addr.eq(Mux(take, pointer, given)), change.data.eq(take),

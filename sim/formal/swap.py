@@ -76,10 +76,11 @@ class _Slots:
         super().__init__(*args, **sizes)
         self.takes, self.gives, self.slot, self.given = Signal(), Signal(), Signal(range(self.slots)), Signal(range(self.slots))
 
-    def _slots(self, m, searches, given):
-        pointer, at_free, take, give = super()._slots(m, searches, given)
-        m.d.comb += [self.takes.eq(take), self.gives.eq(give), self.slot.eq(pointer), self.given.eq(given)]
-        return pointer, at_free, take, give
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        slots = self._tables.slots
+        m.d.comb += [self.takes.eq(slots.take), self.gives.eq(slots.give), self.slot.eq(slots.pointer), self.given.eq(slots.given)]
+        return m
 
 
 class SlotContract(StreamContract):

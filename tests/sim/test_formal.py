@@ -7,7 +7,7 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from llmrtl.accelerators.cache import paged, paged_commands, paged_requests
+from llmrtl.accelerators.cache import paged, paged_commands, paged_requests, swap_moves, swap_tables
 from llmrtl.accelerators.presets import preset
 from llmrtl.accelerators.streams import StreamBuffer
 from llmrtl.rtl_gen.loading import load
@@ -16,6 +16,7 @@ from llmrtl.sim.formal.cases import CASES
 from llmrtl.sim.formal.contract import StreamContract
 from llmrtl.sim.formal.paged import PagedContract
 from llmrtl.sim.formal.prove import missing_tools, prove
+from llmrtl.sim.formal.swap import SlotContract
 from llmrtl.sim.formal.table import contracts_text, table, units_text
 from llmrtl.sim.formal.units import UNPROVED
 
@@ -123,6 +124,14 @@ def test_a_fault_of_the_paged_cache_is_found(name, monkeypatch):
     put_in(paged, mutant(module, old, new), monkeypatch)
     proof = prove("fault", PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache),
                   method="bounded", depth=depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+@pytest.mark.formal
+def test_a_slot_that_is_given_back_and_not_counted_is_found(monkeypatch):
+    old = "m.d.sync += room.eq(room + 1)"
+    put_in(swap_tables, mutant(swap_moves, old, old.replace(" + 1", "")), monkeypatch)
+    proof = prove("slot_fault", SlotContract(40), method="bounded", depth=40)
     assert not proof.proved and "Assert failed" in proof.log
 
 
