@@ -16,7 +16,7 @@ def decide(m: Module, tables: SequenceTables) -> None:
     pair = (command.command == SequenceCommand.FORK) | (command.command == SequenceCommand.COMPARE)
     with m.State("DECIDE"), m.If(~tables.serving):
         m.d.sync += [answer.error.eq(SequenceError.NONE), tables.used.bit_select(tables.sequence, 1).eq(1),
-                     tables.again.eq(0), tables.begins.eq(0), tables.tail.valid.eq(0), tables.tail.block.eq(tables.entry.data)]
+                     tables.again.eq(0), tables.found.eq(0), tables.tail.valid.eq(0)]
         m.next = "ANSWER"
         with m.If((tables.sequence >= cache.sequences) | (pair & (command.other >= cache.sequences))):
             m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
@@ -32,7 +32,6 @@ def decide(m: Module, tables: SequenceTables) -> None:
                     with m.If(inside & (tables.index < state.shared)):
                         m.next = "TAIL"
                     with m.Elif(~inside & (tables.index == state.held) & (pool.free != 0)):
-                        m.d.sync += tables.begins.eq(1)
                         take(m, tables)
             with m.Case(SequenceCommand.FORK):
                 with m.If(tables.blocks_of(command.count) > tables.source.shared):
@@ -89,7 +88,7 @@ def extend(m: Module, tables: SequenceTables) -> None:
     with tables.ask(m, "OWN", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
         with m.If(given):
             m.d.comb += enter.en.eq(1)
-            m.d.sync += [tail.block.eq(pool.o.p.block), state.shared.eq(tables.index)]
+            m.d.sync += state.shared.eq(tables.index)
             m.next = "COPY"
     with m.State("COPY"):
         m.d.comb += cache.o_copy.valid.eq(1)
@@ -99,8 +98,10 @@ def extend(m: Module, tables: SequenceTables) -> None:
         with m.If(left):
             m.next = "GROW"
     with m.State("GROW"):
-        m.d.sync += tables.index.eq(state.held)
+        m.d.sync += [tables.index.eq(state.held), tables.found.eq(1)]
         m.next = "NO_BLOCK"
+        with m.If(~tables.found):
+            m.d.sync += tail.block.eq(entry.data)
         with m.If(state.held >= tables.needed):
             grown()
             m.next = "ANSWER"
@@ -114,9 +115,9 @@ def extend(m: Module, tables: SequenceTables) -> None:
     with m.State("TAKEN"):
         m.d.comb += [pool.o.ready.eq(1), enter.en.eq(1)]
         m.next = "GROW"
-        with m.If(tables.begins):
+        with m.If(~tables.found):
             m.d.comb += tables.first_block.eq(pool.o.p.block)
-            m.d.sync += [tail.block.eq(pool.o.p.block), tables.begins.eq(0)]
+            m.d.sync += [tail.block.eq(pool.o.p.block), tables.found.eq(1)]
         with m.If(enough):
             m.next = "ANSWER"
             tables.tell(m)

@@ -34,8 +34,8 @@ class SequenceTables:
         What is kept of the sequence that a command is about, of the other one, and the port to write it back: ``state``, or with
         ``keeps_other`` what is known of the other one.
     entry, enter
-        Ports of the memory of blocks. Read is block ``index`` of ``sequence``, or with ``reads_other`` of the command's other one, or
-        while a command is awaited that of the position behind the last one, a cycle late; written is the block that the pool gives.
+        Ports of the memory of blocks. Read is block ``index`` of ``sequence``, or with ``reads_other`` of the command's other one, a
+        cycle late; written is the block that the pool gives.
     asked, lookup
         For requests: what is kept of the sequence of ``request``, and one of its blocks, a cycle late.
     used
@@ -50,8 +50,8 @@ class SequenceTables:
         The latest request was one run, and no command came since.
     tail
         The latest command was an EXTEND, if ``valid``: the block of the first position that it added, and the length.
-    begins, first_block
-        The next block that the pool gives is ``tail.block``; that block, in the cycle in which it comes as well.
+    found, first_block
+        ``tail.block`` is known; that block, in the cycle in which the pool gives it as well.
     sequence, state, source
         What a command is about, what is kept of it, and of the other one.
     total, needed
@@ -83,7 +83,7 @@ class SequenceTables:
         self.state, self.source, self.index = Signal(kept), Signal(kept), Signal(range(1 << index_bits))
         self.total, self.needed = Signal(len(self.state.length) + 1), Signal.like(self.state.held)
         self.block, self.copied_from = Signal(range(cache.blocks)), Signal(range(cache.blocks))
-        self.again, self.begins, self.first_block = Signal(), Signal(), Signal(range(cache.blocks))
+        self.again, self.found, self.first_block = Signal(), Signal(), Signal(range(cache.blocks))
         self.tail = Signal(data.StructLayout({"valid": 1, "sequence": range(cache.sequences), "index": range(1 << index_bits),
                                               "block": range(cache.blocks), "length": positions(config)}))
         self.answer = cache.o_done.p
@@ -96,8 +96,7 @@ class SequenceTables:
             m.d.comb += [self.stays.eq(Mux(shrinks, command.count, 0)), self.least.eq(Mux(shrinks, self.blocks_of(command.count), 0))]
         m.d.comb += [
             self.total.eq(state.length + command.count), self.first_block.eq(self.tail.block),
-            self.entry.addr.eq(Mux(self.awaits, self.index_of(self.mine.length) | cache.i_command.p.sequence << index_bits,
-                                   self.index | Mux(self.reads_other, command.other, self.sequence) << index_bits)),
+            self.entry.addr.eq(self.index | Mux(self.reads_other, command.other, self.sequence) << index_bits),
             self.enter.addr.eq(self.index | self.sequence << index_bits), self.enter.data.eq(pool.o.p.block),
             self.keep.addr.eq(Mux(self.keeps_other, command.other, self.sequence)),
             self.keep.data.eq(Mux(self.keeps_other, source, state)),
