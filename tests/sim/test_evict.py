@@ -10,6 +10,7 @@ from llmrtl.sim.golden.cache import stored_scale
 from llmrtl.sim.golden.evict import ONE, EvictHead, Record, merged_vector, most_similar, reaches
 from llmrtl.sim.golden.numerics import Scalar
 from llmrtl.sim.golden.weights import attention_weights
+from llmrtl.sim.traces.evict import ListModel, merge_error, real
 
 
 def quantized(vector):
@@ -18,18 +19,9 @@ def quantized(vector):
     return np.clip(np.rint(vector / real(1, scale)), -127, 127).astype(np.int64), scale
 
 
-def real(elements, scale):
-    return elements * (scale[0] * 2.0 ** scale[1])
-
-
 def record(key, value):
     (key, key_scale), (value, value_scale) = quantized(key), quantized(value)
     return Record(key, value, key_scale, value_scale)
-
-
-def merge_error(scale, scales, tokens):
-    """Most that an element of a merged vector may be off the mean of both."""
-    return 0.51 * scale + max(count * real(1, each) for each, count in zip(scales, tokens, strict=True)) / sum(tokens) / 128
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,71 +54,27 @@ def test_most_similar_is_the_largest_cosine(seed):
             assert not reaches(candidate, candidate, ONE + 1) and reaches(candidate, candidate, ONE)
 
 
-class Row:
-    """A row of ``ListModel``: the positions that it stands for, the one it is at, real key and value, how far those stored may be."""
+class Judged:
+    """An ``EvictHead`` and the lists that judge it."""
 
-    def __init__(self, position, kept):
-        self.members, self.position, self.total, self.late, self.record = [position], position, 0, 0, kept
-        self.means = [real(kept.key, kept.key_scale), real(kept.value, kept.value_scale)]
-        self.bounds = [0.0, 0.0]
-
-
-class ListModel:
-    """The same cache as lists of positions and means in floating point. It checks each step of an ``EvictHead``."""
-
-    def __init__(self, head):
-        self.head, self.rows, self.appended, self.gone = head, [], 0, []
-
-    def weights(self, weights):
-        for row, weight in zip(self.rows, weights, strict=True):
-            row.total = min(row.total + weight, 2 ** 32 - 1)
-            row.late = row.late - row.late // 16 + weight
-        self.head.scores.update(weights)
+    def __init__(self, budget, **rules):
+        self.head, self.model = EvictHead(budget, **rules), ListModel(budget, most_local=(1 << 23) - 1, **rules)
 
     def append(self, new):
-        head, position = self.head, self.appended
-        self.appended += 1
-        done = head.append(new)
-        if len(self.rows) < head.budget:
-            assert (done.slot, done.tokens, done.target) == (len(self.rows), 0, None)
-            self.rows.append(Row(position, new))
-            return done
-        loose = [row for row in self.rows if row.position >= head.sinks and row.position < position - head.recent]
-        scores = [row.total + 16 * row.late for row in loose]
-        victim = loose[scores.index(min(scores))]
-        assert self.rows[done.slot] is victim and done.tokens == len(victim.members)
-        keys = np.array([row.record.key if row is not victim else 0 * victim.record.key for row in self.rows], float)
-        lengths = np.linalg.norm(keys, axis=1) * np.linalg.norm(victim.record.key)
-        cosines = keys @ victim.record.key / np.where(lengths > 0, lengths, np.inf)
-        best = cosines.max()
-        if done.target is None:
-            assert best <= 0 or best * ONE < head.threshold * (1 + 1e-9)
-            self.gone += victim.members
-        else:
-            assert best * ONE >= head.threshold * (1 - 1e-9) and cosines[done.target] >= best * (1 - 1e-9)
-            self.merge(self.rows[done.target], victim, head.records[done.target])
-        self.rows[done.slot] = Row(position, new)
+        done = self.head.append(new)
+        self.model.append(new, done.slot, done.tokens, done.target, self.head.records[done.target] if done.target is not None else None)
         return done
 
-    def merge(self, target, victim, stored):
-        counts = len(target.members), len(victim.members)
-        target.members += victim.members
-        target.total, target.late = min(target.total + victim.total, 2 ** 32 - 1), min(target.late + victim.late, (1 << 23) - 1)
-        old = target.record, victim.record
-        target.record = stored
-        for k, (elements, scale) in enumerate(((stored.key, stored.key_scale), (stored.value, stored.value_scale))):
-            scales = [each.key_scale if k == 0 else each.value_scale for each in old]
-            target.means[k] = (counts[0] * target.means[k] + counts[1] * victim.means[k]) / sum(counts)
-            target.bounds[k] = (counts[0] * target.bounds[k] + counts[1] * victim.bounds[k]) / sum(counts)
-            target.bounds[k] += merge_error(real(1, scale), scales, counts)
-            assert np.abs(real(elements, scale) - target.means[k]).max() <= target.bounds[k]
+    def weights(self, weights):
+        self.model.weights(weights)
+        self.head.scores.update(weights)
 
     def check(self):
-        assert [(row.position, len(row.members), row.total, row.late) for row in self.rows] == [
-            (entry.position, entry.tokens, entry.global_score, entry.local_score) for entry in self.head.scores.entries]
-        kept = [position for row in self.rows for position in row.members]
-        assert sorted(kept + self.gone) == list(range(self.appended))  # each token is in one row or dropped
-        assert sum(entry.tokens for entry in self.head.scores.entries) + self.head.dropped == self.appended
+        entries = self.head.scores.entries
+        assert [(row.position, len(row.members), row.total, row.late) for row in self.model.rows] == [
+            (entry.position, entry.tokens, entry.global_score, entry.local_score) for entry in entries]
+        self.model.check_tokens()
+        assert sum(entry.tokens for entry in entries) + self.head.dropped == self.model.appended
 
 
 @pytest.mark.parametrize("operations", [3000, pytest.param(100_000, marks=pytest.mark.bench)])
@@ -139,8 +87,7 @@ def test_against_lists(operations):
     for step in range(operations):
         if step % 250 == 0:
             sinks, recent = rng.randint(0, 3), rng.randint(0, 6)
-            model = ListModel(EvictHead(sinks + recent + rng.randint(1, 12), sinks=sinks, recent=recent,
-                                        threshold=next(thresholds)))
+            model = Judged(sinks + recent + rng.randint(1, 12), sinks=sinks, recent=recent, threshold=next(thresholds))
             centres = numbers.integers(-90, 91, (12, 8))
         if rng.random() < 0.6:
             key = centres[rng.randrange(12)] + numbers.integers(-20, 21, 8) * rng.choice((0, 1))
@@ -148,8 +95,8 @@ def test_against_lists(operations):
             done = model.append(Record(key, numbers.integers(-127, 128, 8), scales[0], scales[1]))
             if done.tokens:
                 outcomes[done.target is not None] += 1
-        elif model.rows:
-            model.weights(numbers.integers(0, 1 << rng.choice((2, 16)), len(model.rows)).tolist())
+        elif rows := len(model.model.rows):
+            model.weights(numbers.integers(0, 1 << rng.choice((2, 16)), rows).tolist())
         if step % 16 == 0:
             model.check()
     assert min(outcomes.values()) > operations // 50, outcomes

@@ -1,16 +1,38 @@
 """Long random traces of the cache controllers against models that know nothing of their insides; and that faults are found."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import pytest
-from llmrtl.accelerators.cache import addresses, blocks, contiguous, paged, paged_commands, paged_requests, window
+from llmrtl.accelerators.cache import (
+    addresses,
+    blocks,
+    contiguous,
+    evict_cache,
+    evict_scores,
+    paged,
+    paged_commands,
+    paged_requests,
+    record_merge,
+    similar,
+    swap,
+    swap_commands,
+    swap_moves,
+    swap_tables,
+    swap_walk,
+    window,
+)
+from llmrtl.accelerators.cache.evict_cache import Outcome
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
+from llmrtl.sim.traces.evict import EvictTrace
 from llmrtl.sim.traces.paged import PagedTrace
-from llmrtl.sim.traces.player import Offer, PlayError, Settle, play
+from llmrtl.sim.traces.player import Offer, PlayError, Settle, Surroundings, play
 from llmrtl.sim.traces.records import Trace, Wrong
+from llmrtl.sim.traces.swap import SwapTrace
 from llmrtl.sim.traces.texts import ContiguousTrace, WindowTrace
 
 from .mutants import Stage, mutant, put_in
@@ -32,17 +54,36 @@ def paged_trace(seed: int, operations: int, **options) -> Trace:
     return PagedTrace(TINY, seed, operations, **options)
 
 
-TRACES = {
+def swap_trace(seed: int, operations: int, **options) -> Trace:
+    return SwapTrace(TINY, seed, operations, **options)
+
+
+def evict_trace(seed: int, operations: int, *, max_head_dim: int = TINY.max_head_dim, **options) -> Trace:
+    return EvictTrace(replace(TINY, max_head_dim=max_head_dim), seed, operations, **options)
+
+
+TRACES: dict[str, tuple[Callable[..., Trace], dict[str, Any]]] = {
     "contiguous": (contiguous_trace, {}),
     "contiguous_pipelined": (contiguous_trace, {"pipelined": True}),
     "window": (window_trace, {}),
     "paged": (paged_trace, {}),
     "paged_small_blocks": (paged_trace, {"sequences": 8, "block_size": 1, "blocks": 64}),
     "paged_256_sequences": (paged_trace, {"sequences": 256, "blocks": 64}),
+    "swap": (swap_trace, {}),
+    "swap_small_blocks": (swap_trace, {"sequences": 7, "block_size": 4, "blocks": 50, "slots": 37}),
+    "evict": (evict_trace, {"max_head_dim": 8}),
+    "evict_long_records": (evict_trace, {"heads": 4, "slots": 32}),
 }
 KINDS = {"contiguous": {"read", "written", "refused"}, "window": {"read", "written", "refused"},
          "paged": {"read", "written", "refused", "copied", "stopped at a shared block", "NONE", "NO_BLOCK", "TOO_LONG", "NOT_EMPTY",
-                   "UNKNOWN"}}
+                   "UNKNOWN"},
+         "swap": {"read", "written", "refused", "copied", "stopped at a shared block", "NONE", "NO_BLOCK", "TOO_LONG", "NOT_EMPTY",
+                  "UNKNOWN", "SWAPPED", "clean blocks",
+                  *(f"out {each}" for each in ("NONE", "NOTHING", "NO_ROOM", "failed")),
+                  *(f"in {each}" for each in ("NONE", "NOTHING", "NO_BLOCK", "failed"))},
+         "evict": {"read", "weights", "refused", "ADDED", "MERGED", "DROPPED", "failed writes"}}
+RARE = {"NOT_EMPTY", "TOO_LONG", "out failed", "in failed"}
+"""What a short trace may lack."""
 
 
 def run(make, seed: int, operations: int, options) -> Trace:
@@ -53,11 +94,11 @@ def run(make, seed: int, operations: int, options) -> Trace:
     return trace
 
 
-@pytest.mark.parametrize("name", ["contiguous", "window", "paged"])
+@pytest.mark.parametrize("name", ["contiguous", "window", "paged", "swap", "evict"])
 def test_short_trace(name):
     make, options = TRACES[name]
     trace = run(make, random.getrandbits(30), SHORT, options)
-    assert trace.operations >= SHORT and trace.seen.keys() >= KINDS[name] - {"NOT_EMPTY", "TOO_LONG"}, trace.seen
+    assert trace.operations >= SHORT and trace.seen.keys() >= KINDS[name] - RARE, trace.seen
 
 
 @pytest.mark.bench
@@ -66,7 +107,7 @@ def test_long_trace(name):
     make, options = TRACES[name]
     for seed in (1, random.getrandbits(30)):
         trace = run(make, seed, LONG, options)
-        print(dict(trace.seen))
+        print(f"{trace.operations} operations, {trace.cycles} cycles, {dict(trace.seen)}")
         assert trace.operations >= LONG and trace.seen.keys() >= KINDS[name.split("_")[0]] - (
             {"UNKNOWN"} if options.get("sequences") == 256 else set()) - ({"copied"} if options.get("block_size") == 1 else set())
         if options.get("sequences") == 256:
@@ -124,9 +165,51 @@ MUTANTS = {
                                   "with m.If((tables.sequence > cache.sequences)"),
     "any two blocks are joined": (paged_requests, "joins.eq(empty | (lookup.data == next_block))",
                                   "joins.eq(empty | (lookup.data >= next_block))"),
+    "a written block is clean": (swap, "with m.Elif(request.write & (request.count != 0) & (state.known != 0)):",
+                                 "with m.Elif(request.write & (request.count != 0) & (state.known > 2)):"),
+    "rows are read before they came": (swap, "(tables.leaves | (tables.request_end > tables.arrived))",
+                                       "(tables.leaves | (request.position > tables.arrived))"),
+    "rows of a block that leaves are read": (swap, "(tables.leaves | (tables.request_end > tables.arrived))",
+                                             "(tables.request_end > tables.arrived)"),
+    "what stays of a sequence that is out is read": (swap, "with m.If((state.length != 0) & ~(", "with m.If((state.length > 64) & ~("),
+    "two copies in a slot": (swap_moves, "change.data.eq(take)", "change.data.eq(take & (pointer != 3))"),
+    "a slot is lost": (swap_tables, "give.eq(self.entry.data.copied)", "give.eq(self.entry.data.copied & (self.entry.data.slot != 5))"),
+    "a clean block is written": (swap_walk, "clean, follows = leaves & tables.copied,",
+                                 "clean, follows = leaves & tables.copied & (index != 1),"),
+    "blocks that do not follow are one move": (swap_walk, "(block == run.next_block) & (slot == run.next_slot)",
+                                               "(block == run.next_block)"),
+    "blocks that follow are two moves": (swap_walk, "(block == run.next_block) & (slot == run.next_slot)",
+                                         "(block == run.next_block) & (slot == run.next_slot) & slot[0]"),
+    "a shared block leaves": (swap_walk, "with m.If(tables.shared):", "with m.If(tables.shared & (index != 1)):"),
+    "what did not get out is clean": (swap_walk, 'with m.Elif(leaves):\n            m.next = "LOST"',
+                                      'with m.Elif(leaves & (swap.dirty > 1)):\n            m.next = "LOST"'),
+    "more leave than there are slots": (swap_walk, "with m.Elif(swap.dirty > tables.controller.room):",
+                                        "with m.Elif(swap.dirty > tables.controller.room + 1):"),
+    "more come back than there are blocks": (swap_commands, "with m.If(cache.free < swap.end - swap.index):",
+                                             "with m.If(cache.free + 1 < swap.end - swap.index):"),
+    "MARK spares a block": (swap_commands, "m.d.sync += index.eq(command.count >> tables.offset_bits)",
+                            "m.d.sync += index.eq((command.count >> tables.offset_bits) + 1)"),
+    "a recent row goes": (evict_cache, "recent_begin.eq(state.length - self.recent)",
+                          "recent_begin.eq(state.length - self.recent + 1)"),
+    "a budget as long as what stays": (evict_cache, "(request.budget > least)", "(request.budget >= least)"),
+    "a row is merged into itself": (evict_cache, "similar.i_command.p.skip.eq(slot)", "similar.i_command.p.skip.eq(slot | 8)"),
+    "tokens of the kept row are not counted": (evict_cache, "merge.i_command.p.kept.eq(scores.o.p.tokens)",
+                                               "merge.i_command.p.kept.eq(1)"),
+    "a write is not waited for": (evict_cache, "with m.If(owed == 0):", "with m.If(owed <= 1):"),
+    "of equal scores the last one": (evict_scores, "(score < result.score)", "(score <= result.score)"),
+    "a merged row forgets its tokens": (evict_scores, "becomes.tokens.eq(base.tokens + Mux(adds, entry.tokens, 0))",
+                                        "becomes.tokens.eq(base.tokens + adds)"),
+    "local scores decay late": (evict_scores, "weight - (entry.local_score >> self.decay)",
+                                "weight - (entry.local_score >> self.decay + 1)"),
+    "of equal cosines the last one": (similar, "with m.If(~total[-1] & total.any()):", "with m.If(~total[-1]):"),
+    "a threshold that is reached is not": (similar, "best.counts & ~total[-1]", "best.counts & ~total[-1] & total.any()"),
+    "a smaller exponent is taken": (record_merge, "(parts[1].exponent > parts[0].exponent)", "(parts[1].exponent < parts[0].exponent)"),
     "a carry is lost": (addresses, "address.eq(base + products[0] + products[1])", "address.eq((base ^ products[0]) + products[1])"),
 }
 FAST = ("a shared block is written",)
+HOLDERS = {**dict.fromkeys((swap, swap_commands, swap_tables, swap_walk), swap), swap_moves: swap_tables,
+           **dict.fromkeys((evict_cache, evict_scores, record_merge, similar), evict_cache)}
+"""Of which module others have what a mutant changes, if not of ``paged``."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.bench) for name in MUTANTS])
@@ -138,44 +221,81 @@ def test_faults_of_the_hardware_are_found(name, monkeypatch):
     elif module is window:
         trace = window_trace(3, 20_000, module=changed)
     else:
-        put_in(paged, changed, monkeypatch)
-        trace = paged_trace(3, 20_000, component=paged.PagedCache)
+        holder = HOLDERS.get(module, paged)
+        put_in(holder, changed, monkeypatch)
+        if holder in (swap, swap_tables):
+            trace = swap_trace(3, 20_000, component=swap.SwapController)
+        elif holder is evict_cache:
+            trace = evict_trace(3, 20_000, max_head_dim=8, component=evict_cache.EvictCache)
+        else:
+            trace = paged_trace(3, 20_000, component=paged.PagedCache)
     with pytest.raises((Wrong, PlayError)) as found:
         trace.check(trace.play(source=150))
     print(found.value)
 
 
-def test_faults_in_what_comes_out_are_found():
+CHANGED = {
+    "paged": {"o_read": ("address", "beats", "last", "position", "error"), "o_write": ("address", "beats", "error"),
+              "o_done": ("error", "length"), "o_copy": ("source", "target", "rows"), "error": (), "free": ()},
+    "swap": {"o_read": ("address", "position", "error"), "o_write": ("address", "beats", "error"), "o_done": ("error", "length"),
+             "o_move": ("from_region", "to_region", "source", "target", "rows"), "o_swapped": ("sequence", "error"),
+             **dict.fromkeys(("free", "room", "rows_out", "rows_in", "moves", "clean_blocks", "error"), ())},
+    "evict": {"o_read": ("address", "beats"), "o_fetch": ("address", "beats"), "o_write": ("address", "beats"), "o_data": ("last",),
+              "o_append": ("head", "outcome", "tokens", "error"), "error": ()},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_faults_in_what_comes_out_are_found(name):
     """One event of a good run, changed, dropped or doubled."""
-    trace = paged_trace(5, 400)
+    make, options = TRACES[name]
+    trace = make(5, 400, **options)
     events = trace.play()
     trace.check(events)
-    places = {name: [k for k, event in enumerate(events) if event.name == name] for name in ("o_read", "o_write", "o_done", "o_copy",
-                                                                                             "error", "free")}
     rng = random.Random(5)
 
-    def changed(name: str, **fields) -> None:
-        where = rng.choice([k for k in places[name] if name not in ("o_read", "o_write") or not events[k].payload["error"]
-                            or fields.keys() <= {"error", "beats"}])  # addresses of a request that is refused mean nothing
-        payload = events[where].payload
-        payload = {**payload, **{key: change(payload[key]) for key, change in fields.items()}} if fields else payload + 1
-        broken = [*events[:where], replace(events[where], payload=payload), *events[where + 1:]]
+    def wrong(broken) -> None:
         with pytest.raises(Wrong):
             trace.check(broken)
 
-    for name, key in (("o_write", "address"), ("o_read", "address"), ("o_read", "beats"), ("o_write", "beats"), ("o_read", "last"),
-                      ("o_read", "position"), ("o_read", "error"), ("o_write", "error"), ("o_done", "error"), ("o_done", "length"),
-                      ("o_copy", "source"), ("o_copy", "target"), ("o_copy", "rows")):
-        changed(name, **{key: lambda value: value ^ 1})
-    block = trace.size * trace.places[0, 0].record
-    changed("o_write", address=lambda address: address + block)
-    changed("error")
-    changed("free")
-    for name in ("o_read", "o_write", "o_done", "o_copy"):
-        where = rng.choice(places[name])
-        for broken in ([*events[:where], *events[where + 1:]], [*events[:where], events[where], *events[where:]]):
-            with pytest.raises(Wrong):
-                trace.check(broken)
+    def changed(port: str, change: Callable[[Any], Any], matters: Callable[[Any], bool] = lambda payload: True) -> None:
+        where = rng.choice([k for k, event in enumerate(events) if event.name == port and matters(event.payload)])
+        wrong([*events[:where], replace(events[where], payload=change(events[where].payload)), *events[where + 1:]])
+
+    def field(port: str, key: str, change: Callable[[int], int], **options) -> None:
+        changed(port, lambda payload: {**payload, key: change(payload[key])}, **options)
+
+    def meant(port: str, key: str) -> Callable[[Any], bool]:
+        """The answer to a request that is refused has no address, nor a position."""
+        return lambda payload: port not in ("o_read", "o_write") or key in ("error", "beats") or not payload.get("error")
+
+    for port, keys in CHANGED[name].items():
+        for key in keys:
+            field(port, key, lambda value: value ^ 1, matters=meant(port, key))
+        if not keys:
+            changed(port, lambda level: level + 1)
+        else:
+            where = rng.choice([k for k, event in enumerate(events) if event.name == port])
+            wrong([*events[:where], *events[where + 1:]])
+            wrong([*events[:where], events[where], *events[where:]])
+    if isinstance(trace, PagedTrace):
+        block = trace.size * trace.places[0, 0].record
+        field("o_write", "address", lambda address: address + block, matters=meant("o_write", "address"))
+    else:
+        field("o_data", "data", lambda word: word ^ 1 << 31)
+        field("o_append", "slot", lambda slot: slot ^ 1, matters=lambda payload: payload["outcome"] != Outcome.REFUSED)
+        field("o_append", "target", lambda slot: slot ^ 1, matters=lambda payload: payload["outcome"] == Outcome.MERGED)
+    if isinstance(trace, SwapTrace):
+        field("o_move", "rows", lambda rows: rows - trace.size, matters=lambda payload: payload["rows"] > trace.size)
+        for port, slots in (("o_move", "target"), ("o_move", "source")):
+            field(port, slots, lambda row: row + trace.size)
+
+
+def test_surroundings_must_be_streams():
+    for surroundings, name in ((Surroundings(answers={"o": ("i_answer", 9)}), "input streams of stage, not i_answer"),
+                               (Surroundings(fetch=("o_fetch", "i")), "output streams of stage, not o_fetch")):
+        with pytest.raises(ValueError, match=f"surroundings must name {name}"):
+            play(emit(Stage("none"), "stage", TINY), [Settle(1)], seed=1, surroundings=surroundings)
 
 
 @pytest.mark.parametrize(("fault", "message"), [
