@@ -132,7 +132,7 @@ MUTANTS = {
     "what is only offered is taken for what was found": (window, "m.d.sync += [end.eq(",
                                                          "m.d.sync += [request.eq(self.i_request.p), end.eq("),
     "what is only offered is taken for the rows found": (paged_requests, "m.d.comb += cache.i_request.ready.eq(1)\n",
-                                                         "m.d.comb += cache.i_request.ready.eq(1)\n            "
+                                                         "m.d.comb += cache.i_request.ready.eq(1)\n        "
                                                          "m.d.sync += request.eq(offered)\n"),
     "a block with an owner is free": (blocks, "(command.command == PoolCommand.RELEASE) & (count == 0)",
                                       "(command.command == PoolCommand.RELEASE) & (count <= 1)"),
