@@ -12,7 +12,6 @@ from ...accelerators.cache.select import TopSelect
 from ...accelerators.cache.window import WindowCache
 from ...accelerators.memory.bursts import BurstSplitter
 from ...accelerators.memory.replay import ReplayBuffer
-from ...accelerators.memory.results import ResultCollector
 from ...accelerators.presets import preset
 from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, StreamBuffer, Upsizer
 from .contract import StreamContract
@@ -100,7 +99,6 @@ CASES = {
     "write_arbiter_answers": Case(lambda: WriteArbiterContract(2, answered=9), "bounded", 14, slow=True),
     "port_stripe": Case(StripeContract, "bounded", 10, slow=True),
     "port_stripe_answers": Case(lambda: StripeContract(answered=4), "bounded", 10, slow=True),
-    "result_collector": Case(lambda: StreamContract(ResultCollector(_TINY)), "induction", 2, slow=True),
     "record_packer": Case(lambda: StreamContract(RecordPacker(_TINY)), "induction", 4),
     "row_addresses_answers": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2}), answered=4), "bounded", 12, slow=True),
     "row_addresses": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2})), "induction", 4, slow=True),
@@ -111,7 +109,7 @@ CASES = {
     "window_cache": Case(lambda: WindowContract(_positions(8), answered=12), "bounded", 15, slow=True),
     "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "bounded", 14, slow=True),
     "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
-    "top_select_indices": Case(lambda: SelectContract(2, 1, answered=16), "bounded", 24, slow=True),
+    "top_select_indices": Case(lambda: SelectContract(2, 1), "bounded", 24, slow=True),
     "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12),
     "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "bounded", 10,
                                 slow=True),
@@ -120,8 +118,8 @@ CASES = {
                                33, slow=True),
     "paged_cache_copied": Case(lambda: PagedContract(_positions(4), blocks=3, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3),
                                                                                       (_EXTEND, 1, 0, 1)]), "bounded", 46, slow=True),
-    "paged_cache_full": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 1)]), "bounded", 29,
-                             slow=True),
+    "paged_cache_full": Case(lambda: PagedContract(_positions(4), answered=25, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 1)]),
+                             "bounded", 29, slow=True),
     "paged_cache_reused": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
                                "bounded", 42, slow=True),
     "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
