@@ -236,7 +236,7 @@ class AcceleratorConfig(Configuration):
     logit_frac_bits : int
         Fraction bits of base-2 attention logits, 8 to 16.
     probability_bits : int
-        Fraction bits of unnormalized probabilities, 12 to 24.
+        Fraction bits of unnormalized probabilities, 12 to 26.
     exp_segments : int
         Segments of the piecewise-linear ``2^-x``, a power of two, 8 to 256.
     max_vector : int
@@ -338,7 +338,7 @@ class AcceleratorConfig(Configuration):
             check_int(name, getattr(self, name), least, 16, power_of_two=True)
         check_int("embedding_bits", self.embedding_bits, 16, 32, power_of_two=True)
         check_int("logit_frac_bits", self.logit_frac_bits, 8, 16)
-        check_int("probability_bits", self.probability_bits, 12, 24)
+        check_int("probability_bits", self.probability_bits, 12, 26)
         check_int("exp_segments", self.exp_segments, 8, 256, power_of_two=True)
         if self.exp_segments >= 1 << self.logit_frac_bits:
             raise ValueError(f"exp_segments must be below 2**logit_frac_bits, not {self.exp_segments}")

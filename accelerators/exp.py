@@ -61,7 +61,7 @@ class Pow2Negative(wiring.Component):
     frac_bits : int
         Fraction bits of ``u``, 8 to 16.
     probability_bits : int
-        Fraction bits of the result, 12 to 24.
+        Fraction bits of the result, 12 to 26.
     segments : int
         Chords over [0, 1), a power of two, 8 to 256, fewer than ``2**frac_bits``. The largest relative error
         of a chord is ``(ln 2 / segments)**2 / 8``: 2.3e-4 at 16.
@@ -83,7 +83,7 @@ class Pow2Negative(wiring.Component):
 
     def __init__(self, frac_bits: int, probability_bits: int, segments: int, width: int):
         check_int("frac_bits", frac_bits, 8, 16)
-        check_int("probability_bits", probability_bits, 12, 24)
+        check_int("probability_bits", probability_bits, 12, 26)
         check_int("segments", segments, 8, 256, power_of_two=True)
         if segments >= 1 << frac_bits:
             raise ValueError(f"segments must be below 2**frac_bits, not {segments}")

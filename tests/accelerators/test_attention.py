@@ -105,7 +105,7 @@ def test_cycles_per_row(config, head_dim, lanes, cycles):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"frac_bits": 7}, "frac_bits must be in 8..16, not 7"),
-    ({"probability_bits": 25}, "probability_bits must be in 12..24, not 25"),
+    ({"probability_bits": 27}, "probability_bits must be in 12..26, not 27"),
     ({"segments": 12}, "segments must be a power of two, not 12"),
     ({"segments": 256, "frac_bits": 8}, r"segments must be below 2\*\*frac_bits, not 256"),
     ({"width": 12}, "width must be in 13..40, not 12"),

@@ -36,7 +36,7 @@ MODEL = ModelShape(hidden_size=192, intermediate_size=512, layers=4, heads=6, kv
     ({"head_activation_bits": 32}, "head_activation_bits must be in 8..16, not 32"),
     ({"embedding_bits": 8}, "embedding_bits must be in 16..32, not 8"),
     ({"logit_frac_bits": 7}, "logit_frac_bits must be in 8..16, not 7"),
-    ({"probability_bits": 25}, "probability_bits must be in 12..24, not 25"),
+    ({"probability_bits": 27}, "probability_bits must be in 12..26, not 27"),
     ({"exp_segments": 24}, "exp_segments must be a power of two, not 24"),
     ({"exp_segments": 256, "logit_frac_bits": 8}, "exp_segments must be below 2**logit_frac_bits, not 256"),
     ({"max_vector": 23}, "max_vector must be in 24..131072, not 23"),
