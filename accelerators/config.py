@@ -31,7 +31,7 @@ than half of it away."""
 ACCUMULATOR_BITS = 57
 """Widest sums of attention: what models in 64 bits hold with their shifts."""
 
-UNIFIED_BITS = 21
+UNIFIED_BITS = 23
 """Probability bits that a unified maximum leaves: it is as exact as a running maximum with so many."""
 
 PART_BITS = 64
@@ -265,7 +265,7 @@ class AcceleratorConfig(Configuration):
         2 to 2**16; 0: there is none.
     attention_modes : bool
         Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
-        runs, and ``probability_bits`` of at least 21. With ``cache = "window"`` programs may use them too.
+        runs, and ``probability_bits`` of at least 23. With ``cache = "window"`` programs may use them too.
     selective_recompute : bool
         Programs may list the tokens of a reused text that are to be computed again (``docs/selection.md``); with
         ``cache = "contiguous"``.

@@ -38,7 +38,7 @@ PRESETS = {
                 swap_slots=16),
         replace(_TINY, name="tiny_int4", kv_storage="int4"),
         with_cache(replace(_TINY, max_context=256), "evict"),
-        replace(with_cache(_TINY, "window"), name="tiny_modes", attention_modes=True, probability_bits=24, max_context=512),
+        replace(with_cache(_TINY, "window"), name="tiny_modes", attention_modes=True, probability_bits=26, max_context=512),
         replace(_TINY, name="tiny_recompute", selective_recompute=True),
         replace(_TINY, name="tiny_retrieval", block_retrieval=True, block_size=8, max_context=256),
         AcceleratorConfig(

@@ -11,7 +11,7 @@ from ..numerics import SCALAR
 
 __all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "command_layout", "dot_bits", "dot_layout", "lane_layout", "max_beats",
            "mix_lanes", "mixed_layout", "modes_layout", "part_streams", "partial_layout", "query_layout", "result_layout",
-           "row_sum_bits", "score_layout", "state_layout", "total_layout", "weight_layout"]
+           "row_sum_bits", "score_layout", "state_layout", "total_layout", "weight_drops", "weight_layout"]
 
 WEIGHT_BITS = 17
 """Width of the factor that multiplies a V element: an 18-bit signed multiplier takes it."""
@@ -84,10 +84,16 @@ def score_layout(config: AcceleratorConfig) -> data.StructLayout:
         "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1, **modes_layout(config)})
 
 
+def weight_drops(config: AcceleratorConfig) -> tuple[int, ...]:
+    """Low bits that weights drop, by range: none up to 16 probability bits, else three ranges."""
+    drop = config.probability_bits - WEIGHT_BITS + 1
+    return (0, drop // 2 + 1, drop) if drop > 0 else (0,)
+
+
 def weight_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Weight of one (row, lane): ``factor``, times ``2**(probability_bits - 16)`` if ``coarse``; ``shift``
+    """Weight of one (row, lane): ``factor``, times ``2**weight_drops(config)[coarse]``; ``shift``
     moves the lane's accumulators first, 32 clears them. ``last`` on the last lane of a row."""
-    return data.StructLayout({"factor": WEIGHT_BITS, "coarse": 1, "shift": 6, "last": 1})
+    return data.StructLayout({"factor": WEIGHT_BITS, "coarse": max(1, len(weight_drops(config)) - 1), "shift": 6, "last": 1})
 
 
 def total_layout(config: AcceleratorConfig) -> data.StructLayout:

@@ -7,11 +7,11 @@ from amaranth.lib.wiring import In, Out
 from ..config import AcceleratorConfig, ceil_div
 from ..pipeline import Pipeline
 from .formats import (
-    WEIGHT_BITS,
     command_layout,
     max_beats,
     mix_lanes,
     mixed_layout,
+    weight_drops,
     weight_layout,
 )
 
@@ -167,7 +167,7 @@ class Mix(wiring.Component):
         first = register((rows_done == 0) & command.begins if runs else rows_done == 0)
         adds, step = register(last_pass), register(step)
         value = register(values)
-        drop = max(0, config.probability_bits - WEIGHT_BITS + 1)
+        drops = weight_drops(config)
         for k in range(lanes):
             weight = weights[k]
             steps = weight.shift[2:5] + weight.shift[:2]
@@ -178,7 +178,8 @@ class Mix(wiring.Component):
             factor, coarse = register(Mux(adds, weight.factor, 0)), register(weight.coarse, 2)
             for j in range(config.kv_lanes):
                 product = register(value[j] * factor)
-                term = register(Mux(coarse, product.shift_left(drop), product))
+                moved = [product.shift_left(drop) for drop in drops]
+                term = register(Mux(coarse[-1], moved[-1], Mux(coarse[0], moved[1], product) if drops[1:] else product))
                 old = register(Mux(clears, 0, read.data[k][j]).as_signed())
                 kept = Mux(moves_far, old >> LARGE_STEP, Mux(moves_near, old >> 1, old))
                 m.d.comb += write.data[k][j].eq(term + kept)

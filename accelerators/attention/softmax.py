@@ -8,7 +8,7 @@ from ..config import AcceleratorConfig
 from ..exp import POW2_LATENCY, pow2_negative
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
-from .formats import WEIGHT_BITS, row_sum_bits, score_layout, state_layout, weight_layout
+from .formats import WEIGHT_BITS, row_sum_bits, score_layout, state_layout, weight_drops, weight_layout
 from .weights import probability_layout
 
 __all__ = ["Softmax"]
@@ -43,7 +43,7 @@ class Softmax(wiring.Component):
     on. The paper finds rows outside of the window at the end, and computes them once more. Here rows come one after another, and what
     the running maximum needs is at hand: a lane goes on with it, at once and for good, if its first row is out of the window
     (``missed``) or a later row is above ``phi`` (``passed``); no row is read twice. That later rows lie far below needs nothing: the
-    first row alone keeps the sum at ``2**(B-1-W)`` or more, so the lane is as exact as a running maximum with ``B - W`` = 20
+    first row alone keeps the sum at ``2**(B-1-W)`` or more, so the lane is as exact as a running maximum with ``B - W`` = 23
     probability bits.
 
     Parameters
@@ -62,7 +62,7 @@ class Softmax(wiring.Component):
         see the row.
     o_total : Out(stream of state_layout)
         For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
-        ``sum`` is at least ``2**(B-1)``, or ``2**19`` below a unified maximum.
+        ``sum`` is at least ``2**(B-1)``, or ``2**22`` below a unified maximum.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left the unified maximum, for either reason.
     o_probability : Out(stream of probability_layout)
@@ -138,16 +138,20 @@ class Softmax(wiring.Component):
         shift, moved, below = register(shift), register(moved), register(below)
         valid, item, peak = register(valid, reset=True), register(item), register(peak)
 
-        # Weight: probability times V mantissa, shifted to the lane's exponent, in one of two ranges; 5 stages
+        # Weight: probability times V mantissa, shifted to the lane's exponent, in one of the ranges; 5 stages
         product = pipeline.multiply(p, mantissa)
         below = register(below, 2)
         half_steps = register(Mux(below[5], 0, product[15:] >> below[:5]))
         weight = register((half_steps + 1)[1:bits + 2])
-        drop = max(0, bits - WEIGHT_BITS + 1)
-        large = weight[WEIGHT_BITS:].any() if drop else Const(0, 1)
+        drops = weight_drops(config)
+        rounded = [(weight + (1 << drop >> 1)) >> drop for drop in drops]
+        large, coarse, dropped = Const(0, 1), Const(0, 1), rounded[-1]
+        if drops[1:]:  # rounding in the middle range must not need an 18th bit: it ends one bit earlier
+            large, largest = weight[WEIGHT_BITS:].any(), weight[WEIGHT_BITS - 1 + drops[1]:].any()
+            coarse, dropped = Mux(large, Cat(~largest, largest), 0), Mux(largest, rounded[2], rounded[1])
         m.d.comb += [
-            weights.i.p.factor.eq(register(Mux(large, (weight + (1 << drop >> 1)) >> drop, weight))),
-            weights.i.p.coarse.eq(register(large)),
+            weights.i.p.factor.eq(register(Mux(large, dropped, weight))),
+            weights.i.p.coarse.eq(register(coarse)),
             weights.i.p.shift.eq(register(shift, 5)),
             weights.i.p.last.eq(register(item.last, 5)),
             totals.i.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 4)),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
-from ..golden.attention import WEIGHT_BITS, Partial, finished, scaled_down
+from ..golden.attention import Partial, finished, scaled_down, weight_drops, weight_range
 from ..golden.cache import restored, stored
 from ..golden.lanes import LaneState, partial
 from ..golden.merge import merge
@@ -203,10 +203,9 @@ class Operations:
                 sums[lane] = scaled_down(sums[lane], shift) + weight * v[row]
                 streams["probabilities"].append({"p": state.p if visible else 0, "maximum": state.maximum, "lane": lane,
                                                  "last": final and last})
-                coarse = weight >= 1 << WEIGHT_BITS
+                coarse = int(weight_range(weight, config))
                 streams["weights"].append({
-                    "factor": weight >> config.probability_bits - WEIGHT_BITS + 1 if coarse else weight,
-                    "coarse": coarse, "shift": shift, "last": last})
+                    "factor": weight >> int(weight_drops(config)[coarse]), "coarse": coarse, "shift": shift, "last": last})
 
     def random_run(self, lanes: int, words: int, rows: int, spread: int) -> Run:
         """Scales that reach ``spread`` bits to both sides; lanes see any rows, or none."""

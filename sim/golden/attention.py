@@ -11,7 +11,8 @@ base-2 logits and an *integer* running maximum, so that every rescale is a shift
     l      = (l >> d) + p                                     d = m' - m; a shift of 32 or more gives 0
     t'     = max(t, vs.exponent)        first row with a V scale: its exponent; row without one: unchanged
     w      = round_shift(p * vs.mantissa, 16 + t' - vs.exponent)           0 for a row without V scale
-    w      = round_shift(w, B - 16) << (B - 16)    if w >= 2**17: two ranges, so that 17-bit factors suffice
+    w      = round_shift(w, D) << D        so that 17-bit factors suffice, in three ranges with C = (B - 16) // 2 + 1:
+                                           D = 0 if w < 2**17, else C if w < 2**(16 + C), else B - 16
     acc_i  = (acc_i >> (d + t' - t)) + w * v_i         arithmetic shift, 32 or more gives 0; 0 before t exists
 
 and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_context)``,
@@ -23,7 +24,7 @@ and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_
 A lane that saw no V scale gives x = 0 and e = ``NO_VALUE_EXPONENT``.
 
 With ``attention_modes`` a lane's maximum may be *unified* (FlashDecoding++, arXiv:2311.01282, section 3): if the ceil of its first
-row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 21), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
+row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 23), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
 on as ever. So small sums are usual, and the end normalizes the weighted sums too, in one bit more (A + 1 for A in pre and post):
 
     x_i    = round_shift(((acc_i << A - kv_bits - lb) >> pre) * R, post)                 e = t + pre + post - (A - kv_bits)
@@ -31,12 +32,12 @@ on as ever. So small sums are usual, and the end normalizes the weighted sums to
 Widths (proofs). ``|dot| <= 2**(2 kv_bits - 2) * head_dim <= 2**40`` and ``c < 2**17``: products stay below
 2**57. ``p <= 2**B`` and, as ``vs.mantissa < 2**16`` and ``t' >= vs.exponent``, ``w <= 2**B``: so
 ``|acc| <= 2**(kv_bits-1) * max_context * 2**B`` fits A bits (at most 57, which the configuration checks). For
-the result: ``w <= f * p`` with ``f = 1 + 2**-10`` (half a step of ``2**(B - 16)``, B at most 24, on at least
-2**17), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
+the result: ``w <= f * p`` with ``f = 1 + 2**-12`` (half a step of ``2**C`` on at least 2**17; of ``2**(B - 16)``, B at
+most 26, on at least ``2**(16 + C)``), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
 sides keeps it, as ``(l + 1) / 2**s <= (l >> s) + 1``. At the end ``l >= 2**(B-1)``: the row that set ``m``
-has ``p >= 2**(B-1)``; below a unified maximum the first row has ``p >= 2**(B-1-W) = 2**19``. ``R`` has exactly
-17 bits, so ``|(acc >> pre) * R| < 2**51`` and ``|x| <= 2**30 * (1 + 2**-9) + 2 < 2**31``; sums that are
-normalized stay below ``2**(A-1) * (1 + 2**-9)``. What a shift of 32 or more loses is below ``rows / 2**32`` of
+has ``p >= 2**(B-1)``; below a unified maximum the first row has ``p >= 2**(B-1-W) = 2**22``. ``R`` has exactly
+17 bits, so ``|(acc >> pre) * R| < 2**51`` and ``|x| <= 2**30 * (1 + 2**-11) + 2 < 2**31``; sums that are
+normalized stay below ``2**(A-1) * (1 + 2**-11)``. What a shift of 32 or more loses is below ``rows / 2**32`` of
 what follows.
 """
 
@@ -52,7 +53,7 @@ from .numerics import Scalar, round_shift
 
 __all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "Partial", "Rows",
            "attend", "attend_parts", "attend_runs", "checked", "final_shifts", "finish", "finished", "logits", "probabilities",
-           "query_scale", "scaled_down", "weights"]
+           "query_scale", "scaled_down", "weight_drops", "weight_range", "weights"]
 
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane whose V rows all have scale zero: below all in use, so that alignment ignores it."""
@@ -104,10 +105,21 @@ def logits(dots, query: tuple[Any, Any], k_scales, config: AcceleratorConfig) ->
 
 
 def weights(p, mantissas, shift, config: AcceleratorConfig) -> np.ndarray:
-    """Weights of V rows: ``p * mantissa`` shifted right by ``16 + shift``, then one of two 17-bit ranges."""
+    """Weights of V rows: ``p * mantissa`` shifted right by ``16 + shift``, in the nearest of those that there are."""
     w = round_shift(p * mantissas, 16 + shift)
+    drop = weight_drops(config)[weight_range(w, config)]
+    return round_shift(w, drop) << drop
+
+
+def weight_drops(config: AcceleratorConfig) -> np.ndarray:
+    """Low bits that weights drop in each of three ranges, so that the rest has 17 bits."""
     drop = max(0, config.probability_bits - WEIGHT_BITS + 1)
-    return np.where(w < 1 << WEIGHT_BITS, w, round_shift(w, drop) << drop)
+    return np.array([0, drop // 2 + 1, drop])
+
+
+def weight_range(w, config: AcceleratorConfig):
+    """0 to 2. Rounding in the middle one must not need an 18th bit: it ends one bit earlier."""
+    return np.where(w < 1 << WEIGHT_BITS, 0, np.where(w < 1 << WEIGHT_BITS - 1 + weight_drops(config)[1], 1, 2))
 
 
 def scaled_down(value, shift):

@@ -21,7 +21,7 @@ CONFIGS = {config.name: config for config in (
             max_head_dim=16),
     replace(EDGE, name="wide", bus_bits=128, tables=64, query_lanes=6, max_head_dim=24, probability_bits=18,
             max_context=4096),
-    replace(preset("kv260"), name="wide_modes", cache="window", attention_modes=True, probability_bits=24),
+    replace(preset("kv260"), name="wide_modes", cache="window", attention_modes=True, probability_bits=26),
     replace(EDGE, name="coarse", bus_bits=256, tables=64, query_lanes=2, probability_bits=12, exp_segments=8,
             logit_frac_bits=16),
 )}

@@ -151,8 +151,8 @@ def test_storage_is_one_that_there_is():
 
 def test_attention_modes_need_runs_and_fraction_bits():
     modes = replace(preset("tiny_modes"))
-    assert modes.attention_runs and (modes.unified_window, modes.accumulator_bits) == (3, 24 + 8 + 10)
-    for options in ({"cache": "contiguous"}, {"cache": "evict"}, {"probability_bits": 20}):
+    assert modes.attention_runs and (modes.unified_window, modes.accumulator_bits) == (3, 26 + 8 + 10)
+    for options in ({"cache": "contiguous"}, {"cache": "evict"}, {"probability_bits": 22}):
         with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' or 'paged' and probability_bits at least"):
             replace(modes, **options)
     with pytest.raises(TypeError, match="attention_modes must be True or False, not 1"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from llmrtl.accelerators.presets import preset
-from llmrtl.sim.attention_error import MODES, Case, cases, exact, naive, operation, outputs, quantized, relative_rmse, row_sum_error
+from llmrtl.sim.attention_error import exact, quantized
 from llmrtl.sim.golden.attention import NO_VALUE_EXPONENT, Rows, attend, attend_parts, final_shifts, finished, query_scale
 from llmrtl.sim.golden.exp import pow2_negative
 from llmrtl.sim.golden.lanes import LaneState, attend_rows, partial
@@ -38,7 +38,7 @@ def random_operation(rng, config):
 def test_fast_equals_row_by_row(seed):
     rng = np.random.default_rng(seed)
     config = replace(EDGE, kv_bits=int(rng.choice([8, 16])),
-                     probability_bits=int(rng.choice([12, 16, 17, 20])),
+                     probability_bits=int(rng.choice([12, 16, 17, 20, 26])),
                      max_context=int(rng.choice([64, 8192])), logit_frac_bits=int(rng.choice([8, 12, 16])),
                      exp_segments=int(rng.choice([8, 16, 64])))
     operation = random_operation(rng, config)
@@ -50,7 +50,7 @@ def test_fast_equals_row_by_row(seed):
 
 
 @pytest.mark.parametrize("kv_bits", [8, 16])
-@pytest.mark.parametrize("probability_bits", [12, 16, 20])
+@pytest.mark.parametrize("probability_bits", [12, 16, 20, 26])
 def test_no_overflow_at_the_extremes(kv_bits, probability_bits):
     """All rows count fully with the largest elements: the widest sums that there are."""
     config = replace(EDGE, kv_bits=kv_bits, probability_bits=probability_bits, max_context=8192)
@@ -75,46 +75,6 @@ def test_rows_sum_to_one(config):
     v, vs = np.full((rows, 64), top), np.tile([0xABCD, -15], (rows, 1))
     x, exponents = attend(q, scales, [1, 2, rows // 2, rows], k, ks, v, vs, config)
     np.testing.assert_allclose(x * 2.0 ** exponents[:, None], top * 0xABCD / 0x8000, rtol=1e-4)
-
-
-@pytest.mark.parametrize("case", [case for case in cases() if not case.sink], ids=str)
-def test_error_at_16_probability_bits(case):
-    assert relative_rmse(replace(EDGE, max_context=8192), case) <= 1.5e-3
-
-
-@pytest.mark.parametrize("case", list(cases()), ids=str)
-def test_error_at_20_probability_bits(case):
-    """With sinks too; only next to sinks that contribute nothing themselves does the rest show its grain."""
-    bound = 1.5e-3 if case.sink_value == 1.0 or case.rows < 8192 else 6e-3
-    assert relative_rmse(FINE, case) <= bound
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", list(cases()), ids=str)
-def test_error_of_modes(case, mode):
-    """At 24 probability bits: all within 1.5e-3, with a unified maximum as far above as the window reaches too."""
-    assert relative_rmse(MODAL, case, mode) <= 1.5e-3
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", list(cases((1024, 8192))), ids=str)
-def test_row_sums_and_twice_the_naive_error(case, mode):
-    """Sums of probabilities within 2**-10; the largest error at most twice that of a softmax in two passes (FlashAttention's rule)."""
-    assert row_sum_error(MODAL, case, mode) <= 2 ** -10
-    inputs = operation(MODAL, case)
-    want = exact(*inputs)
-    plain = naive(MODAL, *inputs, above=MODAL.unified_window if mode == "unified" else 0)
-    assert np.abs(outputs(MODAL, inputs, mode) - want).max() <= 2 * np.abs(plain - want).max()
-
-
-@pytest.mark.parametrize("bits", [22, 23, 24])
-def test_unified_is_as_exact_as_21_bits(bits):
-    """As far above as the window reaches, a unified maximum has the error of a running one with 21 probability bits, but for what
-    coarse weights add."""
-    for case in cases((1024,)):
-        error, bound = (relative_rmse(replace(MODAL, probability_bits=each), case, mode)
-                        for each, mode in ((bits, "unified"), (21, "running")))
-        assert error <= 1.5 * bound + 2e-4
 
 
 def test_a_first_row_out_of_the_window_changes_nothing():
@@ -155,10 +115,6 @@ def test_all_later_rows_far_below():
         x, exponent = finished(part, MODAL)
         assert part.total == 1 << MODAL.probability_bits - above
         np.testing.assert_allclose(x * 2.0 ** exponent, 77, rtol=1e-4)
-
-
-def test_error_of_16_bit_rows():
-    assert relative_rmse(replace(FINE, kv_bits=16), Case(1024, 2.0)) <= 2e-4
 
 
 def test_limits_are_causal():
