@@ -146,17 +146,12 @@ class Core(wiring.Component):
             frontend.i_token.p.value.eq(sampler.o.p.value), sampler.o.ready.eq(frontend.i_token.ready),
             executor.token_sampled.eq(sampler.o.valid & sampler.o.ready),
         ]
-        if parts.tokens is not None:
-            listed = buffered(m, parts.tokens.o, "listed").o
-            wiring.connect(m, listed, frontend.i_list)
-            m.d.comb += [
-                executor.token_sampled.eq((sampler.o.valid & sampler.o.ready) | (listed.valid & listed.ready & listed.p.last)),
-                parts.tokens.clear.eq(self.start), self.deviation_saturated.eq(parts.tokens.saturated),
-            ]
-        if parts.retrieval is not None:
-            listed = buffered(m, parts.retrieval.o, "listed").o
-            wiring.connect(m, listed, frontend.i_blocks)
-            m.d.comb += [
-                executor.token_sampled.eq((sampler.o.valid & sampler.o.ready) | (listed.valid & listed.ready & listed.p.last)),
-                parts.means.clear.eq(self.start), self.means_saturated.eq(parts.means.saturated),
-            ]
+        for lists, port, sums, saturated in ((parts.tokens, "i_list", parts.tokens, "deviation_saturated"),
+                                             (parts.retrieval, "i_blocks", parts.means, "means_saturated")):
+            if lists is not None:  # one of them at most
+                listed = buffered(m, lists.o, "listed").o
+                wiring.connect(m, listed, getattr(frontend, port))
+                m.d.comb += [
+                    executor.token_sampled.eq((sampler.o.valid & sampler.o.ready) | (listed.valid & listed.ready & listed.p.last)),
+                    sums.clear.eq(self.start), getattr(self, saturated).eq(sums.saturated),
+                ]

@@ -3,18 +3,17 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 
 import numpy as np
 
 from ..accelerators.config import AcceleratorConfig, ceil_div, check_int
-from ..accelerators.control.isa import INSTRUCTION_BYTES, Instruction, Opcode, encode_program
+from ..accelerators.control.isa import Instruction, Opcode
 from ..sim.golden.evict_layer import EvictLayer
 from ..sim.golden.machine import Machine
 from ..sim.golden.numerics import Scalar
 from ..sim.golden.select import grid_exponent
 from .image import Image, Retrieval
-from .split import program_of
+from .split import moved_by, program_of, with_code
 
 __all__ = ["Steps", "check_retrieval", "layer_steps", "with_retrieval"]
 
@@ -25,6 +24,7 @@ CALIBRATION = 64
 """Tokens of the calibration."""
 
 TERM_BITS = 31
+"""Bits of a term of a score, without its sign (``BlockScores``)."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,6 @@ class _Probe(Machine):
             _, keys, _, values = cache.rows(head, self.position + len(self.tokens))
             found.rows += [keys, values]
         super()._attend(op)
-
-
 
 
 def check_retrieval(config: AcceleratorConfig, capacity: int, blocks: int, local: int) -> int:
@@ -110,13 +108,8 @@ def with_retrieval(image: Image, blocks: int, local: int, steps: Sequence[Steps]
         steps = layer_steps(image)
     if len(steps) != model.layers:
         raise ValueError(f"there must be steps of {model.layers} layers, not of {len(steps)}")
-    section = image.sections[-1]
-    if section.kind != "program" or section.address != image.program_address:
-        raise ValueError(f"the program must be the last section of the image, not {section.name!r}")
     program = program_of(image)
-    size = (len(program) + 2 * model.layers) * INSTRUCTION_BYTES
-    moved = ceil_div(size, config.bus_bytes) * config.bus_bytes - (image.prompt_address - image.program_address)
-    cache, rows = image.kv_address + moved, image.kv_head_stride
+    cache, rows = image.kv_address + moved_by(image, len(program) + 2 * model.layers), image.kv_head_stride
     stride = rows + records * image.kv_record_beats * config.bus_bytes
     code: list[Instruction] = []
     names, layer = list(image.operations), 0
@@ -140,7 +133,5 @@ def with_retrieval(image: Image, blocks: int, local: int, steps: Sequence[Steps]
     memory = cache + model.layers * model.kv_heads * stride
     if memory >= 1 << 32:
         raise ValueError(f"image, KV cache and tables of means take {memory} bytes; addresses have 32 bits")
-    data = np.concatenate([image.data[:image.program_address], np.frombuffer(encode_program(code), np.uint8)])
-    return replace(image, data=data, sha256=sha256(data.tobytes()).hexdigest(), prompt_address=image.prompt_address + moved,
-                   memory_bytes=memory, kv_head_stride=stride, operations=names, retrieval=Retrieval(blocks, local, records),
-                   sections=[*image.sections[:-1], replace(section, bytes=size)])
+    return with_code(image, code, memory_bytes=memory, kv_head_stride=stride, operations=names,
+                     retrieval=Retrieval(blocks, local, records))

@@ -10,7 +10,7 @@ from ..accelerators.config import ceil_div
 from ..accelerators.control.isa import INSTRUCTION_BYTES, RANGE_UNIT, Instruction, Opcode, decode_program, encode_program
 from .image import Image
 
-__all__ = ["part_bytes", "program_of", "split_attention", "with_program"]
+__all__ = ["moved_by", "part_bytes", "program_of", "split_attention", "with_code", "with_program"]
 
 
 def part_bytes(image: Image) -> int:
@@ -25,23 +25,36 @@ def program_of(image: Image) -> list[Instruction]:
     return list(decode_program(image.data[image.program_address:].tobytes()))
 
 
-def with_program(image: Image, program: Sequence[Instruction], more_bytes: int = 0) -> Image:
-    """``image`` with another program, of any length, and ``more_bytes`` behind its KV cache. Addresses of the KV cache in ``program``
-    are those of ``image``, addresses of parts count from the end of its memory: all of it moves with the end of the program."""
+def moved_by(image: Image, operations: int) -> int:
+    """Bytes by which what lies behind the program moves with one of so many operations, ``END`` included."""
+    bus = image.config.bus_bytes
+    return ceil_div(operations * INSTRUCTION_BYTES, bus) * bus - (image.prompt_address - image.program_address)
+
+
+def with_code(image: Image, code: Sequence[Instruction], **changes) -> Image:
+    """``image`` with another program, of any length, as it stands; ``changes``: of its other fields, ``memory_bytes`` among them.
+
+    Raises ``ValueError`` unless the program is the last section.
+    """
     section = image.sections[-1]
     if section.kind != "program" or section.address != image.program_address:
         raise ValueError(f"the program must be the last section of the image, not {section.name!r}")
-    size, bus = len(program) * INSTRUCTION_BYTES, image.config.bus_bytes
-    old = image.prompt_address - image.program_address
-    moved = ceil_div(size, bus) * bus - old
+    data = np.concatenate([image.data[:image.program_address], np.frombuffer(encode_program(code), np.uint8)])
+    return replace(image, data=data, sha256=sha256(data.tobytes()).hexdigest(),
+                   prompt_address=image.prompt_address + moved_by(image, len(code)),
+                   sections=[*image.sections[:-1], replace(section, bytes=len(code) * INSTRUCTION_BYTES)], **changes)
+
+
+def with_program(image: Image, program: Sequence[Instruction], more_bytes: int = 0) -> Image:
+    """``image`` with another program, of any length, and ``more_bytes`` behind its KV cache. Addresses of the KV cache in ``program``
+    are those of ``image``, addresses of parts count from the end of its memory: all of it moves with the end of the program."""
+    moved, bus = moved_by(image, len(program)), image.config.bus_bytes
     end, code = image.memory_bytes + moved, []
     for op in program:
         if op.opcode in (Opcode.APPEND, Opcode.ATTEND):
             op = replace(op, address=op.address + moved, parts=op.parts + end if op.merge or op.partial else 0)
         code.append(op)
-    data = np.concatenate([image.data[:image.program_address], np.frombuffer(encode_program(code), np.uint8)])
-    return replace(image, data=data, sha256=sha256(data.tobytes()).hexdigest(), prompt_address=image.prompt_address + moved,
-                   memory_bytes=end + ceil_div(more_bytes, bus) * bus, sections=[*image.sections[:-1], replace(section, bytes=size)])
+    return with_code(image, code, memory_bytes=end + ceil_div(more_bytes, bus) * bus)
 
 
 def split_attention(image: Image, ranges: Sequence[tuple[int, int | None]]) -> Image:
