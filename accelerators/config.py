@@ -293,7 +293,7 @@ class AcceleratorConfig(Configuration):
     head_activation_bits: int = 8
     embedding_bits: int = 16
     logit_frac_bits: int = 12
-    probability_bits: int = 16
+    probability_bits: int = 20
     exp_segments: int = 16
     prefetch_beats: int = 512
     top_k: int = 16

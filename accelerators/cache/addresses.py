@@ -1,4 +1,4 @@
-"""Addresses of K/V rows by multipliers: a burst command per cycle."""
+"""Addresses of K/V rows: a burst command per cycle."""
 
 from collections.abc import Mapping
 
@@ -39,8 +39,7 @@ def _passed(fields: Mapping[str, ShapeLike]) -> dict[str, data.StructLayout]:
 
 
 class RowAddresses(wiring.Component):
-    """Turns rows of a K/V head into burst commands, one per cycle, where ``ContiguousCache`` needs a cycle for each binary digit:
-    so addresses keep ahead of records of two beats.
+    """Turns rows of a K/V head into burst commands, one per cycle: so addresses keep ahead of records of two beats.
 
     ::
 

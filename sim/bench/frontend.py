@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ...accelerators.cache.contiguous import ContiguousCache
 from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.isa import (
     FIELDS,
@@ -328,7 +329,7 @@ class FrontEndBench(UnitBench):
         if self.config.attention_runs and self.config.cache == "contiguous":
             pass
         elif self.config.cache == "contiguous":
-            found["tile"] = max(8, self.config.max_context.bit_length()) + 3
+            found["tile"] = ContiguousCache.latency + 2
         else:
             found["start"] += 2 if self.config.cache == "evict" else 1
         return found if self.config.token_lanes == 1 else found | {"row": 4}

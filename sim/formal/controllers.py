@@ -122,10 +122,10 @@ class AddressContract(StreamContract):
     """Every request within bounds is answered by one command in the promised number of cycles, while nobody stalls; there is no command
     without a request, and none for one out of bounds."""
 
-    def __init__(self, config: AcceleratorConfig, *, pipelined: bool):
-        cache = ContiguousCache(config, pipelined=pipelined)
-        # Behind a stall, places in the pipelined one's queue are free a round trip later.
-        super().__init__(cache, answered=cache.interval + 1 + pipelined * ROUND_TRIP, narrow={"record_beats": 2, "head_stride": 4})
+    def __init__(self, config: AcceleratorConfig):
+        cache = ContiguousCache(config)
+        # Behind a stall, places in the queue are free a round trip later.
+        super().__init__(cache, answered=cache.interval + 1 + ROUND_TRIP, narrow={"record_beats": 2, "head_stride": 4})
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -138,7 +138,7 @@ class AddressContract(StreamContract):
                      writes.eq(writes + (taken & request.p.write) - (cache.o_write.valid & cache.o_write.ready)),
                      age.eq(Mux(stalled, age, Mux(given | (inside == 0), 0, age + 1)))]
         m.d.comb += [Assert(~cache.o_read.valid | (inside > writes)), Assert(~cache.o_write.valid | (writes != 0)),
-                     Assert(age < cache.latency + self.component.pipelined)]
+                     Assert(age <= cache.latency)]
         return m
 
 

@@ -119,15 +119,6 @@ def test_other_configurations(component, bench, change, tmp_path):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("kv260", marks=pytest.mark.bench)])
-def test_contiguous_cache_with_multipliers(name, tmp_path):
-    config = preset(name)
-    emitted = emit(ContiguousCache(config, pipelined=True), "unit", config)
-    assert lint(emitted) == []
-    report = run_bench(emitted, "llmrtl.sim.bench.cache:ContiguousCacheBench", "verilator", seed=5, folder=tmp_path)
-    assert report.ok, str(report)
-
-
 @pytest.mark.parametrize(("options", "message"), [
     ({"sequences": 1}, r"sequences must be in 2\.\.256, not 1"),
     ({"block_size": 12}, "block_size must be a power of two"),

@@ -16,9 +16,8 @@ TINY, INT4 = preset("tiny"), preset("tiny_int4")
 HEADS, LAYERS, TOKENS = 4, 4, 12
 SINKS, RECENT = 4, 64
 CACHES = {
-    "contiguous": lambda: CacheOnPort(TINY, ContiguousCache(TINY, pipelined=True)),
-    "contiguous_serial": lambda: CacheOnPort(TINY, ContiguousCache(TINY)),
-    "contiguous_int4": lambda: CacheOnPort(INT4, ContiguousCache(INT4, pipelined=True)),
+    "contiguous": lambda: CacheOnPort(TINY, ContiguousCache(TINY)),
+    "contiguous_int4": lambda: CacheOnPort(INT4, ContiguousCache(INT4)),
     "window": lambda: CacheOnPort(TINY, WindowOfText(TINY)),
     "evict": lambda: EvictOnPort(TINY),
     "swap": lambda: CacheOnPort(TINY, SwapController(TINY)),
@@ -103,15 +102,14 @@ def test_an_append_costs_two_cycles_more_than_its_beats_at_most(name, beats):
         assert lost(name, beats, heads, layers) == needed / records - beats <= 2
 
 
-@caches("window", "evict", "swap", "contiguous_serial")
+@caches("window", "evict", "swap")
 @pytest.mark.parametrize("beats", [2, 8, 17])
 def test_what_an_append_costs_where_it_is_more(name, beats):
     """Exactly. What precedes a token's first record is included; the slot of the ring's first position, found once, is not."""
     for heads, layers in RECORDS:
         records = heads * layers
         needed = {"window": max(records * beats, 3 * records + 3), "evict": records * (beats + 22),
-                  "swap": max(records * beats, 4 * records + 7),
-                  "contiguous_serial": records * max(beats, ContiguousCache(TINY).interval)}[name]
+                  "swap": max(records * beats, 4 * records + 7)}[name]
         cycles = appended(name, beats, heads, layers)
         print(f"{name}, {records} records of {beats} beats: {needed / records - beats:.2f} cycles lost per record")
         assert set(cycles[:SINKS - 1] if name == "window" else cycles) == {needed}

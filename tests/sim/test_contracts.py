@@ -83,9 +83,8 @@ def test_paged_cache(checks, blocks):
     run(PagedContract(SMALL, blocks=blocks), checks, 3000, paged_payload)
 
 
-@pytest.mark.parametrize("pipelined", [False, True])
-def test_contiguous_cache(checks, pipelined):
-    run(AddressContract(SMALL, pipelined=pipelined), checks, 3000, lambda rng, name: rng.getrandbits(47))
+def test_contiguous_cache(checks):
+    run(AddressContract(SMALL), checks, 3000, lambda rng, name: rng.getrandbits(47))
 
 
 def window_run(checks, cycles: int, **options) -> None:

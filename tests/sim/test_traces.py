@@ -41,9 +41,8 @@ TINY = preset("tiny")
 SHORT, LONG = 4000, 100_000
 
 
-def contiguous_trace(seed: int, operations: int, *, pipelined: bool = False, module: ModuleType = contiguous) -> Trace:
-    cache = module.ContiguousCache(TINY, pipelined=pipelined)
-    return ContiguousTrace(emit(cache, "traced_contiguous_cache", TINY), seed, operations)
+def contiguous_trace(seed: int, operations: int, *, module: ModuleType = contiguous) -> Trace:
+    return ContiguousTrace(emit(module.ContiguousCache(TINY), "traced_contiguous_cache", TINY), seed, operations)
 
 
 def window_trace(seed: int, operations: int, *, module: ModuleType = window) -> Trace:
@@ -64,7 +63,6 @@ def evict_trace(seed: int, operations: int, *, max_head_dim: int = TINY.max_head
 
 TRACES: dict[str, tuple[Callable[..., Trace], dict[str, Any]]] = {
     "contiguous": (contiguous_trace, {}),
-    "contiguous_pipelined": (contiguous_trace, {"pipelined": True}),
     "window": (window_trace, {}),
     "paged": (paged_trace, {}),
     "paged_small_blocks": (paged_trace, {"sequences": 8, "block_size": 1, "blocks": 64}),
@@ -117,10 +115,12 @@ def test_long_trace(name):
 # Faults of the hardware: a line of a controller, changed.
 
 MUTANTS = {
-    "a row too far is allowed": (contiguous, "with m.If(request.p.position + request.p.count > self.capacity):",
-                               "with m.If(request.p.position > self.capacity):"),
-    "count is taken for position": (contiguous, "position.eq(position >> 1)", "position.eq(count >> 1)"),
-    "heads are not told apart": (contiguous, "Mux(head[0], stride, 0)", "Mux(head[1], stride, 0)"),
+    "a row too far is allowed": (contiguous, "request.p.position + request.p.count <= self.capacity",
+                               "request.p.position <= self.capacity"),
+    "a refused request is issued": (contiguous, "request.valid & sent)", "request.valid)"),
+    "writes are reads": (contiguous, "command.valid & wanted", "command.valid & ~wanted"),
+    "a read waits for the port of writes": (contiguous, "Mux(command.p.write, o_write.ready, o_read.ready)",
+                                            "Mux(command.p.write, o_read.ready, o_write.ready)"),
     "the ring is one slot longer": (window, "Mux(doubled >= self.recent, doubled - self.recent, doubled)",
                                     "Mux(doubled > self.recent, doubled - self.recent, doubled)"),
     "around the end to the first slot": (window, "prepare(self.sinks, self.recent, True)", "prepare(0, self.recent, True)"),
