@@ -37,6 +37,9 @@ UNIFIED_BITS = 23
 PART_BITS = 64
 """Element of a partial result of attention in memory."""
 
+TOKEN_BITS = 20
+"""Width of token ids, and of positions and lengths in the registers."""
+
 POSITION_BITS = 20
 """Width of a position in a text that may be longer than the cache."""
 

@@ -6,10 +6,10 @@ from amaranth.hdl import Module, Signal
 
 from ..cache.paged import PagedCache
 from ..cache.swap import SwapController
-from ..config import AcceleratorConfig
+from ..config import TOKEN_BITS, AcceleratorConfig
 from .batch import Batch, Words, batch_states
 from .errors import ErrorCause
-from .frontend import TOKEN_BITS, FrontEnd
+from .frontend import FrontEnd
 from .rows import RowReads
 
 __all__ = ["BatchFrontEnd"]

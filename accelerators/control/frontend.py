@@ -1,6 +1,6 @@
 """Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,29 +12,22 @@ from ..cache.similar import THRESHOLD_BITS
 from ..cache.swap import SwapController
 from ..cache.token_list import token_list_item
 from ..cache.window import WindowCache
-from ..config import POSITION_BITS, AcceleratorConfig, ceil_div
-from ..numerics.pipelined import unsigned_product
-from ..pipeline import Pipeline
-from ..streams import Queue, StreamBuffer
-from ..streams.route import buffered
+from ..config import POSITION_BITS, TOKEN_BITS, AcceleratorConfig
 from .batch import Batch
 from .comparison import Comparison
+from .descriptors import Descriptors
 from .errors import ErrorCause
-from .isa import INSTRUCTION_BYTES, Flag, Opcode, opcodes
+from .isa import Flag, Opcode, opcodes
 from .operation import are_parts_legal, decode_fields, instruction_layout, is_intact, operation_layout
+from .reads import data_reads, table_rows
 from .retrieval import BlockLists, list_layout
 from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, rows_layout, window_rows
 
-__all__ = ["BURST", "TOKEN_BITS", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
+__all__ = ["BURST", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
 
 BURST = data.StructLayout({"address": 32, "beats": 24})
 WEIGHTS = data.StructLayout({"address": 32, "beats": 24, "head": 1})
 """A matrix to read: for the ternary engine, or for the LM head."""
-
-TOKEN_BITS = 20
-"""Width of token ids, positions and lengths."""
-
-APPEND_BITS = 8
 
 
 def token_layout() -> data.StructLayout:
@@ -172,10 +165,9 @@ class FrontEnd(wiring.Component):
 
         tokens = Array([Array([Signal(32, name=f"token_{chunk}_{i}") for i in range(lanes)]) for chunk in range(chunks)])
         counts, finals = each_chunk(range(lanes + 1), "count"), each_chunk(1, "final")
-        positions, offsets = each_chunk(TOKEN_BITS, "position"), each_chunk(32, "offset")
-        # Chunk that is loaded, that is fetched for, whose operation is at hand; always 0 with one in flight.
-        bits = range(2)
-        loading, fetching, chunk, paired = Signal(bits), Signal(bits), Signal(bits), Signal()
+        positions = each_chunk(TOKEN_BITS, "position")
+        # Chunk that is loaded, whose operation is at hand; always 0 with one in flight.
+        loading, chunk, paired = Signal(range(2)), Signal(range(2)), Signal()
         count, position = Signal(range(lanes + 1)), Signal(TOKEN_BITS)
         m.d.comb += [count.eq(counts[chunk]), position.eq(positions[chunk])]
         remaining = Signal(TOKEN_BITS)
@@ -195,44 +187,10 @@ class FrontEnd(wiring.Component):
                 m.d.comb += failing.cause.eq(cause)
                 m.next = "ERROR"
 
-        # Descriptor fetch: holds one descriptor ahead of the main machine.
-        descriptor = Signal(unsigned(INSTRUCTION_BYTES * 8))
-        fetch_start, fetched, take, collecting_prompt = Signal(), Signal(), Signal(), Signal()
-        prompt_command = Signal()
-        fetched_opcode = descriptor[:8]
         several = config.cache == "paged"
-        if several:
-            # The program's tail, from its first operation for sampled tokens on, runs for each of them.
-            batch, again, tail, tail_known = Batch(config, tokens[0]), Signal(), Signal(32), Signal()
-        with m.FSM(name="fetch"):
-            with m.State("IDLE"):
-                with m.If(fetch_start):
-                    m.d.sync += [fetching.eq(0), *(offset.eq(0) for offset in offsets)]
-                    if several:
-                        with m.If(again):
-                            m.d.sync += offsets[0].eq(tail)
-                    m.next = "COMMAND"
-            with m.State("COMMAND"):
-                m.d.comb += [self.o_program.valid.eq(1),
-                             self.o_program.p.address.eq(self.program_address + offsets[fetching]),
-                             self.o_program.p.beats.eq(INSTRUCTION_BYTES // config.bus_bytes)]
-                with m.If(self.o_program.ready):
-                    m.next = "COLLECT"
-            with m.State("COLLECT"):
-                m.d.comb += self.i_program.ready.eq(1)
-                with m.If(self.i_program.valid):
-                    m.d.sync += descriptor.eq(Cat(descriptor, self.i_program.p.data)[config.bus_bits:])
-                    with m.If(self.i_program.p.last):
-                        m.next = "HOLD"
-            with m.State("HOLD"):
-                m.d.comb += fetched.eq(1)
-                with m.If(take):
-                    m.d.sync += offsets[fetching].eq(offsets[fetching] + INSTRUCTION_BYTES)
-                    m.next = "COMMAND"
-                    with m.If(paired & ((fetched_opcode == Opcode.LINEAR) | (fetched_opcode == Opcode.END))):
-                        m.d.sync += fetching.eq(~fetching)
-                    with m.If((fetched_opcode == Opcode.END) & (fetching == paired)):
-                        m.next = "IDLE"
+        batch = Batch(config, tokens[0]) if several else None
+        collecting_prompt, prompt_command = Signal(), Signal()
+        fetch = Descriptors(m, config, self, paired)
         with m.If(prompt_command):
             m.d.comb += [self.o_program.valid.eq(1), self.o_program.p.address.eq(prompt_next),
                          self.o_program.p.beats.eq(self.prompt_length if several else counts[loading])]
@@ -282,19 +240,12 @@ class FrontEnd(wiring.Component):
         tokens_end = batch.stops[first] if several else count
         m.d.sync += tile_end.eq(Mux(first + op.tiles < tokens_end, first + op.tiles, tokens_end))
         push_append = Signal()
-        reads = self._data_reads(m, push_append)
+        reads = data_reads(m, config, self, push_append)
 
-        # Row addresses: address + index * beats * bus_bytes; index, products of its limbs, and product are registered.
         row = Signal(range(lanes + 1))
-        token, outside = Signal(32), Signal()
-        row_index, row_offset = Signal(TOKEN_BITS), Signal(32)
         place = batch.positions[row] if several else position + row
         if window:  # queries for the sinks stay at the last position of the cache
             place = Mux((op.rows != 0) & (place >= op.rows), op.rows - 1, place)
-        m.d.sync += [token.eq(tokens[chunk][row]), row_index.eq(Mux(op.opcode == Opcode.EMBED, tokens[chunk][row], place))]
-        row_product, latency = unsigned_product(Pipeline(m), row_index, op.beats[:16])
-        assert latency == 2
-        m.d.comb += row_offset.eq(row_product << (config.bus_bytes.bit_length() - 1))
 
         m.d.comb += [
             self.o_operation.p.instruction.eq(op), self.o_operation.p.tokens.eq(count),
@@ -378,39 +329,39 @@ class FrontEnd(wiring.Component):
                                     m.d.sync += loading.eq(1)
                                     m.next = "CHUNK"
             with m.State("OPERATIONS"):
-                m.d.comb += fetch_start.eq(1)
+                m.d.comb += fetch.start.eq(1)
                 m.d.sync += [paired.eq(loading), loading.eq(0), positions[0].eq(self.position)]
                 if chunks == 2:
                     m.d.sync += positions[1].eq(self.position + counts[0])
                 if several:
-                    m.d.sync += [counts[0].eq(batch.count), finals[0].eq(batch.samples.any()), tail_known.eq(0)]
+                    m.d.sync += [counts[0].eq(batch.count), finals[0].eq(batch.samples.any())]
+                fetch.begins()
                 if compares is not None:
                     compares.begin()
                 m.next = "DECODE"
             with m.State("DECODE"):
-                m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetching)]
-                legal = is_intact(descriptor) & fetched_opcode.matches(*opcodes(config))
+                m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetch.fetching)]
+                legal = is_intact(fetch.descriptor) & fetch.opcode.matches(*opcodes(config))
                 if config.attention_parts:
-                    legal &= are_parts_legal(descriptor)
-                with m.If(fetched):
-                    m.d.sync += decode_fields(op, descriptor)
+                    legal &= are_parts_legal(fetch.descriptor)
+                with m.If(fetch.held):
+                    m.d.sync += decode_fields(op, fetch.descriptor)
                     with m.If(legal):
-                        m.d.comb += take.eq(1)
+                        m.d.comb += fetch.take.eq(1)
                         m.next = "ISSUE"
-                fail(ErrorCause.ILLEGAL_INSTRUCTION, fetched & ~legal, offsets[fetching])
+                fail(ErrorCause.ILLEGAL_INSTRUCTION, fetch.held & ~legal, fetch.offset)
             with m.State("ISSUE"):
                 m.next = "PUSH"
                 with m.If(skipped):
                     m.next = "DECODE"
                 if several:
-                    with m.If(~tail_known & (op.flags & Flag.LAST_CHUNK).any()):
-                        m.d.sync += [tail.eq(offsets[0] - INSTRUCTION_BYTES), tail_known.eq(1)]
+                    fetch.begins_tail((op.flags & Flag.LAST_CHUNK).any())
                 if compares is not None:
-                    fail(ErrorCause.ILLEGAL_INSTRUCTION, compares.refused & ~skipped, offsets[chunk] - INSTRUCTION_BYTES)
+                    fail(ErrorCause.ILLEGAL_INSTRUCTION, compares.refused & ~skipped, fetch.offset_taken(chunk))
                 if lists is not None:
                     with m.If(~skipped):
                         lists.issued()
-                    fail(ErrorCause.ILLEGAL_INSTRUCTION, lists.refused & ~skipped, offsets[chunk] - INSTRUCTION_BYTES)
+                    fail(ErrorCause.ILLEGAL_INSTRUCTION, lists.refused & ~skipped, fetch.offset_taken(chunk))
             with m.State("PUSH"):
                 # Ahead of its data: they may be more than the prefetch queue holds.
                 m.d.comb += self.o_operation.valid.eq(1)
@@ -464,21 +415,7 @@ class FrontEnd(wiring.Component):
                 m.d.comb += [reads.valid.eq(1), reads.p.address.eq(op.address), reads.p.beats.eq(op.beats)]
                 with m.If(reads.ready):
                     m.next = "DECODE"
-            with m.State("ROW"):
-                m.next = "ROW_PRODUCT"
-            with m.State("ROW_PRODUCT"):
-                m.d.sync += outside.eq((op.opcode == Opcode.EMBED) & (token >= op.rows))
-                m.next = "ROW_SUM"
-            with m.State("ROW_SUM"):
-                m.next = "ROW_COMMAND"
-                fail(ErrorCause.TOKEN_OUT_OF_RANGE, outside, token)
-            with m.State("ROW_COMMAND"):
-                m.d.comb += [reads.valid.eq(1), reads.p.address.eq(op.address + row_offset), reads.p.beats.eq(op.beats)]
-                with m.If(reads.ready):
-                    m.d.sync += row.eq(row + 1)
-                    m.next = "ROW"
-                    with m.If(row + 1 == count):
-                        m.next = "DECODE"
+            table_rows(m, config, op, tokens[chunk][row], place, row, count, reads, fail)
             seen = (op.first, op.end) if config.attention_parts else None
             row_reads = RowReads(m, self, config, op.count, reads, position, count, head, first, tile_end, self.position, fail, seen)
             if several:
@@ -508,7 +445,7 @@ class FrontEnd(wiring.Component):
                                      batch.latest[batch.sequences[batch.sampled]].eq(result.token)]
             if several:
                 with m.State("AGAIN"):
-                    m.d.comb += [again.eq(1), fetch_start.eq(1)]
+                    m.d.comb += [fetch.again.eq(1), fetch.start.eq(1)]
                     m.next = "DECODE"
                 with m.State("PROGRAM_END"):
                     with m.If(self.program_done):
@@ -528,26 +465,3 @@ class FrontEnd(wiring.Component):
     def _record_states(self, m: Module, x: RowReads, batch: Batch, row: Signal, cache: PagedCache | SwapController) -> None:
         """States that give the writes of APPEND, from RECORD to DECODE."""
         raise NotImplementedError
-
-    def _data_reads(self, m: Module, push_append: Signal):
-        """Input stream {address, beats, fenced} of the queue in front of ``o_data``, with room for a read of every tile and head
-        of an operation (with runs there may be more, and the front end waits); a fenced read leaves it when all appends before
-        it have been done."""
-        config = self.config
-        tiles = ceil_div(config.token_lanes, config.query_lanes)
-        layout = data.StructLayout({"address": 32, "beats": 24, "fenced": 1, "due": APPEND_BITS})
-        m.submodules.read = offered = StreamBuffer(layout)  # many states of the main machine make these
-        m.submodules.reads = queue = Queue(layout, max(16, config.max_heads * tiles))
-        wiring.connect(m, offered.o, queue.i)
-        following = buffered(m, queue.o, "next_read").o
-        pushed, appended, behind = Signal(APPEND_BITS), Signal(APPEND_BITS), Signal(APPEND_BITS)
-        opened = Signal()
-        m.d.sync += [pushed.eq(pushed + push_append), appended.eq(appended + self.append_done)]
-        m.d.comb += [
-            offered.i.p.due.eq(pushed),
-            behind.eq(appended - following.p.due),  # modulo 2**APPEND_BITS: negative while some are missing
-            opened.eq(~following.p.fenced | ~behind[-1]),
-            self.o_data.valid.eq(following.valid & opened), following.ready.eq(self.o_data.ready & opened),
-            self.o_data.p.address.eq(following.p.address), self.o_data.p.beats.eq(following.p.beats),
-        ]
-        return offered.i

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import CACHES, POSITION_BITS, THRESHOLD_FRACTION, AcceleratorConfig
+from ..config import CACHES, POSITION_BITS, THRESHOLD_FRACTION, TOKEN_BITS, AcceleratorConfig
 from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",
@@ -23,7 +23,6 @@ __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNI
 WINDOW_BITS = 12
 IDENTITY = int.from_bytes(b"LRTL", "little")
 VERSION = (0, 1, 0)
-TOKEN_BITS = 20
 PAGE_BITS = 12  # a memory port begins at a page of 4 KiB
 COUNTER_BASE = 0x200
 FIRST_UNIT_COUNTER = 8
