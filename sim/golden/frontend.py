@@ -248,15 +248,11 @@ class FrontEnd:
 
     def _compare(self, op: Instruction) -> None:
         """Reused rows, counted from 0, and new ones in turns."""
-        most, settings, capacity = compared_rows(self.config), self.settings, min(self.settings.kv_capacity, self.config.max_context)
+        most = compared_rows(self.config)
         for head in range(op.count):
             for done in range(0, op.rows, most):
                 for base, begin in ((op.source | op.destination << 16, 0), (op.address, self.first)):
-                    command = contiguous_command(
-                        base, head, begin + done, min(most, op.rows - done), capacity=capacity,
-                        record_beats=settings.kv_record_beats, head_stride=settings.kv_head_stride, bus_bits=self.config.bus_bits)
-                    assert command is not None  # rows are of tokens that there are
-                    self.data.append(Read(command.address, command.beats, self.appends))
+                    self.data.append(self._rows_of(base, head, begin + done, min(most, op.rows - done)))
 
     def _read(self, op: Instruction, tokens: Sequence[int], position: int) -> None:
         """Data reads of one operation."""
