@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from llmrtl.accelerators.config import UNIFIED_BITS
-from llmrtl.accelerators.presets import preset
+from llmrtl.accelerators.presets import PRESETS, preset
 from llmrtl.sim.attention_error import (
     DEMAND,
     MODES,
@@ -49,6 +49,16 @@ def test_all_modes_meet_the_demand(case):
 def test_all_modes_meet_the_demand_with_many_seeds(case, seed):
     for mode, found in zip(MODES, figures([(MODAL, mode) for mode in MODES], case, seed=seed), strict=True):
         assert found.within(DEMAND), (mode, found)
+
+
+@pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if not config.attention_modes])
+def test_presets_meet_the_demand(name):
+    """At their own ``max_context``, next to sinks."""
+    config = PRESETS[name]
+    for case in cases((config.max_context,)):
+        if case.sink:
+            found, = figures([(config, "running")], case, seed=SEED)
+            assert found.within(DEMAND), (case, found)
 
 
 def documented() -> dict[tuple[str, ...], list[float]]:
