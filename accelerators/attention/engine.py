@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ..cache.evict_scores import attention_weight_layout
 from ..config import AcceleratorConfig
 from ..streams import Fork, Queue, StreamBuffer, connect
-from .finish import NORMALIZE, Finish
+from .finish import Finish
 from .formats import (
     EXPONENT,
     HEADER,
@@ -121,9 +121,8 @@ class Attention(wiring.Component):
         self.interval = max(config.row_cycles(config.max_record_beats, beats), config.query_lanes, MINIMUM_ROW)
         turns = 2 if config.query_lanes > 1 else 1
         zeros = config.max_context.bit_length() - 3
-        mixed, divided = 49 + config.query_lanes + (turns - 1) * beats, 60 - beats + zeros // 4 + zeros % 4
-        normalized = NORMALIZE if config.attention_modes else 0
-        self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided) + normalized
+        mixed, divided = 51 + config.query_lanes + (turns - 1) * beats, 62 - beats + zeros // 4 + zeros % 4
+        self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),

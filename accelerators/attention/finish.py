@@ -9,7 +9,7 @@ from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, Queue, connect
 from .formats import EXPONENT, mixed_layout, result_layout, row_sum_bits, total_layout
 
-__all__ = ["FACTOR_BITS", "NORMALIZE", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
+__all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "Finish"]
 
 RECIPROCAL_BITS = 17
 """Width of the reciprocal of the sum of probabilities."""
@@ -20,25 +20,24 @@ FACTOR_BITS = 35
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane that saw no V scale: below all in use, so that it never is the largest."""
 
-DEPTH = 4
-"""Registers from ``i`` to the queue of results: operands, products, their sum, rounding."""
+DEPTH = 6
+"""Registers from ``i`` to the queue of results: shifts by whole bytes and by bits, operands, products, their sum, rounding."""
 
-NORMALIZE = 2
-"""Registers in front of them that shift: by whole bytes, by bits."""
+FACTOR_DEPTH = 3
+"""Those before the products."""
 
 
 class Finish(wiring.Component):
     """Divides the weighted sums of each lane by its sum of probabilities.
 
     ``R = min(2**(lb + 16) // sum, 2**17 - 1)`` with ``lb = bit_length(sum)``, a bit per cycle;
-    ``x = round_shift((sums >> pre) * R, post)``. The next lane's division runs while this lane's words pass. With
-    ``attention_modes``, where sums may be small, ``sums << z`` is divided, ``z`` being the leading zeros of ``sum``.
+    ``x = round_shift((sums << z >> pre) * R, post)``, ``z`` being the leading zeros of ``sum``: so a short text, whose sums are small,
+    loses nothing. The next lane's division runs while this lane's words pass.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        The shifts ``pre`` and ``post`` follow from the accumulator width A (with ``attention_modes`` one more): ``max(0, A - 35)``
-        and ``max(0, A - pre - 15)``.
+        The shifts ``pre`` and ``post`` follow from the accumulator width A: ``max(0, A + 1 - 35)`` and ``max(0, A + 1 - pre - 15)``.
 
     Members
     -------
@@ -51,7 +50,7 @@ class Finish(wiring.Component):
     o_exponent : Out(stream of {exponent: signed(16)})
         One per lane, given before the lane's first word.
 
-    Latency: 6 cycles (with ``attention_modes`` 8) from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
+    Latency: 8 cycles from ``i`` to ``o`` once the reciprocal is there, which takes 21 cycles from
     ``i_total`` and one or more for leading zeros of the sum (4 or 1 of them per cycle). Interval: 1 cycle
     per word; a lane takes at least as long as its reciprocal.
     """
@@ -60,9 +59,8 @@ class Finish(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.depth = DEPTH + (NORMALIZE if config.attention_modes else 0)
-        self.latency = self.depth + CreditQueue.latency
-        width = config.accumulator_bits + config.attention_modes
+        self.latency = DEPTH + CreditQueue.latency
+        width = config.accumulator_bits + 1
         self.before = max(0, width - FACTOR_BITS)
         self.after = max(0, width - self.before + RECIPROCAL_BITS - 32)
         super().__init__({
@@ -81,7 +79,7 @@ class Finish(wiring.Component):
         config = self.config
         reciprocal, exponent = Signal(RECIPROCAL_BITS), Signal(signed(16))
         divided, taken = Signal(), Signal()
-        zeros = Signal(6) if config.attention_modes else None
+        zeros = Signal(6)
         self._divide(m, reciprocal, exponent, zeros, divided, taken)
 
         factor, ready = Signal(RECIPROCAL_BITS), Signal()
@@ -89,7 +87,7 @@ class Finish(wiring.Component):
         register = pipeline.register
         m.submodules.exponents = exponents = Queue(EXPONENT, max(config.query_lanes, 3))
         connect(m, exponents.o, wiring.flipped(self.o_exponent))
-        m.submodules.results = results = CreditQueue(self.o.p.shape(), self.depth + ROUND_TRIP)
+        m.submodules.results = results = CreditQueue(self.o.p.shape(), DEPTH + ROUND_TRIP)
         connect(m, results.o, wiring.flipped(self.o))
         accepted = self.i.valid & self.i.ready
         m.d.comb += [
@@ -98,34 +96,29 @@ class Finish(wiring.Component):
             exponents.i.p.exponent.eq(exponent),
             self.i.ready.eq(results.credit & ready),
             results.spend.eq(accepted),
-            results.i.valid.eq(register(accepted, self.depth, reset=True)),
-            results.i.p.last.eq(register(self.i.p.last, self.depth)),
+            results.i.valid.eq(register(accepted, DEPTH, reset=True)),
+            results.i.p.last.eq(register(self.i.p.last, DEPTH)),
         ]
         with m.If(taken):
             m.d.sync += [factor.eq(reciprocal), ready.eq(1)]
         with m.Elif(accepted & self.i.p.last):
             m.d.sync += ready.eq(0)
         half = 1 << self.after >> 1
-        multiplier = register(factor, self.depth - DEPTH + 1)
-        if zeros is not None:
-            left = Signal.like(zeros)
-            with m.If(taken):
-                m.d.sync += left.eq(zeros)
-            fine = register(left[:3])
+        multiplier, left = register(factor, FACTOR_DEPTH), Signal.like(zeros)
+        with m.If(taken):
+            m.d.sync += left.eq(zeros)
+        fine = register(left[:3])
         for sums, x in zip(self.i.p.sums, results.i.p.x, strict=True):
-            if zeros is not None:
-                width = len(sums) + 1
-                whole_bytes = register((sums << Cat(0, 0, 0, left[3:]))[:width])
-                sums = register((whole_bytes << fine)[:width])
-            product = pipeline.multiply(register(sums[self.before:].as_signed()), multiplier)
+            width = len(sums) + 1
+            whole_bytes = register((sums << Cat(0, 0, 0, left[3:]))[:width])
+            normalized = register((whole_bytes << fine)[:width])
+            product = pipeline.multiply(register(normalized[self.before:].as_signed()), multiplier)
             m.d.comb += x.eq(register(((product + half) >> self.after)[:32].as_signed()))
         return m
 
-    def _divide(self, m: Module, reciprocal: Signal, exponent: Signal, zeros: Signal | None, done: Signal, taken: Signal) -> None:
-        """Normalize (by 4 or 1 bits per cycle), then restoring division, a bit per cycle. The exponent makes up for the zeros,
-        or the sums are shifted by them."""
+    def _divide(self, m: Module, reciprocal: Signal, exponent: Signal, zeros: Signal, done: Signal, taken: Signal) -> None:
+        """Normalize (by 4 or 1 bits per cycle; the sums are to be shifted as far), then restoring division, a bit per cycle."""
         bits = row_sum_bits(self.config)
-        counter = exponent if zeros is None else zeros
         divisor, remainder = Signal(bits), Signal(bits + 1)
         step = Signal(range(RECIPROCAL_BITS))
         doubled = Signal(bits + 1)
@@ -137,9 +130,8 @@ class Finish(wiring.Component):
                     divisor.eq(self.i_total.p.sum),
                     exponent.eq(self.i_total.p.exponent + (self.before + self.after - bits)),
                     reciprocal.eq(0),
+                    zeros.eq(0),
                 ]
-                if zeros is not None:
-                    m.d.sync += zeros.eq(0)
                 with m.If(self.i_total.valid):
                     m.next = "NORMALIZE"
                     with m.If(~self.i_total.p.defined):
@@ -150,9 +142,9 @@ class Finish(wiring.Component):
                 with m.If(divisor[-1]):
                     m.next = "DIVIDE"
                 with m.Elif(divisor[-4:].any()):
-                    m.d.sync += [divisor.eq(divisor << 1), counter.eq(counter + 1)]
+                    m.d.sync += [divisor.eq(divisor << 1), zeros.eq(zeros + 1)]
                 with m.Else():
-                    m.d.sync += [divisor.eq(divisor << 4), counter.eq(counter + 4)]
+                    m.d.sync += [divisor.eq(divisor << 4), zeros.eq(zeros + 4)]
             with m.State("DIVIDE"):
                 fits = doubled >= divisor
                 m.d.sync += [remainder.eq(doubled), reciprocal.eq(reciprocal << 1 | fits), step.eq(step + 1)]

@@ -16,18 +16,16 @@ base-2 logits and an *integer* running maximum, so that every rescale is a shift
     acc_i  = (acc_i >> (d + t' - t)) + w * v_i         arithmetic shift, 32 or more gives 0; 0 before t exists
 
 and at the end, with ``lb = bit_length(l)``, ``A = B + kv_bits + bit_length(max_context)``,
-``pre = max(0, A - 35)``, ``post = max(0, A - pre - 15)``:
+``pre = max(0, A + 1 - 35)``, ``post = max(0, A + 1 - pre - 15)``:
 
     R      = min(2**(lb + 16) // l, 2**17 - 1)
-    x_i    = round_shift((acc_i >> pre) * R, post)        value x * 2**e,  e = t + pre + post - lb
+    x_i    = round_shift(((acc_i << A - kv_bits - lb) >> pre) * R, post)         value x * 2**e,  e = t + pre + post - (A - kv_bits)
 
 A lane that saw no V scale gives x = 0 and e = ``NO_VALUE_EXPONENT``.
 
 With ``attention_modes`` a lane's maximum may be *unified* (FlashDecoding++, arXiv:2311.01282, section 3): if the ceil of its first
 row lies in ``phi - W .. phi`` (W = ``unified_window`` = B - 23), ``m`` begins as ``phi`` instead; a later row above ``phi`` moves it
-on as ever. So small sums are usual, and the end normalizes the weighted sums too, in one bit more (A + 1 for A in pre and post):
-
-    x_i    = round_shift(((acc_i << A - kv_bits - lb) >> pre) * R, post)                 e = t + pre + post - (A - kv_bits)
+on as ever.
 
 Widths (proofs). ``|dot| <= 2**(2 kv_bits - 2) * head_dim <= 2**40`` and ``c < 2**17``: products stay below
 2**57. ``p <= 2**B`` and, as ``vs.mantissa < 2**16`` and ``t' >= vs.exponent``, ``w <= 2**B``: so
@@ -36,8 +34,8 @@ the result: ``w <= f * p`` with ``f = 1 + 2**-12`` (half a step of ``2**C`` on a
 most 26, on at least ``2**(16 + C)``), hence ``|acc| <= f * 2**(kv_bits-1) * (l + 1) + 2`` after each row: a floor shift by s of both
 sides keeps it, as ``(l + 1) / 2**s <= (l >> s) + 1``. At the end ``l >= 2**(B-1)``: the row that set ``m``
 has ``p >= 2**(B-1)``; below a unified maximum the first row has ``p >= 2**(B-1-W) = 2**22``. ``R`` has exactly
-17 bits, so ``|(acc >> pre) * R| < 2**51`` and ``|x| <= 2**30 * (1 + 2**-11) + 2 < 2**31``; sums that are
-normalized stay below ``2**(A-1) * (1 + 2**-11)``. What a shift of 32 or more loses is below ``rows / 2**32`` of
+17 bits; sums that are normalized stay below ``2**(A-1) * (1 + 2**-11)``, so ``|(acc << A - kv_bits - lb >> pre) * R| < 2**51`` and
+``|x| <= 2**30 * (1 + 2**-11) + 2 < 2**31``. What a shift of 32 or more loses is below ``rows / 2**32`` of
 what follows.
 """
 
@@ -78,7 +76,7 @@ _LANE_BLOCK = 64
 
 def final_shifts(config: AcceleratorConfig) -> tuple[int, int, int]:
     """``(A, pre, post)``: width of what is divided, shift before and shift after the product with the reciprocal."""
-    width = config.accumulator_bits + config.attention_modes
+    width = config.accumulator_bits + 1
     before = max(0, width - FACTOR_BITS)
     return width, before, max(0, width - before + RECIPROCAL_BITS - 32)
 
@@ -133,13 +131,11 @@ def finish(acc: np.ndarray, total: int, top: int, config: AcceleratorConfig) -> 
     length = int(total).bit_length()
     reciprocal = min((1 << (length + RECIPROCAL_BITS - 1)) // int(total), (1 << RECIPROCAL_BITS) - 1)
     sum_bits = config.accumulator_bits - config.kv_bits
-    if config.attention_modes:
-        acc, length = acc << sum_bits - length, sum_bits
-    exponent = top + before + after - length
+    exponent = top + before + after - sum_bits
     if not -(1 << 15) <= exponent < 1 << 15:
         raise OverflowError(f"output exponent {exponent} does not fit 16 bits")
     half = 1 << after - 1 if after else 0  # round_shift with a shift that is known
-    return (acc >> before) * reciprocal + half >> after, exponent
+    return (acc << sum_bits - length >> before) * reciprocal + half >> after, exponent
 
 
 def checked(q, scales, limits, k, k_scales, v, v_scales, config: AcceleratorConfig, starts: Any = 0):
