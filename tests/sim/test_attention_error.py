@@ -53,9 +53,9 @@ def test_all_modes_meet_the_demand_with_many_seeds(case, seed):
 
 @pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if not config.attention_modes])
 def test_presets_meet_the_demand(name):
-    """At their own ``max_context``, next to sinks."""
+    """Next to sinks, from few keys to their own ``max_context``."""
     config = PRESETS[name]
-    for case in cases((config.max_context,)):
+    for case in cases((5, 64, config.max_context)):
         if case.sink:
             found, = figures([(config, "running")], case, seed=SEED)
             assert found.within(DEMAND), (case, found)
