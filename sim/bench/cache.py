@@ -242,15 +242,14 @@ class WindowCacheBench(UnitBench):
     def latency_stimulus(self) -> Items:
         self._at(4, 20, 1000)
         return {"i_request": [self._request(0, 0, 4), self._request(0, 990, 1), *(self._request(0, 990, 1, head=k) for k in (1, 2)),
-                              self._request(0, 991, 1)]}
+                              self._request(0, 999, 1), self._request(0, 980, 1)]}
 
     def measure(self, trace: Trace) -> dict[str, int]:
         """No command waits for the one before it: that has left before the next one is known."""
-        sink, found, again, _, following = (command - request for command, request in zip(
+        near, far, again, _, *others = (command - request for command, request in zip(
             trace.delivered["o_read"], trace.accepted["i_request"], strict=True))
-        assert following == sink
-        return {"sinks": sink, "recent": found, "again": again,
-                "interval": trace.accepted["i_request"][3] - trace.accepted["i_request"][2]}
+        assert others == [near, near]
+        return {"near": near, "far": far, "again": again, "interval": trace.accepted["i_request"][3] - trace.accepted["i_request"][2]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         return {**attributes["latency"], "interval": attributes["interval"]}
