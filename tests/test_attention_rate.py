@@ -11,6 +11,7 @@ from llmrtl.accelerators.presets import PRESETS, preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.rtl_gen.generate import emitted_accelerator
+from llmrtl.rtl_gen.random_checkpoint import SHAPES
 from llmrtl.sim.bench.attention_rate import UTILIZATION, row_interval
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native.build import build_driver
@@ -57,8 +58,8 @@ def monitored(config):
 
 
 def check(image, name, rows):
-    """Every attention over ``rows`` (of each token that is decoded), of all heads of a layer: beats in at least 95 % of the cycles from
-    its first beat to its last one."""
+    """Every attention over ``rows`` (of each token that is decoded, or of all tiles of a chunk), of all heads of a layer: beats in at
+    least 95 % of the cycles from its first beat to its last one."""
     model = image.model
     sizes = [count * image.kv_record_beats * model.kv_heads for count in rows for _ in range(model.layers)]
     found = list(operations(Path("rows.txt"), sizes))
@@ -82,6 +83,28 @@ def test_contiguous(tmp_path, monkeypatch):
                    preload=[(machine.write_cache(records), records)])
     assert run.error is None and said(run) == [(step.token, step.value) for step in machine.generate([1], 2)]
     check(image, "edge", [301, 302])
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize(("filled", "prompt"), [(256, 13), (2040, 1)], ids=["256", "2040"])
+def test_wide_port(tmp_path, monkeypatch, filled, prompt):
+    """Layers with the attention of the 2B model on preset kv260: a chunk of a prompt, a tile per token, or a decoded token; then
+    another one."""
+    config = preset("kv260")
+    program = monitored(config)  # before the folder changes: it is kept for the other case
+    monkeypatch.chdir(tmp_path)
+    shape = replace(SHAPES["bitnet-2b-4t"], layers=2, intermediate_size=256, vocab_size=50, max_context=2048, bos=48, eos=49)
+    assert (shape.group, shape.head_dim) == (config.query_lanes, config.max_head_dim)
+    write_checkpoint(tmp_path / "model", shape, seed=7)
+    image = compile_model(Checkpoint.open(tmp_path / "model"), config, fraction_bits=20)
+    image.save(tmp_path / "image")
+    machine, tokens = Machine(image), [(5 * k + 1) % 48 for k in range(prompt)]
+    machine.fill_cache(filled)
+    records = tmp_path / "cache.bin"
+    run = simulate(program, image, tmp_path / "image.bin", tokens, 2, start_position=filled,
+                   preload=[(machine.write_cache(records), records)])
+    assert run.error is None and said(run) == [(step.token, step.value) for step in machine.generate(tokens, 2)]
+    check(image, "kv260", [sum(filled + k for k in range(1, prompt + 1)), filled + prompt + 1])
 
 
 @pytest.mark.bench
