@@ -9,6 +9,7 @@ from ...accelerators.cache.append import RecordPacker
 from ...accelerators.cache.paged import PagedCache
 from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.cache.select import TopSelect
+from ...accelerators.cache.swap_formats import SwapCommand
 from ...accelerators.cache.window import WindowCache
 from ...accelerators.memory.bursts import BurstSplitter
 from ...accelerators.memory.replay import ReplayBuffer
@@ -17,8 +18,9 @@ from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, Stre
 from .contract import StreamContract
 from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
 from .memory import SHORT, ReaderContract, WriterContract
-from .paged import PagedContract
-from .swap import SlotContract, SwapContract
+from .paged import PagedAnswerContract, PagedContract
+from .responses import RecordContract, RowContract
+from .swap import SlotContract, SwapAnswerContract, SwapContract
 from .units import BOUNDED, INDUCTIVE, SMALLER, unit_contract
 from .wiring import (
     ArbiterContract,
@@ -31,7 +33,7 @@ from .wiring import (
     WriteArbiterContract,
 )
 
-__all__ = ["CASES", "Case"]
+__all__ = ["BEGUN", "CASES", "Case"]
 
 _FAST = ("unit_window_cache",)
 
@@ -64,6 +66,13 @@ def _positions(count: int):
 
 
 _EXTEND, _FORK, _FREE = SequenceCommand.EXTEND, SequenceCommand.FORK, SequenceCommand.FREE
+BEGUN = {
+    "shared": (3, 18, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3)]),
+    "copied": (3, 32, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3), (_EXTEND, 1, 0, 1)]),
+    "full": (2, 14, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 1)]),
+    "reused": (2, 25, [(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
+}
+"""States of a paged cache: its blocks, the commands that lead there, and the cycles that they take."""
 
 CASES = {
     "stream_buffer": Case(lambda: StreamContract(StreamBuffer(4)), "induction", 4),
@@ -100,7 +109,9 @@ CASES = {
     "port_stripe": Case(StripeContract, "bounded", 10, slow=True),
     "port_stripe_answers": Case(lambda: StripeContract(answered=4), "bounded", 10, slow=True),
     "record_packer": Case(lambda: StreamContract(RecordPacker(_TINY)), "induction", 4),
-    "row_addresses_answers": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2}), answered=4), "bounded", 12, slow=True),
+    "record_packer_answers": Case(lambda: RecordContract(replace(_TINY, max_head_dim=4), within=5, answered=10), "bounded", 16,
+                                  slow=True),
+    "row_addresses_answers": Case(lambda: RowContract(within=7, answered=4), "bounded", 15, slow=True),
     "row_addresses": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2})), "induction", 4, slow=True),
     "contiguous_cache": Case(lambda: AddressContract(_positions(4)), "bounded", 14, slow=True),
     "row_mover": Case(lambda: MoverContract(3), "bounded", 14, slow=True),
@@ -108,21 +119,20 @@ CASES = {
     "window_cache": Case(lambda: WindowContract(_positions(8), answered=11), "bounded", 15, slow=True),
     "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "bounded", 14, slow=True),
     "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
-    "top_select_indices": Case(lambda: SelectContract(2, 1), "bounded", 24, slow=True),
+    "top_select_answers": Case(lambda: SelectContract(2, 1, within=TopSelect(2, 1).latency, answered=16), "bounded", 24, slow=True),
     "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12),
     "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "bounded", 10,
                                 slow=True),
-    "paged_cache": Case(lambda: PagedContract(_positions(4), answered=None), "bounded", 12, slow=True),
-    "paged_cache_shared": Case(lambda: PagedContract(_positions(4), blocks=3, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3)]), "bounded",
-                               33, slow=True),
-    "paged_cache_copied": Case(lambda: PagedContract(_positions(4), blocks=3, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3),
-                                                                                      (_EXTEND, 1, 0, 1)]), "bounded", 46, slow=True),
-    "paged_cache_full": Case(lambda: PagedContract(_positions(4), answered=25, begins=[(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 1)]),
-                             "bounded", 29, slow=True),
-    "paged_cache_reused": Case(lambda: PagedContract(_positions(4), begins=[(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
-                               "bounded", 42, slow=True),
+    "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
+    **{f"paged_cache_{name}": Case(partial(PagedContract, _positions(4), blocks=blocks, begins=begins), "bounded", cycles + 12,
+                                   slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
+    "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=20, begins=BEGUN["full"][2]), "bounded", 40,
+                                slow=True),
     "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
+    "swap_controller_answers": Case(SwapAnswerContract, "bounded", 34, slow=True),
+    "swap_controller_leaves": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_OUT), "bounded", 54, slow=True),
+    "swap_controller_returns": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_IN, out=True), "bounded", 90, slow=True),
 }
 CASES |= {name: Case(partial(unit_contract, unit), method, depth, slow=name not in _FAST)
           for units, method, depth in ((INDUCTIVE, "induction", 2), (BOUNDED, "bounded", 10))

@@ -157,3 +157,11 @@ class StreamContract(Elaboratable):
             waits = Signal(range(answered + 1), name=f"{name}_waits")
             m.d.sync += waits.eq(Mux(valid & ~ready & ~stalled, waits + 1, 0))
             m.d.comb += Assert(waits != answered)
+
+    def _due(self, m: Module, name: str, owed, comes, within: int, waits=0) -> None:
+        """Asserts that what is ``owed`` comes within so many cycles, and the next one within so many behind it; those in which an
+        output is stalled, or which others need (``waits``, ``outside``), are not counted."""
+        age = Signal(range(within + 1), name=f"{name}_age")
+        stalled = Cat(self.outside, *self._stalls, waits).any()
+        m.d.sync += age.eq(Mux(comes | ~owed, 0, age + ~stalled))
+        m.d.comb += Assert(age < within)

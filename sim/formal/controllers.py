@@ -132,13 +132,11 @@ class AddressContract(StreamContract):
         cache, request = self.component, self.component.i_request
         taken = request.valid & request.ready & (request.p.position + request.p.count <= cache.capacity)
         given = (cache.o_read.valid & cache.o_read.ready) | (cache.o_write.valid & cache.o_write.ready)
-        stalled = Cat(port.valid & ~port.ready for port in (cache.o_read, cache.o_write)).any()
-        inside, writes, age = Signal(range(16)), Signal(range(16)), Signal(range(cache.latency + 2))
+        inside, writes = Signal(range(16)), Signal(range(16))
         m.d.sync += [inside.eq(inside + taken - given),
-                     writes.eq(writes + (taken & request.p.write) - (cache.o_write.valid & cache.o_write.ready)),
-                     age.eq(Mux(stalled, age, Mux(given | (inside == 0), 0, age + 1)))]
-        m.d.comb += [Assert(~cache.o_read.valid | (inside > writes)), Assert(~cache.o_write.valid | (writes != 0)),
-                     Assert(age <= cache.latency)]
+                     writes.eq(writes + (taken & request.p.write) - (cache.o_write.valid & cache.o_write.ready))]
+        m.d.comb += [Assert(~cache.o_read.valid | (inside > writes)), Assert(~cache.o_write.valid | (writes != 0))]
+        self._due(m, "command", inside != 0, given, cache.latency + 1)
         return m
 
 
@@ -190,11 +188,12 @@ class WindowContract(StreamContract):
 
 
 class SelectContract(StreamContract):
-    """As many indices as were asked for, or as the list has, rising, the last one marked. While a list or a command is awaited, nothing
-    is asked of it."""
+    """As many indices as were asked for, or as the list has, rising, the last one marked, which with ``within`` comes in so
+    many cycles from the command while nobody stalls. While a list comes or a command is awaited, nothing is asked of it."""
 
-    def __init__(self, depth: int, bits: int, **bounds):
-        super().__init__(TopSelect(depth, bits), awaited=("i", "i_command"), **bounds)
+    def __init__(self, depth: int, bits: int, *, within: int | None = None, component: type[TopSelect] = TopSelect, **bounds):
+        super().__init__(component(depth, bits), awaited=("i_command",), **bounds)
+        self.within = within
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -210,5 +209,7 @@ class SelectContract(StreamContract):
             m.d.comb += [Assert(left != 0), Assert(select.o.p.last == (left == 1)), Assert(~begun | (select.o.p.index > index))]
             with m.If(select.o.ready):
                 m.d.sync += [left.eq(left - 1), index.eq(select.o.p.index), begun.eq(1)]
-        m.d.comb += Assert(~select.i.ready | (left == 0))
+        m.d.comb += [Assert(~select.i.ready | (left == 0)), self.outside.eq(select.i.ready)]
+        if self.within is not None:
+            self._due(m, "indices", left != 0, select.o.valid & select.o.ready & select.o.p.last, self.within)
         return m

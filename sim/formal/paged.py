@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Assert, Assume, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Assume, Cat, Signal
 
 from ...accelerators.cache.blocks import PoolCommand
 from ...accelerators.cache.paged import PagedCache
@@ -11,38 +11,56 @@ from ...accelerators.config import AcceleratorConfig
 from .contract import StreamContract
 from .controllers import RowTaker
 
-__all__ = ["PagedContract"]
-
-LONGEST = 64
-"""Cycles that are counted: ``answered`` is below."""
+__all__ = ["PagedAnswerContract", "PagedContract"]
 
 
-class PagedContract(StreamContract):
+class _Begun(StreamContract):
+    """Of a paged cache, with the commands that come first."""
+
+    BLOCK_SIZE = 2
+
+    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2,
+                 begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache):
+        cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks)
+        cache._rows = self.taker = RowTaker(cache._rows)
+        super().__init__(cache)
+        self.begins, self.begun = begins, Signal()
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        self._free(m, self.taker.takes, "takes")
+        # Each is offered at once, none stalled, and nothing else until they are done.
+        cache, number, done = self.component, *(Signal(range(len(self.begins) + 1), name=name) for name in ("offered", "ended"))
+        for k, values in enumerate(self.begins):
+            offered = zip((cache.i_command.p[name] for name in ("command", "sequence", "other", "count")), values, strict=True)
+            with m.If(number == k):
+                m.d.comb += [Assume(cache.i_command.valid), *(Assume(field == value) for field, value in offered)]
+        m.d.comb += self.begun.eq(done == len(self.begins))
+        with m.If(~self.begun):
+            m.d.comb += [Assume(~cache.i_request.valid), Assume(cache.o_done.ready), Assume(cache.o_copy.ready),
+                         Assume(cache.i_request.p.as_value() == 0)]
+            with m.If(number != len(self.begins)):
+                m.d.sync += number.eq(number + (cache.i_command.valid & cache.i_command.ready))
+            with m.Else():
+                m.d.comb += [Assume(~cache.i_command.valid), Assume(cache.i_command.p.as_value() == 0)]
+            m.d.sync += done.eq(done + cache.o_done.valid)
+        return m
+
+
+class PagedContract(_Begun):
     """With two positions per block:
 
     - counts never go below 0: the pool never has to refuse a RELEASE;
     - a block is never given out while a table refers to it, and when a command is done every count is the number of references;
     - rows are only read and written in blocks of the sequence, those of its positions; only blocks without another owner are written;
-    - a request is refused only if it goes beyond the length, or would write to a block that others have too;
-    - every command is answered within ``answered`` cycles, and the rows of every request are given, while nobody stalls.
+    - a request is refused only if it goes beyond the length, or would write to a block that others have too.
 
-    What makes addresses of rows is left out. ``begins`` are the commands (with sequence, other and count) that come first, so that few
-    cycles behind them are what many are after reset.
+    What makes addresses of rows is left out. ``begins`` are the commands (with sequence, other and count) that come first, alone, so
+    that few cycles behind them are what many are after reset.
     """
-
-    BLOCK_SIZE = 2
-
-    def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2, answered: int | None = 32,
-                 begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache):
-        cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks)
-        cache._rows = self.taker = RowTaker(cache._rows)
-        super().__init__(cache, answered=answered)
-        self.begins = begins
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
-        self._free(m, self.taker.takes, "takes")
-        self._begin(m)
         cache, pool, rows = self.component, self.component._pool, self.component._rows
         entries = -(-cache.config.max_context // self.BLOCK_SIZE)
         tables = Array([Array([Signal(range(cache.blocks), name=f"table_{s}_{k}") for k in range(entries)])
@@ -53,14 +71,14 @@ class PagedContract(StreamContract):
 
         # Commands and answers of the pool.
         command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
-        busy, serving, older, told, age = Signal(), Signal(), Signal(), Signal(), Signal(range(LONGEST))
+        busy, serving, older, told = Signal(), Signal(), Signal(), Signal()
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
-            m.d.sync += [command.eq(cache.i_command.p), busy.eq(1), age.eq(0)]
+            m.d.sync += [command.eq(cache.i_command.p), busy.eq(1)]
         with m.If(cache.i_request.ready):  # the request before this one, if there is one, is done
             m.d.sync += serving.eq(0)
         with m.If(cache.i_request.valid & cache.i_request.ready):
-            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), older.eq((~busy | done) & ~takes), age.eq(0)]
+            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), older.eq((~busy | done) & ~takes)]
         with m.If(pool.i.valid & pool.i.ready):
             m.d.sync += asked.eq(pool.i.p)
         answer, answered = pool.o.p, pool.o.valid & pool.o.ready
@@ -121,28 +139,29 @@ class PagedContract(StreamContract):
             & (rows.i.p.write == request.write) & (start[0] == run.position[0])
             & (start >> 1 == theirs[(run.position >> 1)[:1]]) & (last_row >> 1 == theirs[(last >> 1)[:1]])
             & (~request.write | ((owners[start >> 1] == 1) & (owners[last_row >> 1] == 1)))))
-        stalled = (cache.o_done.valid & ~cache.o_done.ready) | (cache.o_copy.valid & ~cache.o_copy.ready) | (
-            rows.i.valid & ~rows.i.ready)
-        with m.If(~takes & ~(cache.i_request.valid & cache.i_request.ready)):
-            m.d.sync += age.eq(Mux(stalled | ~(busy | serving), 0, Mux(age.all(), age, age + 1)))
-        if self.answered is not None:
-            m.d.comb += Assert(age < self.answered)
         return m
 
-    def _answers(self, m: Module, answered: int) -> None:
-        """That of streams is not asked: a command may wait for as long as requests are taken, and the other way round."""
 
-    def _begin(self, m: Module) -> None:
-        """Assumes the first commands, each offered at once, none stalled, and nothing else until they are done."""
-        cache, number, done = self.component, *(Signal(range(len(self.begins) + 1), name=name) for name in ("begun", "ended"))
-        for k, values in enumerate(self.begins):
-            offered = zip((cache.i_command.p[name] for name in ("command", "sequence", "other", "count")), values, strict=True)
-            with m.If(number == k):
-                m.d.comb += [Assume(cache.i_command.valid), *(Assume(field == value) for field, value in offered)]
-        with m.If(done != len(self.begins)):
-            m.d.comb += [Assume(~cache.i_request.valid), Assume(cache.o_done.ready), Assume(cache.o_copy.ready)]
-            with m.If(number != len(self.begins)):
-                m.d.sync += number.eq(number + (cache.i_command.valid & cache.i_command.ready))
-            with m.Else():
-                m.d.comb += Assume(~cache.i_command.valid)
-            m.d.sync += done.eq(done + cache.o_done.valid)
+class PagedAnswerContract(_Begun):
+    """Behind ``begins`` one command, one request, or both come, the first of them at once, and nobody stalls: the command is answered,
+    and the rows of the request are given, within ``within`` cycles of the later one."""
+
+    def __init__(self, config: AcceleratorConfig, *, within: int, **options):
+        super().__init__(config, **options)
+        self.within = within
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        cache, begun, busy, serving = self.component, Signal(), Signal(), Signal()
+        takes, accepts = (port.valid & port.ready for port in (cache.i_command, cache.i_request))
+        m.d.sync += [busy.eq((busy | takes) & ~cache.o_done.valid), serving.eq(accepts | (serving & ~cache.i_request.ready))]
+        with m.If(self.begun):
+            m.d.sync += begun.eq(1)
+            m.d.comb += [Assume(self.taker.takes), Assume(cache.o_done.ready), Assume(cache.o_copy.ready),
+                         Assume(begun | cache.i_command.valid | cache.i_request.valid)]
+            for name, port in (("command", cache.i_command), ("request", cache.i_request)):
+                came = Signal(name=f"{name}_came")
+                m.d.sync += came.eq(came | (port.valid & port.ready))
+                m.d.comb += Assume(~(came & port.valid))
+        self._due(m, "answer", busy | serving, takes | accepts, self.within)
+        return m

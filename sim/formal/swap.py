@@ -1,8 +1,8 @@
 """What the swap controller promises, whatever the cache below it does."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from amaranth.hdl import Assert, Assume, Cat, Module, Signal, Value
+from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -12,7 +12,7 @@ from ...accelerators.cache.swap_formats import SwapCommand, SwapError
 from ...accelerators.presets import preset
 from .contract import StreamContract
 
-__all__ = ["SlotContract", "SwapContract"]
+__all__ = ["SlotContract", "SwapAnswerContract", "SwapBounds", "SwapContract"]
 
 _SMALL = replace(preset("tiny"), max_context=2)
 
@@ -120,5 +120,85 @@ class SlotContract(StreamContract):
                 Assume(cache.o_done.valid == cache.o_done.ready), Assume(cache.o_done.p.length == 2),
                 Assume(cache.o_look.valid == cache.o_look.ready), Assume(~cache.o_look.p.shared),
                 Assume((cycle != 0) | (swap.i_command.valid & (first.command == SwapCommand.SWAP_OUT) & (first.sequence == 0))),
+            ]
+        return m
+
+
+@dataclass(frozen=True)
+class SwapBounds:
+    """Cycles that a ``SwapController`` of two sequences of two positions in blocks of one may take for the contract below: somewhat
+    more than it does."""
+
+    command: int = 24
+    """From the offer of a command to its answer."""
+    request: int = 24
+    """From the offer of a request to the one for the cache, those aside in which its sequence is swapped."""
+    swap: int = 32
+    """From the answer to SWAP_OUT or SWAP_IN to its end."""
+
+
+BOUNDS = SwapBounds()
+
+
+class SwapAnswerContract(StreamContract):
+    """Within the cycles of ``SwapBounds`` a command is answered, a request is passed on, and a swap that was begun ends, if nobody
+    stalls, and a cache that gives possible lengths, and the mover, answer at once. One command and one request come, the first of them
+    at once; with ``about`` only that command, about sequence 0; with ``out`` behind a SWAP_OUT of sequence 0, which had two
+    positions."""
+
+    def __init__(self, bounds: SwapBounds = BOUNDS, *, about: SwapCommand | None = None, out: bool = False,
+                 component: type[SwapController] = SwapController):
+        swap = component(_SMALL, sequences=2, block_size=1, blocks=2, slots=2)
+        swap._cache = self.cache = _AnyCache(swap._cache)
+        super().__init__(swap)
+        self.cache.ports, self.bounds, self.about, self.out = self.ports, bounds, about, out
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        swap, cache, offered, wanted = self.component, self.cache, self.component.i_command, self.component.i_request
+        command, request = Signal.like(offered.p), Signal.like(wanted.p)
+        busy, moving, pending, begun = Signal(), Signal(), Signal(), Signal(init=not self.out)
+        passes = cache.i_request.valid & cache.i_request.ready
+        m.d.sync += [busy.eq((busy | (offered.valid & offered.ready)) & ~swap.o_done.valid),
+                     pending.eq((pending | (wanted.valid & wanted.ready)) & ~passes), moving.eq(moving & ~swap.o_swapped.valid)]
+        swaps = command.command.matches(SwapCommand.SWAP_OUT, SwapCommand.SWAP_IN)
+        with m.If(offered.valid & offered.ready):
+            m.d.sync += command.eq(offered.p)
+        with m.If(wanted.valid & wanted.ready):
+            m.d.sync += request.eq(wanted.p)
+        with m.If(swap.o_done.valid & swaps & (swap.o_done.p.error == SwapError.NONE)):
+            m.d.sync += moving.eq(1)
+        with m.If(swap.o_swapped.valid):
+            m.d.sync += begun.eq(1)
+        its = Mux(pending, request.sequence, wanted.p.sequence)
+        self._due(m, "command", offered.valid | busy, swap.o_done.valid, self.bounds.command)
+        self._due(m, "request", wanted.valid | pending, passes, self.bounds.request,
+                  waits=((busy & swaps) | moving) & (its == command.sequence))
+        self._due(m, "swap", moving, swap.o_swapped.valid, self.bounds.swap)
+
+        m.d.comb += [
+            *(Assume(port.ready) for port in (swap.o_done, swap.o_swapped, swap.o_move)),
+            *(Assume(port.ready) for port in (cache.i_command, cache.i_look, cache.i_request)),
+            *(Assume(port.valid == port.ready) for port in (cache.o_done, cache.o_look, swap.i_moved)),
+            Assume(cache.o_done.p.length <= 2),
+        ]
+        started, first = Signal(), offered.p
+        with m.If(begun):
+            m.d.sync += started.eq(1)
+            m.d.comb += Assume(started | offered.valid | wanted.valid)
+            if self.about is not None:
+                m.d.comb += [Assume(~wanted.valid), Assume(~offered.valid | ((first.command == self.about) & (first.sequence == 0)))]
+            for name, port in (("command", offered), ("request", wanted)):
+                came = Signal(name=f"{name}_came")
+                m.d.sync += came.eq(came | (port.valid & port.ready))
+                m.d.comb += Assume(~(came & port.valid))
+        with m.Else():
+            came = Signal(name="first_came")
+            m.d.sync += came.eq(came | offered.ready)
+            m.d.comb += [
+                Assume(offered.valid == ~came), Assume(~wanted.valid), Assume(wanted.p.as_value() == 0),
+                Assume(first.command == SwapCommand.SWAP_OUT), Assume(Cat(first.sequence, first.other, first.count) == 0),
+                Assume(cache.o_done.p.length == 2), Assume(cache.o_done.p.error == 0), Assume(~swap.i_moved.p.error),
+                Assume(cache.o_look.p.as_value() == 0),
             ]
         return m

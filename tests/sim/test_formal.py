@@ -7,24 +7,51 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from llmrtl.accelerators.cache import paged, paged_commands, paged_requests, swap_moves, swap_tables
+from amaranth.sim import Simulator
+from llmrtl.accelerators.cache import (
+    addresses,
+    append,
+    paged,
+    paged_commands,
+    paged_requests,
+    select,
+    swap,
+    swap_moves,
+    swap_tables,
+)
+from llmrtl.accelerators.cache.swap_formats import SwapCommand
 from llmrtl.accelerators.presets import preset
 from llmrtl.accelerators.streams import StreamBuffer
 from llmrtl.rtl_gen.loading import load
 from llmrtl.rtl_gen.registry import UNITS, build
-from llmrtl.sim.formal.cases import CASES
+from llmrtl.sim.formal.cases import BEGUN, CASES
 from llmrtl.sim.formal.contract import StreamContract
+from llmrtl.sim.formal.controllers import SelectContract
 from llmrtl.sim.formal.paged import PagedContract
 from llmrtl.sim.formal.prove import missing_tools, prove
-from llmrtl.sim.formal.swap import SlotContract
+from llmrtl.sim.formal.responses import RecordContract, RowContract
+from llmrtl.sim.formal.swap import SlotContract, SwapAnswerContract
 from llmrtl.sim.formal.table import contracts_text, table, units_text
 from llmrtl.sim.formal.units import UNPROVED
 
 from .mutants import mutant, put_in
 
-TIGHT = ("burst_reader_answers", "burst_writer_answers", "write_arbiter_answers", "port_stripe_answers", "row_mover_answers",
-         "window_cache")
+TIGHT = (
+    *((name, "answered") for name in ("burst_reader_answers", "burst_writer_answers", "write_arbiter_answers", "port_stripe_answers",
+                                      "row_mover_answers", "window_cache", "record_packer_answers")),
+    *((name, "within") for name in ("row_addresses_answers", "record_packer_answers", "top_select_answers", "paged_cache_answers")),
+)
 """Proofs whose bound is the smallest that holds."""
+
+REACHED = (("swap_controller_answers", "command"), ("swap_controller_answers", "request"), ("swap_controller_leaves", "swap"),
+           ("swap_controller_returns", "swap"))
+"""Of ``SwapBounds``, which leave room for changes: half of it does not hold."""
+
+
+def folder(*names: str) -> str:
+    """Of a proof of its own: tests run side by side."""
+    return "_".join(names).replace(" ", "_")
+
 
 pytestmark = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
 
@@ -40,17 +67,59 @@ def test_a_wait_is_long_enough_to_be_seen():
     """A bound that is not below the depth of its proof cannot fail."""
     for name, case in CASES.items():
         if case.method == "bounded" and not name.startswith("unit_"):
-            answered = case.contract().answered
-            assert answered is None or answered < case.depth, name
+            contract = case.contract()
+            bounds = [contract.answered, getattr(contract, "within", None), *vars(getattr(contract, "bounds", object)).values()]
+            assert all(bound < case.depth for bound in bounds if isinstance(bound, int)), name
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_the_paged_cache_begins_in_so_many_cycles(name):
+    blocks, cycles, begins = BEGUN[name]
+    cache = paged.PagedCache(replace(preset("tiny"), max_context=4), sequences=2, block_size=PagedContract.BLOCK_SIZE, blocks=blocks)
+    simulator = Simulator(cache)
+    simulator.add_clock(1e-8)
+    taken = 0
+
+    async def play(ctx):
+        nonlocal taken
+        ctx.set(cache.o_done.ready, 1)
+        ctx.set(cache.o_copy.ready, 1)
+        for command in begins:
+            ctx.set(cache.i_command.p, dict(zip(("command", "sequence", "other", "count"), command, strict=True)))
+            ctx.set(cache.i_command.valid, 1)
+            while not ctx.get(cache.i_command.ready):
+                await ctx.tick()
+                taken += 1
+            await ctx.tick()
+            taken += 1
+            ctx.set(cache.i_command.valid, 0)
+        while not ctx.get(cache.o_done.valid):
+            await ctx.tick()
+            taken += 1
+        assert ctx.get(cache.o_done.p.error) == 0
+
+    simulator.add_testbench(play)
+    simulator.run()
+    assert taken + 1 == cycles
 
 
 @pytest.mark.formal
-@pytest.mark.parametrize("name", TIGHT)
-def test_no_lower_bound_holds(name):
+@pytest.mark.parametrize("name, bound", TIGHT)
+def test_no_lower_bound_holds(name, bound):
     case = CASES[name]
     contract = case.contract()
-    contract.answered -= 1
-    proof = prove("lower", contract, method=case.method, depth=case.depth)
+    setattr(contract, bound, getattr(contract, bound) - 1)
+    proof = prove(folder("lower", name, bound), contract, method=case.method, depth=case.depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("name, bound", REACHED)
+def test_a_bound_is_reached_by_half(name, bound):
+    case = CASES[name]
+    contract = case.contract()
+    contract.bounds = replace(contract.bounds, **{bound: getattr(contract.bounds, bound) // 2})
+    proof = prove(folder("half", name, bound), contract, method=case.method, depth=case.depth)
     assert not proof.proved and "Assert failed" in proof.log
 
 
@@ -122,8 +191,52 @@ FAULTS = {  # of the paged cache, behind which commands they can be seen, in how
 def test_a_fault_of_the_paged_cache_is_found(name, monkeypatch):
     module, old, new, begins, depth = FAULTS[name]
     put_in(paged, mutant(module, old, new), monkeypatch)
-    proof = prove("fault", PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache),
-                  method="bounded", depth=depth)
+    contract = PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache)
+    proof = prove(folder("fault", name), contract, method="bounded", depth=depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+SHORT_RECORDS = replace(preset("tiny"), max_head_dim=4)
+NO_ANSWER = {  # what never comes, with a changed line: the module, its line, a contract of what the module has then, cycles
+    "rows have too few places": (
+        addresses, "m.submodules.commands = commands = CreditQueue(self.o.p.shape(), STAGES + ROUND_TRIP)",
+        "m.submodules.commands = commands = CreditQueue(self.o.p.shape(), 3)",
+        lambda unit: RowContract(within=7, answered=4, component=unit.RowAddresses), 14),
+    "rows come three cycles late": (
+        addresses, "commands.i.valid.eq(pipeline.register(commands.spend, STAGES, reset=True))",
+        "commands.i.valid.eq(pipeline.register(commands.spend, STAGES + 3, reset=True))",
+        lambda unit: RowContract(within=7, component=unit.RowAddresses), 15),
+    "a record does not end": (
+        append, "in_data.eq((in_data | queue.o.valid) & ~ends)", "in_data.eq(in_data | queue.o.valid)",
+        lambda unit: RecordContract(SHORT_RECORDS, within=5, answered=10, component=unit.RecordPacker), 16),
+    "scales wait for ever": (
+        append, "beat.eq(0), scales.eq(0), in_data.eq(1)]", "beat.eq(0), in_data.eq(1)]",
+        lambda unit: RecordContract(SHORT_RECORDS, within=5, answered=10, component=unit.RecordPacker), 16),
+    "a selection does not begin": (
+        select, "m.d.sync += bit.eq(bit >> 1)", "m.d.sync += bit.eq(bit << 1)",
+        lambda unit: SelectContract(2, 1, within=13, component=unit.TopSelect), 18),
+    "a selection does not end": (
+        select, "with m.If(moves & done & ~self.o.valid):", "with m.If(moves & done & self.o.valid):",
+        lambda unit: SelectContract(2, 1, within=13, answered=16, component=unit.TopSelect), 24),
+    "a request is not passed on": (
+        swap, "goes.eq(tables.pending & ~waits)", "goes.eq(tables.pending & ~waits & tables.active)",
+        lambda unit: SwapAnswerContract(component=unit.SwapController), 34),
+}
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("name", NO_ANSWER)
+def test_what_does_not_come_is_found(name):
+    module, old, new, contract, depth = NO_ANSWER[name]
+    proof = prove(folder("no answer", name), contract(mutant(module, old, new)), method="bounded", depth=depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+@pytest.mark.formal
+def test_a_move_that_does_not_end_is_found(monkeypatch):
+    old = "with m.If(busy & i_moved.valid):\n            m.d.sync += busy.eq(0)"
+    put_in(swap_tables, mutant(swap_moves, old, old.replace("busy.eq(0)", "busy.eq(1)")), monkeypatch)
+    proof = prove("no_move", SwapAnswerContract(about=SwapCommand.SWAP_OUT), method="bounded", depth=54)
     assert not proof.proved and "Assert failed" in proof.log
 
 
