@@ -30,7 +30,8 @@ class _Begun(StreamContract):
         m = super().elaborate(platform)
         self._free(m, self.taker.takes, "takes")
         # Each is offered at once, none stalled, and nothing else until they are done.
-        cache, number, done = self.component, *(Signal(range(len(self.begins) + 1), name=name) for name in ("offered", "ended"))
+        cache = self.component
+        number, done = (Signal(range(len(self.begins) + 1), name=name) for name in ("offered", "ended"))
         for k, values in enumerate(self.begins):
             offered = zip((cache.i_command.p[name] for name in ("command", "sequence", "other", "count")), values, strict=True)
             with m.If(number == k):
