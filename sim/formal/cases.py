@@ -126,7 +126,7 @@ CASES = {
     "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
     **{f"paged_cache_{name}": Case(partial(PagedContract, _positions(4), blocks=blocks, begins=begins), "bounded", cycles + 12,
                                    slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
-    "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=20, begins=BEGUN["full"][2]), "bounded", 40,
+    "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=21, begins=BEGUN["full"][2]), "bounded", 40,
                                 slow=True),
     "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
