@@ -213,7 +213,7 @@ NO_ANSWER = {  # what never comes, with a changed line: the module, its line, a 
         append, "beat.eq(0), scales.eq(0), in_data.eq(1)]", "beat.eq(0), in_data.eq(1)]",
         lambda unit: RecordContract(SHORT_RECORDS, within=5, answered=10, component=unit.RecordPacker), 16),
     "a selection does not begin": (
-        select, "m.d.sync += bit.eq(bit >> 1)", "m.d.sync += bit.eq(bit << 1)",
+        select, "with m.If(bit[0]):", "with m.If(~bit[0]):",
         lambda unit: SelectContract(2, 1, within=13, component=unit.TopSelect), 18),
     "a selection does not end": (
         select, "with m.If(moves & done & ~self.o.valid):", "with m.If(moves & done & self.o.valid):",
