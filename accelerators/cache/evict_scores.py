@@ -24,7 +24,7 @@ class ScoreCommand(IntEnum):
     """What is asked of the scores of ``head``."""
 
     UPDATE = 0
-    """A packet of attention weights, row after row from row 0 on, adds to its scores."""
+    """A packet of attention weights, row after row from row 0 on, adds to its scores; and VICTIM, as they are then."""
     VICTIM = 1
     """Which of its first ``rows`` rows has the smallest score, of those at positions from ``sinks`` to ``position - 1``?"""
     MERGE = 2
@@ -92,15 +92,16 @@ class EvictScores(wiring.Component):
     i_weights : In(stream of {weight: weight_bits, last})
         A packet for each ``UPDATE``; what is beyond ``slots`` rows is dropped, rows without a weight stay as they are.
     o : Out(stream of score_result)
-        For each ``VICTIM`` (``slot`` of the smallest score, of equal ones the first; ``found`` is 0 if no row may go, and the rest
-        does not matter) and ``MERGE`` (``slot`` before anything was added to it): its tokens and its score.
+        For each ``VICTIM`` and ``UPDATE`` (``slot`` of the smallest score, of equal ones the first; ``found`` is 0 if no row may go, or
+        one of the ``rows`` rows had no weight, and the rest does not matter) and ``MERGE`` (``slot`` before anything was added to it):
+        its tokens and its score.
     sinks : In(20)
         First position that may go.
 
     Entries are not cleared by a reset: a row counts from its first ``PLACE`` on.
 
-    Latency (a dictionary): ``victim`` from the command to ``o`` among ``slots`` rows, a cycle less for each row less; ``merge``.
-    Interval: 1 cycle per weight, 3 cycles more for an ``UPDATE``, 2 cycles for a ``PLACE``.
+    Latency (a dictionary): ``victim`` from the command to ``o`` among ``slots`` rows, a cycle less for each row less; ``merge``;
+    ``update`` from the last weight. Interval: 1 cycle more; 1 cycle per weight, 2 cycles for a ``PLACE``.
     """
 
     interval = None
@@ -114,7 +115,7 @@ class EvictScores(wiring.Component):
         self.heads, self.slots, self.weight_bits, self.decay, self.emphasis = heads, slots, weight_bits, decay, emphasis
         self.local_bits = weight_bits + decay
         self.score_bits = max(GLOBAL_BITS, self.local_bits + emphasis) + 1
-        self.latency = {"victim": slots + 4, "merge": 5}
+        self.latency = {"victim": slots + 5, "merge": 6, "update": 5}
         super().__init__({
             "i_command": In(stream.Signature(score_command(heads, slots))),
             "i_weights": In(stream.Signature(data.StructLayout({"weight": weight_bits, "last": 1}))),
@@ -136,11 +137,11 @@ class EvictScores(wiring.Component):
         register = Pipeline(m).register
         command, slot = Signal.like(self.i_command.p), Signal(range(self.slots + 1))
         updates, scans, merges, places = Signal(), Signal(), Signal(), Signal()
-        settles = Signal()
+        settles, covers = Signal(2), Signal()  # whether each row that may go was looked at
         m.d.comb += read.addr.eq(Cat(slot[:-1], command.head))
 
-        # An entry, two registers behind its address; then what it becomes, and its score.
-        weight, where = register(self.i_weights.p.weight, 2), register(slot[:-1], 2)
+        # An entry, two registers behind its address; then what it becomes; then the score of that.
+        weight, where = register(Mux(updates, self.i_weights.p.weight, 0), 2), register(slot[:-1], 2)
         entry, before = Signal(shape), Signal(shape)
         m.d.sync += [entry.eq(read.data), before.eq(entry)]
         changes, adds, counts = (register(flag, 2, reset=True) for flag in (updates, merges, scans))
@@ -150,7 +151,7 @@ class EvictScores(wiring.Component):
         local = Signal(self.local_bits + 1)
         m.d.comb += [
             overall.eq(base.global_score + Mux(adds, entry.global_score, weight)),
-            local.eq(base.local_score + Mux(adds, entry.local_score, weight - (entry.local_score >> self.decay))),
+            local.eq(base.local_score + Mux(adds, entry.local_score, weight - Mux(changes, entry.local_score >> self.decay, 0))),
         ]
         m.d.sync += [
             becomes.global_score.eq(Mux(overall[-1], Const(-1, GLOBAL_BITS), overall[:-1])),
@@ -165,21 +166,23 @@ class EvictScores(wiring.Component):
         with m.If(places):
             m.d.comb += write.data.eq(Cat(Const(0, GLOBAL_BITS + self.local_bits), command.position, Const(1, POSITION_BITS)))
 
-        score, tokens, number = Signal(self.score_bits), Signal(POSITION_BITS), register(where)
-        late = register(counts & (entry.position >= self.sinks) & (entry.position < command.position), reset=True)
-        m.d.sync += [score.eq(entry.global_score + (entry.local_score << self.emphasis)), tokens.eq(entry.tokens)]
+        # MERGE asks for that of the entry before the one that it adds.
+        score, tokens, number = Signal(self.score_bits), Signal(POSITION_BITS), register(where, 2)
+        late = register(counts & (entry.position >= self.sinks) & (entry.position < command.position), 2, reset=True)
+        m.d.sync += [score.eq(becomes.global_score + (becomes.local_score << self.emphasis)), tokens.eq(becomes.tokens)]
         result = self.o.p
-        with m.If((late & (~result.found | (score < result.score))) | adds):
+        with m.If((late & (~result.found | (score < result.score))) | register(adds, reset=True)):
             m.d.sync += [result.slot.eq(number), result.tokens.eq(tokens), result.score.eq(score), result.found.eq(1)]
 
         with m.FSM():
             with m.State("COMMAND"):
                 m.d.comb += self.i_command.ready.eq(1)
-                m.d.sync += [command.eq(self.i_command.p), slot.eq(0), settles.eq(1)]
+                m.d.sync += [command.eq(self.i_command.p), slot.eq(0), settles.eq(2), covers.eq(1)]
                 with m.If(self.i_command.valid):
                     m.d.sync += result.found.eq(0)
                     with m.Switch(self.i_command.p.command):
                         with m.Case(ScoreCommand.UPDATE):
+                            m.d.sync += [settles.eq(3), covers.eq(0)]
                             m.next = "UPDATE"
                         with m.Case(ScoreCommand.VICTIM):
                             m.next = "VICTIM"
@@ -189,8 +192,11 @@ class EvictScores(wiring.Component):
                         with m.Case(ScoreCommand.PLACE):
                             m.next = "PLACE"
             with m.State("UPDATE"):
-                m.d.comb += [self.i_weights.ready.eq(1), updates.eq(self.i_weights.valid & ~slot[-1])]
+                m.d.comb += [self.i_weights.ready.eq(1), updates.eq(self.i_weights.valid & ~slot[-1]),
+                             scans.eq(updates & (slot < command.rows))]
                 m.d.sync += slot.eq(slot + updates)
+                with m.If(scans & (slot + 1 == command.rows)):
+                    m.d.sync += covers.eq(1)
                 with m.If(self.i_weights.valid & self.i_weights.p.last):
                     m.next = "WAIT"
             with m.State("VICTIM"):
@@ -208,11 +214,11 @@ class EvictScores(wiring.Component):
                 m.d.comb += places.eq(1)
                 m.next = "COMMAND"
             with m.State("WAIT"):
-                m.d.sync += settles.eq(0)
-                with m.If(~settles):
-                    m.next = "COMMAND"
-                    with m.If(command.command != ScoreCommand.UPDATE):
-                        m.next = "RESULT"
+                m.d.sync += settles.eq(settles - 1)
+                with m.If(settles == 0):
+                    with m.If(~covers):
+                        m.d.sync += result.found.eq(0)
+                    m.next = "RESULT"
             with m.State("RESULT"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(self.o.ready):

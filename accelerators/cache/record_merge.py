@@ -36,8 +36,8 @@ class Step(IntEnum):
     """Operations of the scalar unit: one for both vectors, four for each; of a normalized integer, and of a scale."""
 
     TOTAL = 0
-    KEPT = 1
-    CANDIDATE = 2
+    CANDIDATE = 1
+    KEPT = 2
     PEAK = 3
     SCALE = 4
 
@@ -72,15 +72,15 @@ class RecordMerge(wiring.Component):
     i : In(stream of bus_bits)
         The candidate's record; if it is merged, then the record kept.
     i_command : In(stream of merge_command)
-        Taken when the candidate's record is there.
+        Taken when the candidate's record is there, and no other two are merged.
     beats, words : In(16)
-        Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand from a candidate's first beat until its record has
-        left, or it is dropped.
+        Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand while a record is in here.
     o : Out(stream of word_layout)
         The merged record, one packet. Nothing for a candidate that is dropped.
 
-    Latency (a dictionary): ``fixed`` cycles from the last beat of the record kept to the first one of ``o``, and ``word`` for each
-    K-word. Interval: that, and as long again for V. Bad input: exponents wrap at 16 bits; no legal model comes near.
+    Latency (a dictionary): ``fixed`` cycles from the last beat of the record kept, or ``ahead`` cycles after the command if that is
+    later, to the first beat of ``o``, and ``word`` for each K-word. Interval: ``ahead`` and that, and again about half as long for V;
+    the next candidate comes meanwhile. Bad input: exponents wrap at 16 bits; no legal model comes near.
     """
 
     interval = None
@@ -89,8 +89,9 @@ class RecordMerge(wiring.Component):
         if config.kv_bits != 8:
             raise ValueError(f"kv_bits must be 8, not {config.kv_bits}")
         self.config = config
-        operations = 3 * ScalarUnit.latency["reciprocal"] + 6 * ScalarUnit.latency["multiply"]
-        self.latency = {"fixed": operations + 72, "word": 3}
+        ahead = ScalarUnit.latency["reciprocal"] + ScalarUnit.latency["multiply"]
+        behind = 2 * ScalarUnit.latency["reciprocal"] + 5 * ScalarUnit.latency["multiply"]
+        self.latency = {"ahead": ahead + 9, "fixed": behind + 64, "word": 3}
         super().__init__({
             "i": In(stream.Signature(config.bus_bits)),
             "i_command": In(stream.Signature(merge_command())),
@@ -110,13 +111,14 @@ class RecordMerge(wiring.Component):
         m.submodules.normalizer = normalizer = Normalizer(POSITION_BITS + LEVEL_BITS)
         m.submodules.unit = unit = ScalarUnit()
         connect(m, packer.o, wiring.flipped(self.o))
-        kept, value = Signal(), Signal()  # which record comes; which vector is at hand
+        kept, value, bank = Signal(), Signal(), Signal()  # which record comes; which vector is at hand; where a candidate goes
         starts, quantizes, settled = Signal(), Signal(), Signal()
         factors = [Signal(FACTOR_BITS, name=name) for name in ("candidate_factor", "kept_factor")]
         multiplier, shift = Signal(LEVEL_BITS + 24 - RECIPROCAL_DROP), Signal(5)
-        ends, peak = self._words(m, splitter, packer, kept, value, starts, quantizes, factors, multiplier, shift, settled)
+        ends, peak = self._words(m, splitter, packer, kept, bank, value, starts, quantizes, factors, multiplier, shift, settled)
 
         headers = [Signal(HEADER, name=name) for name in ("candidate_header", "kept_header")]
+        waiting = Signal(HEADER)  # of a candidate
         m.d.comb += [
             splitter.i.valid.eq(self.i.valid), splitter.i.p.eq(self.i.p), self.i.ready.eq(splitter.i.ready),
             splitter.i_command.p.rows.eq(1), splitter.i_command.p.beats.eq(self.beats), splitter.i_command.p.words.eq(self.words),
@@ -124,7 +126,7 @@ class RecordMerge(wiring.Component):
         ]
         if config.attention_runs:
             m.d.comb += [splitter.i_command.p.begins.eq(1), splitter.i_command.p.ends.eq(1)]
-        for number, header in enumerate(headers):
+        for number, header in enumerate((waiting, headers[1])):
             with m.If(splitter.o_header.valid & (kept == number)):
                 m.d.sync += header.eq(splitter.o_header.p)
 
@@ -153,27 +155,42 @@ class RecordMerge(wiring.Component):
                 m.d.comb += [b.eq(inverse), a.exponent.eq(number.exponent + exponent + (24 - FACTOR_BITS))]
         result = unit.o.p
         m.d.comb += packer.i_scale.p.scale.eq(result)
+        m.d.sync += total.eq((both << LEVEL_BITS) - both)
 
-        with m.FSM():
+        # Records come: the next candidate while two others are merged.
+        idle, comes = Signal(), Signal()  # nothing is merged; the record kept is not there yet
+        with m.FSM(name="intake"):
             with m.State("RECORD"):
                 m.d.comb += splitter.i_command.valid.eq(self.i.valid)
                 with m.If(self.i.valid & splitter.i_command.ready):
                     m.next = "BEATS"
             with m.State("BEATS"):
-                m.d.sync += [value.eq(0), step.eq(Step.TOTAL), total.eq((both << LEVEL_BITS) - both)]
                 with m.If(ends):
                     m.next = "COMMAND"
                     with m.If(kept):
-                        m.next = "NORMALIZE"
+                        m.d.sync += [kept.eq(0), comes.eq(0)]
+                        m.next = "RECORD"
             with m.State("COMMAND"):
-                m.d.comb += self.i_command.ready.eq(1)
-                m.d.sync += [command.eq(self.i_command.p), both.eq(self.i_command.p.kept + self.i_command.p.candidate)]
-                with m.If(self.i_command.valid):
-                    m.d.sync += kept.eq(self.i_command.p.merges)
+                m.d.comb += self.i_command.ready.eq(idle)
+                with m.If(self.i_command.valid & idle):
+                    m.d.sync += [kept.eq(self.i_command.p.merges), comes.eq(self.i_command.p.merges)]
                     m.next = "RECORD"
+        with m.FSM(name="merging"):
+            with m.State("IDLE"):
+                m.d.comb += idle.eq(1)
+                m.d.sync += [command.eq(self.i_command.p), both.eq(self.i_command.p.kept + self.i_command.p.candidate),
+                             headers[0].eq(waiting), value.eq(0), step.eq(Step.TOTAL)]
+                with m.If(self.i_command.ready & self.i_command.valid & self.i_command.p.merges):
+                    m.d.sync += bank.eq(~bank)
+                    m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.next = "NORMALIZE"
             with m.State("NORMALIZE"):
                 m.d.comb += normalizer.i.valid.eq(1)  # it is empty
                 m.next = "NORMALIZED"
+                with m.If(comes & (step == Step.KEPT)):
+                    m.d.comb += normalizer.i.valid.eq(0)
+                    m.next = "NORMALIZE"
             with m.State("NORMALIZED"):
                 m.d.sync += [number.mantissa.eq(normalizer.o.p.value[-24:]), number.exponent.eq(normalizer.o.p.length - 24)]
                 with m.If(normalizer.o.valid):
@@ -191,10 +208,10 @@ class RecordMerge(wiring.Component):
                     with m.Switch(step):
                         with m.Case(Step.TOTAL):
                             m.d.sync += inverse.eq(result)
-                        with m.Case(Step.KEPT):
-                            m.d.sync += parts[1].eq(result)
                         with m.Case(Step.CANDIDATE):
                             m.d.sync += parts[0].eq(result)
+                        with m.Case(Step.KEPT):
+                            m.d.sync += parts[1].eq(result)
                             m.next = "EXPONENT"
                         with m.Case(Step.PEAK):
                             m.d.sync += [
@@ -227,17 +244,17 @@ class RecordMerge(wiring.Component):
             with m.State("QUANTIZED"):
                 m.d.comb += quantizes.eq(1)
                 with m.If(settled):
-                    m.d.sync += [value.eq(1), step.eq(Step.KEPT)]
+                    m.d.sync += [value.eq(1), step.eq(Step.CANDIDATE)]
                     m.next = "NORMALIZE"
                     with m.If(value):
-                        m.d.sync += kept.eq(0)
-                        m.next = "RECORD"
+                        m.next = "IDLE"
         return m
 
-    def _words(self, m: Module, splitter: RowSplitter, packer: RecordPacker, kept: Signal, value: Signal, starts: Signal,
+    def _words(self, m: Module, splitter: RowSplitter, packer: RecordPacker, kept: Signal, bank: Signal, value: Signal, starts: Signal,
                quantizes: Signal, factors, multiplier: Signal, shift: Signal, settled: Signal):
-        """Elements of both records, and passes over those of the vector at hand: ``starts`` begins one, ``settled`` ends it. Returns
-        whether a record's last beat comes, and the largest magnitude of the sums."""
+        """Elements of both records, and passes over those of the vector at hand: ``starts`` begins one, ``settled`` ends it. A
+        candidate goes to ``bank``, the one that is merged is in the other. Returns whether a record's last beat comes, and the
+        largest magnitude of the sums."""
         config, pipeline = self.config, Pipeline(m)
         register = pipeline.register
         depth, parts = 2 * max_beats(config), config.kv_lanes // config.vector_lanes
@@ -261,9 +278,11 @@ class RecordMerge(wiring.Component):
         sides = []
         chosen_part = register(part)
         for number, name in enumerate(("candidate", "kept")):
-            m.submodules[name] = records = memory.Memory(shape=config.bus_bits, depth=depth, init=[])
+            banks = () if number else (bank,)
+            m.submodules[name] = records = memory.Memory(shape=config.bus_bits, depth=1 << len(beat) + len(banks), init=[])
             write, read = records.write_port(), records.read_port()
-            m.d.comb += [write.addr.eq(beat), write.data.eq(keys.p), write.en.eq(comes & (kept == number)), read.addr.eq(address)]
+            m.d.comb += [write.addr.eq(Cat(beat, *banks)), read.addr.eq(Cat(address, *(~each for each in banks))),
+                         write.data.eq(keys.p), write.en.eq(comes & (kept == number))]
             chosen = read.data.word_select(chosen_part, config.vector_lanes * config.kv_bits) if parts > 1 else read.data
             sides.append(data.View(data.ArrayLayout(signed(8), config.vector_lanes), register(chosen)))
         sums = []

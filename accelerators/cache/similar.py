@@ -54,12 +54,13 @@ class SimilarKey(wiring.Component):
     beats, words : In(16)
         Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand while a command is under way.
     threshold : In(13)
-        Of a cosine, 12 fraction bits; above 1 it is never reached. Read when the last row has been compared.
+        Of a cosine, 12 fraction bits; above 1 it is never reached. Read when the candidate's key has come.
     o : Out(stream of {slot, similar})
         The best row, of equal ones the first; without ``similar`` the slot does not matter.
 
-    Latency: of a single row with a positive ``d``, from its last beat of K to ``o``; every further one that has not been compared yet
-    takes ``compare`` cycles more. Interval: 1 cycle per beat; a row with a positive ``d`` takes ``compare`` cycles at least.
+    Latency: of the only row with a positive ``d``, from its last beat of K to ``o``, if the candidate came ``compare`` cycles before
+    it; every further one that has not been compared yet takes ``compare`` cycles more. Interval: 1 cycle per beat; a row with a
+    positive ``d`` takes ``compare`` cycles at least.
     """
 
     interval = None
@@ -84,7 +85,7 @@ class SimilarKey(wiring.Component):
         })
         # Registers from a beat of K to the queue: operands, products, tree, sums, positive part, square.
         self._depth = 4 + (config.kv_lanes - 1).bit_length() + (1 if self.norm_bits <= LIMB_BITS else 3)
-        self.latency = self._depth + CreditQueue.latency + 2 * self.compare
+        self.latency = self._depth + CreditQueue.latency + self.compare + 1
 
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "SimilarKey":
@@ -142,9 +143,9 @@ class SimilarKey(wiring.Component):
             m.d.sync += [dots.eq(Mux(first, 0, dots) + dot), norms.eq(Mux(first, 0, norms) + norm)]
         ends = register(accepted & last, delay + 1, reset=True)
         own = register(~rows_begun, delay + 1)
-        candidate_norm = Signal(bits)
+        candidate_norm, measured = Signal(bits), Signal()
         with m.If(ends & own):
-            m.d.sync += candidate_norm.eq(norms)
+            m.d.sync += [candidate_norm.eq(norms), measured.eq(1)]
         counts = register(~dots[-1] & dots.any() & register(row != command.skip, delay + 1))
         square, product = unsigned_product(pipeline, register(dots[:bits]), register(dots[:bits]))
         m.d.comb += [
@@ -165,13 +166,18 @@ class SimilarKey(wiring.Component):
             m.d.sync += total.eq((total << self.digit_bits) + difference)
 
         best, current, left = Signal(item), Signal(item), Signal(range(self.slots + 1))
+        limit = Signal(wide)  # threshold**2 * n_c
         with m.FSM():
             with m.State("COMMAND"):
                 m.d.comb += [splitter.i_command.valid.eq(self.i_command.valid), self.i_command.ready.eq(splitter.i_command.ready)]
                 m.d.sync += [command.eq(self.i_command.p), left.eq(self.i_command.p.rows), best.counts.eq(0)]
                 with m.If(self.i_command.valid & self.i_command.ready):
-                    m.d.sync += [beat.eq(0), row.eq(0), rows_begun.eq(0)]
-                    m.next = "ROW"
+                    m.d.sync += [beat.eq(0), row.eq(0), rows_begun.eq(0), measured.eq(0)]
+                    m.next = "CANDIDATE"
+            with m.State("CANDIDATE"):
+                m.d.sync += [step.eq(0), total.eq(0), x.eq(self.threshold * self.threshold), u.eq(candidate_norm), v.eq(0)]
+                with m.If(measured):
+                    m.next = "THRESHOLD"
             with m.State("ROW"):
                 m.d.comb += rows.o.ready.eq(1)
                 m.d.sync += [current.eq(rows.o.p), step.eq(0), total.eq(0), x.eq(rows.o.p.square), u.eq(best.norm),
@@ -183,8 +189,8 @@ class SimilarKey(wiring.Component):
                     with m.Elif(rows.o.p.counts):
                         m.d.sync += best.eq(rows.o.p)
                 with m.Elif(left == 0):
-                    m.d.sync += [x.eq(self.threshold * self.threshold), u.eq(candidate_norm), v.eq(0)]
-                    m.next = "THRESHOLD"
+                    m.d.sync += [u.eq(0), v.eq(best.norm), y.eq(limit)]
+                    m.next = "BELOW"
                     with m.If(~best.counts):
                         m.next = "RESULT"
             for state, following in (("COMPARE", "BETTER"), ("THRESHOLD", "LIMIT"), ("BELOW", "SIMILAR")):
@@ -198,8 +204,8 @@ class SimilarKey(wiring.Component):
                     m.d.sync += best.eq(current)
                 m.next = "ROW"
             with m.State("LIMIT"):
-                m.d.sync += [step.eq(0), total.eq(0), u.eq(0), v.eq(best.norm), y.eq(total)]
-                m.next = "BELOW"
+                m.d.sync += limit.eq(total)
+                m.next = "ROW"
             with m.State("SIMILAR"):
                 m.d.sync += total.eq(total + (best.square << 2 * THRESHOLD_FRACTION))
                 m.next = "RESULT"

@@ -62,7 +62,7 @@ def write_records(m: Module, core: wiring.Component, parts: Parts, running: Runn
         m.d.comb += cache.capacity.eq(config.max_context)
     m.d.comb += [
         *([] if paged else [cache.record_beats.eq(core.kv_record_beats), cache.head_stride.eq(core.kv_head_stride)]),
-        core.i_record_done.ready.eq(1),
+        core.i_record_done.ready.eq(cache.i_written.ready if evict else 1),
         executor.record_written.eq(core.i_record_done.valid & ~copying if paged else cache.o_append.valid if evict else
                                    core.i_record_done.valid),
     ]

@@ -105,7 +105,7 @@ class SimilarKeyBench(RecordBench):
 
     def latency_stimulus(self) -> Items:
         key = np.arange(1, self.head_dim + 1)
-        return self._items([(key, [key], 3)])
+        return self._items([(key, [*[-key] * 8, key], 3)])
 
     def measure(self, trace: Trace) -> dict[str, int]:
         return {"latency": trace.delivered["o"][0] - trace.accepted["i"][-1 - self.beats]}
@@ -161,8 +161,8 @@ class RecordMergeBench(RecordBench):
         return self._items([(random_record(rng, self.head_dim, "full"), random_record(rng, self.head_dim, "full"), (3, 2))])
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        return {"latency": trace.delivered["o"][0] - trace.accepted["i"][-1]}
+        return {"latency": trace.delivered["o"][0] - trace.accepted["i_command"][0]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         latency = attributes["latency"]
-        return {"latency": latency["fixed"] + latency["word"] * (self.head_dim // self.config.vector_lanes)}
+        return {"latency": latency["ahead"] + latency["fixed"] + latency["word"] * (self.head_dim // self.config.vector_lanes)}

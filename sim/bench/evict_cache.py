@@ -175,12 +175,12 @@ class EvictCacheBench(RecordBench):
     def latency_stimulus(self) -> Items:
         self.failing = set()
         self.records = [Record(np.arange(self.head_dim), np.arange(self.head_dim), (1 << 15, 0), (1 << 15, 0))]
-        return {"i_request": [self._request(0, 0, write=1, budget=4), self._request(0, 0)], "i_weights": [],
+        return {"i_request": [self._request(0, 0, write=1, budget=4), self._request(0, 0), self._request(0, 0)], "i_weights": [],
                 "i_record": self._packets(self.records)}
 
     def measure(self, trace: Trace) -> dict[str, int]:
         requests = trace.accepted["i_request"]
-        return {"append": trace.delivered["o_write"][0] - requests[0], "read": trace.delivered["o_read"][0] - requests[1]}
+        return {"append": trace.delivered["o_write"][0] - requests[0], "read": trace.delivered["o_read"][1] - requests[2]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         return attributes["latency"]

@@ -48,7 +48,8 @@ class EvictScoresBench(UnitBench):
             kind = rng.choices((UPDATE, VICTIM, MERGE, PLACE), (4, 3, 2, 2))[0]
             slot, source = rng.sample(range(count), 2)
             if kind == UPDATE:
-                commands.append(self._command(UPDATE, head))
+                commands.append(self._command(UPDATE, head, rows=rng.choice((count, count, rng.randint(0, count))), position=rng.choice(
+                    (position, position - 3, 6, 0))))
                 weights += self._packet([rng.getrandbits(bits) for _ in range(rng.choice((count, count, rng.randint(1, count))))])
             elif kind == VICTIM:
                 commands.append(self._command(VICTIM, head, rows=count, position=rng.choice((position, position - 3, 6, 0))))
@@ -61,7 +62,8 @@ class EvictScoresBench(UnitBench):
         """Saturation of both scores, the last head and row, a packet that is too long, equal scores, no row that may go."""
         head, last, top = self.config.max_heads - 1, self.slots - 1, (1 << self.weight_bits) - 1
         commands = [self._command(PLACE, head, slot=slot, position=slot + 5) for slot in range(self.slots)]
-        commands += [self._command(VICTIM, head, rows=self.slots, position=(1 << 20) - 1), self._command(UPDATE, head)]
+        commands += [self._command(VICTIM, head, rows=self.slots, position=(1 << 20) - 1),
+                     self._command(UPDATE, head, rows=self.slots, position=self.slots + 5)]
         weights = self._packet([top] * (self.slots + 3))
         commands += [self._command(MERGE, head, slot=last, source=last - 1) for _ in range(3)]
         for _ in range(2):  # rows 0 and 1 grow like Fibonacci's numbers
@@ -93,19 +95,25 @@ class EvictScoresBench(UnitBench):
             scores = heads.setdefault(command["head"], Scores(self.weight_bits))
             entries, slot = scores.entries, command["slot"]
             if command["command"] == UPDATE:
-                scores.update(next(packet))
+                updated = next(packet)
+                scores.update(updated)
+                results.append(self._victim(scores, command, len(updated)))
             elif command["command"] == PLACE:
                 scores.place(slot, command["position"])
             elif command["command"] == MERGE:
                 results.append(self._result(scores, slot, entries[slot]))
                 scores.merge(slot, command["source"])
             else:
-                first = Scores(self.weight_bits)
-                first.entries = entries[:command["rows"]]
-                victim = first.victim(self.sinks, command["position"])
-                results.append({"slot": None, "tokens": None, "score": None, "found": 0} if victim is None
-                               else self._result(scores, victim, entries[victim]))
+                results.append(self._victim(scores, command, self.slots))
         return results, heads
+
+    def _victim(self, scores: Scores, command: dict[str, int], seen: int) -> dict[str, Any]:
+        """What goes, if all rows that may go are among the first ``seen``."""
+        first = Scores(self.weight_bits)
+        first.entries = scores.entries[:command["rows"]]
+        victim = first.victim(self.sinks, command["position"]) if command["rows"] <= seen else None
+        return ({"slot": None, "tokens": None, "score": None, "found": 0} if victim is None
+                else self._result(scores, victim, scores.entries[victim]))
 
     def _result(self, scores: Scores, slot: int, entry: Entry) -> dict[str, int]:
         return {"slot": slot, "tokens": entry.tokens, "score": scores.score(entry), "found": 1}
@@ -114,11 +122,12 @@ class EvictScoresBench(UnitBench):
         commands = [self._command(PLACE, 1, slot=slot, position=slot) for slot in range(self.slots)]
         self.measured = len(commands)
         return {"i_command": [*commands, self._command(VICTIM, 1, rows=self.slots, position=99),
-                              self._command(MERGE, 1, slot=2, source=3)], "i_weights": []}
+                              self._command(MERGE, 1, slot=2, source=3), self._command(UPDATE, 1, rows=3, position=99)],
+                "i_weights": self._packet([1, 2, 3])}
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        return {name: trace.delivered["o"][k] - trace.accepted["i_command"][self.measured + k]
-                for k, name in enumerate(("victim", "merge"))}
+        given, asked = trace.delivered["o"], trace.accepted["i_command"][self.measured:]
+        return {"victim": given[0] - asked[0], "merge": given[1] - asked[1], "update": given[2] - trace.accepted["i_weights"][-1]}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         return attributes["latency"]

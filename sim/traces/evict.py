@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.cache.evict_cache import EvictCache, Outcome
+from ...accelerators.cache.evict_cache import EvictCache
+from ...accelerators.cache.evict_formats import Outcome
 from ...accelerators.config import THRESHOLD_FRACTION, AcceleratorConfig
 from ...rtl_gen.emit import emit
 from .player import Answer, Offer, Surroundings

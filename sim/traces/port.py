@@ -46,50 +46,50 @@ class CacheOnPort(wiring.Component):
         for source, sink in ((cache.o_read, reader.i_command), (cache.o_write, writer.i_command)):
             pass_fields(m, source, sink)
 
-        # Reads: a queue of bursts, whose beats come one per cycle.
-        m.submodules.asked = asked = Queue(8, 16)
-        beat, axi = Signal(8), reader.m_axi
-        m.d.comb += [
-            asked.i.valid.eq(axi.arvalid), axi.arready.eq(asked.i.ready), asked.i.p.eq(axi.arlen),
-            axi.rvalid.eq(asked.o.valid), axi.rlast.eq(beat == asked.o.p), asked.o.ready.eq(axi.rready & axi.rlast),
-            reader.o.ready.eq(1), self.o_in.valid.eq(axi.rvalid & axi.rready), self.o_in.p.eq(axi.rlast),
-        ]
-        with m.If(axi.rvalid & axi.rready):
-            m.d.sync += beat.eq(Mux(axi.rlast, 0, beat + 1))
+        _give_reads(m, reader, self.o_in)
+        m.d.comb += reader.o.ready.eq(1)
         m.d.comb += [writer.i.valid.eq(1), writer.o_done.ready.eq(1)]
         _take_writes(m, writer, self.o_out)
         return m
 
 
 class EvictOnPort(wiring.Component):
-    """An ``EvictCache`` whose budgets are not reached commands a ``BurstWriter``; records are always there, memory is that of
-    ``CacheOnPort``.
+    """An ``EvictCache`` commands a ``BurstReader`` and a ``BurstWriter``; records are always there, memory is that of ``CacheOnPort``.
 
     Members
     -------
-    i_request : In(stream of evict_request)
-    record_beats, head_stride, sinks, recent : In
+    i_request : In(stream of evict_request), i_weights : In(stream of {weight, last}), o_append : Out(stream of append_layout)
+    record_beats, head_stride, beats, words, sinks, recent, threshold : In
         See ``EvictCache``.
-    o_out : Out(stream of 1 bit, always_ready=True)
-        A beat written; the bit is its ``last``.
+    word : In(bus_bits)
+        What all of memory holds.
+    o_in, o_out : Out(stream of 1 bit, always_ready=True)
+        A beat read or written; the bit is its ``last``.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config, self.cache = config, EvictCache(config)
-        self.passed = ("i_request", "record_beats", "head_stride", "sinks", "recent")
-        super().__init__({**{name: self.cache.signature.members[name] for name in self.passed},
-                          "o_out": Out(stream.Signature(1, always_ready=True))})
+        self.passed = ("i_request", "i_weights", "o_append", "record_beats", "head_stride", "beats", "words", "sinks", "recent",
+                       "threshold")
+        beat = stream.Signature(1, always_ready=True)
+        super().__init__({**{name: self.cache.signature.members[name] for name in self.passed}, "word": In(config.bus_bits),
+                          "o_in": Out(beat), "o_out": Out(beat)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.cache = cache = self.cache
+        m.submodules.reader = reader = BurstReader.for_config(self.config)
         m.submodules.writer = writer = BurstWriter.for_config(self.config)
         _pass_on(m, self, cache, self.passed)
+        pass_fields(m, cache.o_fetch, reader.i_command)
+        pass_fields(m, reader.o, cache.i_data)
+        m.d.comb += reader.m_axi.rdata.eq(self.word)
+        _give_reads(m, reader, self.o_in)
         pass_fields(m, cache.o_write, writer.i_command)
         pass_fields(m, writer.o_done, cache.i_written)
         beat = Signal.like(self.record_beats)
         pass_fields(m, cache.o_data, writer.i)
-        m.d.comb += [cache.i_record.valid.eq(1), cache.i_record.p.last.eq(beat == self.record_beats - 1), cache.o_append.ready.eq(1)]
+        m.d.comb += [cache.i_record.valid.eq(1), cache.i_record.p.last.eq(beat == self.record_beats - 1)]
         with m.If(cache.i_record.ready):
             m.d.sync += beat.eq(Mux(cache.i_record.p.last, 0, beat + 1))
         _take_writes(m, writer, self.o_out)
@@ -126,6 +126,19 @@ def _pass_on(m: Module, outer, inner, names) -> None:
             wiring.connect(m, *((wiring.flipped(here), there) if member.flow == In else (there, wiring.flipped(here))))
         else:
             m.d.comb += there.eq(here) if member.flow == In else here.eq(there)
+
+
+def _give_reads(m: Module, reader: BurstReader, o_in) -> None:
+    """A queue of bursts, whose beats come one per cycle."""
+    m.submodules.asked = asked = Queue(8, 16)
+    beat, axi = Signal(8), reader.m_axi
+    m.d.comb += [
+        asked.i.valid.eq(axi.arvalid), axi.arready.eq(asked.i.ready), asked.i.p.eq(axi.arlen),
+        axi.rvalid.eq(asked.o.valid), axi.rlast.eq(beat == asked.o.p), asked.o.ready.eq(axi.rready & axi.rlast),
+        o_in.valid.eq(axi.rvalid & axi.rready), o_in.p.eq(axi.rlast),
+    ]
+    with m.If(axi.rvalid & axi.rready):
+        m.d.sync += beat.eq(Mux(axi.rlast, 0, beat + 1))
 
 
 def _take_writes(m: Module, writer: BurstWriter, o_out) -> None:

@@ -1,11 +1,15 @@
 """What addresses cost on the port, with an ideal memory: cycles per appended record beyond its beats, idle cycles in a read."""
 
 import functools
+import itertools
 
 import pytest
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
+from llmrtl.accelerators.cache.evict_formats import Outcome
 from llmrtl.accelerators.cache.paged import PagedCache
 from llmrtl.accelerators.cache.paged_formats import SequenceCommand
+from llmrtl.accelerators.cache.record_merge import RecordMerge
+from llmrtl.accelerators.cache.similar import SimilarKey
 from llmrtl.accelerators.cache.swap import SwapController
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
@@ -92,26 +96,84 @@ RECORDS = [(1, 1), (2, 1), (4, 1), (1, 3), (4, 4)]
 """Heads and layers."""
 
 
-@caches("contiguous", "window", "paged_1", "paged_2", "paged_4", "paged_16")
+@caches("contiguous", "window", "evict", "paged_1", "paged_2", "paged_4", "paged_16")
 @pytest.mark.parametrize("beats", [2, 3, 5, 17])
 def test_an_append_costs_two_cycles_more_than_its_beats_at_most(name, beats):
-    """Room for each token of a paged cache included, if it needs a block or not; and a window's first position in the ring."""
+    """Room for each token of a paged cache included, if it needs a block or not; and a window's first position in the ring. Below the
+    budget of an evict + merge cache."""
     for heads, layers in RECORDS:
         records = heads * layers
-        needed = max(records * beats, {"contiguous": records, "window": 2 * records + 1}.get(name, max(4, 2 * records + 1)))
-        assert lost(name, beats, heads, layers) == needed / records - beats <= 2
+        addresses = {"contiguous": records, "window": 2 * records + 1, "evict": 4 * records}.get(name, max(4, 2 * records + 1))
+        assert lost(name, beats, heads, layers) == max(records * beats, addresses) / records - beats <= 2
 
 
-@caches("evict", "swap")
+@caches("swap")
 @pytest.mark.parametrize("beats", [2, 8, 17])
 def test_what_an_append_costs_where_it_is_more(name, beats):
     """Exactly. What precedes a token's first record is included."""
     for heads, layers in RECORDS:
         records = heads * layers
-        needed = {"evict": records * (beats + 22), "swap": max(records * beats, 4 * records + 7)}[name]
+        needed = {"swap": max(records * beats, 4 * records + 7)}[name]
         cycles = appended(name, beats, heads, layers)
         print(f"{name}, {records} records of {beats} beats: {needed / records - beats:.2f} cycles lost per record")
         assert set(cycles) == {needed}
+
+
+ALIKE = 0x01010101
+"""Of a key whose bytes are all 1."""
+
+
+def replaced(budget: int, heads: int, word: int, threshold: int, *, scored: bool = True, keys: int = 16) -> list[int]:
+    """Cycles from the answer to an append at the budget to that of the next one: of the next head, or of the only one's next token.
+
+    Memory holds ``word`` everywhere, a record has ``keys`` beats of K. ``scored``: there are weights between two tokens of a head,
+    smallest for row 0; else all rows are equal. So row 0 goes, and all others are compared with it."""
+    beats = 2 * keys + 2
+    plain = {"record_beats": beats, "head_stride": budget * beats * TINY.bus_bytes, "beats": keys,
+             "words": keys * TINY.kv_lanes // TINY.vector_lanes, "threshold": threshold, "word": word}
+    steps = [Set(port, value) for port, value in plain.items()]
+    each = {"base": 0, "count": 1, "budget": budget}
+    for position in range(budget + 3):
+        rows = min(position + 1, budget)
+        steps += [Offer("i_request", {**each, "write": 1, "scores": 0, "head": head, "position": position}) for head in range(heads)]
+        for head in range(heads) if scored else ():
+            steps.append(Offer("i_request", {**each, "write": 0, "scores": 1, "head": head, "position": 0}))
+            steps += [Offer("i_weights", {"weight": min(row, 1), "last": int(row == rows - 1)}) for row in range(rows)]
+    events = [event for event in play(emitted("evict"), [*steps, Settle(999)], seed=0)
+              if event.what == "left" and event.name == "o_append"][-3 * heads:]
+    outcome = Outcome.MERGED if word and threshold <= 4096 else Outcome.DROPPED
+    assert {(event.payload["outcome"], event.payload["slot"]) for event in events} == {(outcome, 0)}
+    return [b.cycle - a.cycle for a, b in itertools.pairwise(events) if b.payload["head"] or heads == 1]
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("budget", [16, 32])
+def test_what_an_append_costs_at_the_budget(budget):
+    """As ``EvictCache`` says, exactly; longest records, of which none is similar, all are similar but do not reach the threshold, or
+    all are the same."""
+    similar, merge = SimilarKey(TINY), RecordMerge(TINY).latency
+    keys, words, beats = TINY.max_head_dim // TINY.kv_lanes, TINY.max_head_dim // TINY.vector_lanes, TINY.max_record_beats
+    assert similar.compare <= beats
+    for word, threshold in ((0, 0), (ALIKE, 4097), (ALIKE, 4096)):
+        decided = max(1, similar.latency + similar.compare - 1 - keys if word else 0)
+        merges = bool(word) and threshold <= 4096
+        needed = (budget + 2) * beats + 14 + decided if merges else (budget + 1) * beats + 20 + decided
+        behind = budget + 6 - (beats - 13 if merges else 0)
+        answered = 2 * beats + merge["fixed"] + merge["word"] * words + 30 if merges else beats + 7
+        print(f"{budget} rows, words {word:#x}, threshold {threshold}: {needed} cycles")
+        assert set(replaced(budget, 4, word, threshold)) == {needed}
+        assert set(replaced(budget, 4, word, threshold, scored=False)) == {needed + max(0, behind)}
+        assert set(replaced(budget, 1, word, threshold, scored=False)) == {needed + answered}
+
+
+@pytest.mark.bench
+def test_rows_that_take_longer_to_compare_than_to_come():
+    """Each of those that are compared: all but the candidate and the first one; and two comparisons for the threshold."""
+    compare = SimilarKey(TINY).compare
+    for budget in (8, 16, 32):
+        costs = set(replaced(budget, 4, ALIKE, 4097, keys=2))
+        print(budget, costs, budget * compare)
+        assert costs == {budget * compare + 32}
 
 
 @caches("contiguous_int4", "paged_int4")

@@ -11,6 +11,7 @@ from llmrtl.accelerators.cache import (
     addresses,
     blocks,
     contiguous,
+    evict_bursts,
     evict_cache,
     evict_scores,
     paged,
@@ -25,7 +26,7 @@ from llmrtl.accelerators.cache import (
     swap_walk,
     window,
 )
-from llmrtl.accelerators.cache.evict_cache import Outcome
+from llmrtl.accelerators.cache.evict_formats import Outcome
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.sim.traces.evict import EvictTrace
@@ -193,12 +194,18 @@ MUTANTS = {
     "a row is merged into itself": (evict_cache, "similar.i_command.p.skip.eq(slot)", "similar.i_command.p.skip.eq(slot | 8)"),
     "tokens of the kept row are not counted": (evict_cache, "merge.i_command.p.kept.eq(scores.o.p.tokens)",
                                                "merge.i_command.p.kept.eq(1)"),
-    "a write is not waited for": (evict_cache, "with m.If(owed == 0):", "with m.If(owed <= 1):"),
+    "a write is not waited for": (evict_bursts, "owed_head == asks.p.head", "(owed_head == asks.p.head) & (owed != 1)"),
+    "writes to two heads are those to one": (evict_bursts, "mixed.eq(~self.idle & (mixed | (owed_head != asks.p.head)))",
+                                             "mixed.eq(0)"),
+    "one of two writes is enough": (evict_bursts, "(half | (append.p.outcome != Outcome.MERGED))", "answer.valid"),
+    "an append leaves known which row goes": (evict_cache, "state_write.data.length.eq(state.length + 1)]",
+                                              "state_write.data.length.eq(state.length + 1), state_write.data.known.eq(state.known)]"),
+    "weights of some rows are enough": (evict_scores, "with m.If(~covers):", "with m.If(0):"),
+    "rows that are not there may go": (evict_scores, "scans.eq(updates & (slot < command.rows))", "scans.eq(updates)"),
     "of equal scores the last one": (evict_scores, "(score < result.score)", "(score <= result.score)"),
     "a merged row forgets its tokens": (evict_scores, "becomes.tokens.eq(base.tokens + Mux(adds, entry.tokens, 0))",
                                         "becomes.tokens.eq(base.tokens + adds)"),
-    "local scores decay late": (evict_scores, "weight - (entry.local_score >> self.decay)",
-                                "weight - (entry.local_score >> self.decay + 1)"),
+    "local scores decay late": (evict_scores, "entry.local_score >> self.decay,", "entry.local_score >> self.decay + 1,"),
     "of equal cosines the last one": (similar, "with m.If(~total[-1] & total.any()):", "with m.If(~total[-1]):"),
     "a threshold that is reached is not": (similar, "best.counts & ~total[-1]", "best.counts & ~total[-1] & total.any()"),
     "a smaller exponent is taken": (record_merge, "(parts[1].exponent > parts[0].exponent)", "(parts[1].exponent < parts[0].exponent)"),
@@ -206,7 +213,7 @@ MUTANTS = {
 }
 FAST = ("a shared block is written",)
 HOLDERS = {**dict.fromkeys((swap, swap_commands, swap_tables, swap_walk), swap), swap_moves: swap_tables,
-           **dict.fromkeys((evict_cache, evict_scores, record_merge, similar), evict_cache)}
+           **dict.fromkeys((evict_cache, evict_bursts, evict_scores, record_merge, similar), evict_cache)}
 """Of which module others have what a mutant changes, if not of ``paged``."""
 
 
