@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from ..streams import StreamBuffer, connect
 from .addresses import HEAD_BITS, RowAddresses, check_rows
 
 __all__ = ["ContiguousCache", "give", "read_layout", "request_layout"]
@@ -37,7 +38,8 @@ class ContiguousCache(wiring.Component):
         address = base + head * head_stride + position * record_beats * bus_bits / 8
         beats   = count * record_beats
 
-    ``RowAddresses`` makes the products, a request per cycle: so addresses keep ahead of records of any length.
+    ``RowAddresses`` makes the products, a request per cycle: so addresses keep ahead of records of any length. A register lies in front,
+    as positions and counts are sums where requests are made.
 
     Parameters
     ----------
@@ -64,11 +66,11 @@ class ContiguousCache(wiring.Component):
     clear : In(1)
         Clears ``error``.
 
-    Latency: 5 cycles. Interval: 1 cycle. A request out of bounds takes 1 cycle. ``capacity``, ``record_beats`` and
-    ``head_stride`` are read when a request is taken. Addresses are modulo 2**32.
+    Latency: 6 cycles. Interval: 1 cycle, of requests out of bounds too. ``capacity``, ``record_beats`` and ``head_stride`` are read
+    in a cycle behind that in which a request is taken; they stand while there are requests. Addresses are modulo 2**32.
     """
 
-    latency, interval = RowAddresses.latency, RowAddresses.interval
+    latency, interval = StreamBuffer.latency + RowAddresses.latency, RowAddresses.interval
 
     def __init__(self, config: AcceleratorConfig, rows: int | None = None):
         rows = config.max_context if rows is None else rows
@@ -91,7 +93,9 @@ class ContiguousCache(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        request, sent = self.i_request, Signal()
+        m.submodules.requests = requests = StreamBuffer(self.i_request.p.shape())
+        connect(m, wiring.flipped(self.i_request), requests.i)
+        request, sent = requests.o, Signal()
         m.submodules.addresses = addresses = RowAddresses(self.config, self.rows)
         m.d.comb += [
             sent.eq(request.p.position + request.p.count <= self.capacity),

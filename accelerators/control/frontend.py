@@ -116,7 +116,7 @@ class FrontEnd(wiring.Component):
 
     Latency: 4 cycles from ``start`` to the first command, 5 with a window, 6 with a budget. Interval: 1 + 512 / bus_bits cycles per
     instruction and the memory's latency (1 or more), while the data reads of the previous one are issued; 4 cycles per row of EMBED
-    and ROPE, and two more than the latency of ``ContiguousCache`` (7) per query tile and KV head of ATTEND.
+    and ROPE, and two more than the latency of ``ContiguousCache`` (8) per query tile and KV head of ATTEND.
     """
 
     latency = None
