@@ -38,8 +38,8 @@ class ContiguousCache(wiring.Component):
         address = base + head * head_stride + position * record_beats * bus_bits / 8
         beats   = count * record_beats
 
-    ``RowAddresses`` makes the products, a request per cycle: so addresses keep ahead of records of any length. A register lies in front,
-    as positions and counts are sums where requests are made.
+    ``RowAddresses`` makes the products, a request per cycle: so addresses keep ahead of records of any length. A register lies in
+    front, as positions and counts are sums where requests are made.
 
     Parameters
     ----------
