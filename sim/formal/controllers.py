@@ -120,7 +120,7 @@ class MoverContract(WrittenContract):
 
 class AddressContract(StreamContract):
     """Every request within bounds is answered by one command in the promised number of cycles, while nobody stalls; there is no command
-    without a request, and none for one out of bounds."""
+    without a request, and none for one out of bounds. ``capacity`` stands still."""
 
     def __init__(self, config: AcceleratorConfig):
         cache = ContiguousCache(config)
@@ -130,6 +130,9 @@ class AddressContract(StreamContract):
     def elaborate(self, platform):
         m = super().elaborate(platform)
         cache, request = self.component, self.component.i_request
+        first, before = Signal(init=1), Signal.like(cache.capacity)
+        m.d.sync += [first.eq(0), before.eq(cache.capacity)]
+        m.d.comb += Assume(first | (cache.capacity == before))
         taken = request.valid & request.ready & (request.p.position + request.p.count <= cache.capacity)
         given = (cache.o_read.valid & cache.o_read.ready) | (cache.o_write.valid & cache.o_write.ready)
         inside, writes = Signal(range(16)), Signal(range(16))

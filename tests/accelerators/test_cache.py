@@ -90,6 +90,7 @@ def test_error_is_sticky_until_cleared():
         ctx.set(cache.record_beats, 17)
         ctx.set(cache.o_read.ready, 1)
         await request(ctx, 10, 1)
+        await ctx.tick()
         assert ctx.get(cache.error)
         await request(ctx, 9, 1)
         await ctx.tick().until(cache.o_read.valid)
