@@ -69,13 +69,16 @@ class SwapController(wiring.Component):
 
     Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command; ``swap_out``, ``swap_in`` from a
     command about one block to its move, ``out_block``, ``in_block`` more for each block behind it in the same run. Interval: that
-    of ``PagedCache`` and 3 cycles.
+    of ``PagedCache`` for requests that pass at once, those about sequences that are in: reads, and writes of blocks behind the last one
+    that may have a slot. Other writes take 4 cycles more, and 2 for each block of these; if the last one was among them, further
+    writes there pass. EXTEND and FORK pass at once too. So, while nothing is swapped, an append takes at most two cycles more than
+    its beats, as with ``PagedCache``.
     """
 
     SAME = ("o_copy", "i_request", "o_read", "o_write", "record_beats", "head_stride", "error", "clear", "free")
     """Members that are those of ``PagedCache``."""
 
-    CYCLES = {"swap_out": 27, "out_block": 16, "swap_in": 22, "in_block": 11}
+    CYCLES = {"swap_out": 30, "out_block": 18, "swap_in": 23, "in_block": 12}
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
                  blocks: int | None = None, slots: int | None = None):
@@ -85,7 +88,7 @@ class SwapController(wiring.Component):
         self.config, self.slots = config, slots
         self.sequences, self.block_size, self.blocks = cache.sequences, cache.block_size, cache.blocks
         self.rows = max(cache.blocks, slots) * cache.block_size
-        self.latency = {"read": cache.latency["read"] + 3, "write": cache.latency["write"] + 3, **self.CYCLES}
+        self.latency = {"read": cache.latency["read"] + 1, "write": cache.latency["write"] + 1, **self.CYCLES}
         super().__init__({
             "i_command": In(stream.Signature(swap_command(config, self.sequences))),
             "o_done": Out(stream.Signature(swap_result(config))),
@@ -111,36 +114,48 @@ class SwapController(wiring.Component):
                      self.free.eq(cache.free), self.error.eq(cache.error)]
 
         self._tables = tables = SwapTables(m, self, cache)
-        waits, goes, takes, about_swap = Signal(), Signal(), Signal(), Signal()
-        swap_turn, steps = Signal(), Signal()
-        asked, request, swap, active, checking = self.i_command.p, tables.request, tables.swap, tables.active, tables.checking
+        goes, takes, at_once, about_swap, asks = Signal(), Signal(), Signal(), Signal(), Signal()
+        swap_turn, steps, moves_on, borrows = Signal(), Signal(), Signal(), Signal()
+        offered, asked, request, swap, active, checking = (
+            self.i_request.p, self.i_command.p, tables.request, tables.swap, tables.active, tables.checking)
         m.d.comb += [
-            waits.eq(active & (request.sequence == swap.sequence) & (tables.leaves | (tables.request_end > tables.arrived))),
-            goes.eq(tables.pending & ~waits),
+            goes.eq(tables.pending & ~(tables.checked & tables.waits)),
             about_swap.eq((asked.command >= SwapCommand.SWAP_OUT) | (asked.sequence == swap.sequence)
                           | ((asked.command == SwapCommand.FORK) & (asked.other == swap.sequence))),
-            takes.eq(self.i_command.valid & ~goes & ~checking & ~(active & about_swap)),
-            steps.eq(active & ~tables.runs.flush & Mux(
-                tables.more, checking | ~tables.leaves | tables.slots.at_free | (self.room == 0),
-                checking | ((tables.runs.run.rows == 0) & ~tables.runs.busy & ~self.o_swapped.valid))),
-            tables.mine.addr.eq(Mux(goes, request.sequence, asked.sequence)), tables.keep.addr.eq(tables.sequence),
+            asks.eq(self.i_command.valid & ~checking & ~(active & about_swap)), takes.eq(asks & ~goes),
+            at_once.eq((asked.sequence < self.sequences) & ~tables.out.bit_select(asked.sequence, 1) & (
+                (asked.command == SwapCommand.EXTEND) | ((asked.command == SwapCommand.FORK) & (asked.other < self.sequences)))),
+            borrows.eq(self.i_command.valid & ~goes), moves_on.eq(steps & (swap_turn | ~(goes | takes))),
+            tables.mine.addr.eq(Mux(borrows, asked.sequence, tables.looked.sequence)), tables.keep.addr.eq(tables.sequence),
             tables.entry.addr.eq(tables.index | tables.sequence << tables.index_bits), tables.enter.addr.eq(tables.entry.addr),
             tables.enter.data.slot.eq(tables.slot),
             cache.i_request.p.eq(request), cache.i_look.p.sequence.eq(tables.sequence), cache.i_look.p.index.eq(tables.index),
             self.o_done.p.error.eq(tables.error), self.o_done.p.length.eq(tables.length),
         ]
+        m.d.sync += [tables.checked.eq(0), steps.eq(0)]
         with m.If(self.o_swapped.ready):
             m.d.sync += self.o_swapped.valid.eq(0)
+        with m.If(tables.handed):
+            m.d.comb += [self.o_done.valid.eq(cache.o_done.valid), cache.o_done.ready.eq(self.o_done.ready),
+                         self.o_done.p.error.eq(cache.o_done.p.error), self.o_done.p.length.eq(cache.o_done.p.length)]
+            with m.If(cache.o_done.valid & self.o_done.ready):
+                m.d.sync += tables.handed.eq(0)
 
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.i_request.ready.eq(~tables.pending & ~takes)
-                m.d.sync += [tables.state.eq(Mux(tables.used.bit_select(tables.mine.addr, 1), tables.mine.data.as_value(), 0)),
-                             swap_turn.eq(1)]
+                state = tables.state_of(tables.mine)
+                passes = tables.pending & tables.checked & tables.plain & ~(steps & swap_turn)
+                leaves = passes & cache.i_request.ready
+                m.d.comb += [cache.i_request.valid.eq(passes), self.i_request.ready.eq((~tables.pending | leaves) & ~asks)]
+                m.d.sync += [tables.state.eq(state), steps.eq(active & ~tables.runs.flush & Mux(
+                    tables.more, checking | ~tables.leaves | tables.slots.at_free | (self.room == 0),
+                    checking | ((tables.runs.run.rows == 0) & ~tables.runs.busy & ~self.o_swapped.valid)))]
+                tables.check(m, state, unless=borrows)
+                with m.If(leaves):
+                    m.d.sync += [tables.pending.eq(0), tables.checked.eq(0), swap_turn.eq(1)]
                 with m.If(self.i_request.valid & self.i_request.ready):
-                    m.d.sync += [request.eq(self.i_request.p), tables.pending.eq(1),
-                                 tables.request_end.eq(self.i_request.p.position + self.i_request.p.count)]
-                with m.If(steps & (swap_turn | ~(goes | takes))):
+                    m.d.sync += [request.eq(offered), tables.pending.eq(1), tables.request_end.eq(offered.position + offered.count)]
+                with m.If(moves_on):
                     m.d.sync += [tables.sequence.eq(swap.sequence), tables.index.eq(swap.index), tables.end.eq(swap.end),
                                  swap_turn.eq(0)]
                     m.next = "LOOK"
@@ -148,12 +163,18 @@ class SwapController(wiring.Component):
                         m.next = "FINISH"
                         with m.If(checking):
                             m.next = "CHECKED"
-                with m.Elif(goes):
-                    m.d.sync += tables.sequence.eq(request.sequence)
+                with m.Elif(goes & tables.checked & ~tables.plain):
+                    m.d.sync += [tables.sequence.eq(request.sequence), swap_turn.eq(1)]
                     m.next = "REQUEST"
-                with m.Elif(takes):
+                with m.Elif(takes & at_once):
+                    told = cache.i_command
+                    m.d.comb += [told.valid.eq(1), self.i_command.ready.eq(told.ready), told.p.command.eq(asked.command[:2]),
+                                 *(told.p[name].eq(asked[name]) for name in ("sequence", "other", "count"))]
+                    with m.If(told.ready):
+                        m.d.sync += [tables.handed.eq(1), swap_turn.eq(1)]
+                with m.Elif(takes & ~tables.handed):
                     m.d.comb += self.i_command.ready.eq(1)
-                    m.d.sync += [tables.command.eq(asked), tables.sequence.eq(asked.sequence)]
+                    m.d.sync += [tables.command.eq(asked), tables.sequence.eq(asked.sequence), swap_turn.eq(1)]
                     m.next = "DECIDE"
             self._pass_request(m, tables)
             for command in (decide, hand_on, begin_swap):
@@ -165,22 +186,27 @@ class SwapController(wiring.Component):
             for step in (look, count_block, place_block, finish):
                 step(m, tables)
         with m.If(tables.keep.en):
-            m.d.sync += tables.used.bit_select(tables.sequence, 1).eq(1)
+            m.d.sync += [tables.used.bit_select(tables.sequence, 1).eq(1),
+                         tables.out.bit_select(tables.sequence, 1).eq(tables.keep.data.length != 0)]
         return m
 
     def _pass_request(self, m: Module, tables: SwapTables) -> None:
-        """States of a request that need not wait: copies of what it writes are given up, and the cache gets it. The cache refuses rows
-        that no sequence can have."""
+        """States of a request that need not wait, but does not pass at once: copies of what it writes are given up, and the cache gets
+        it. The cache refuses rows that no sequence can have."""
         request, state, sequence, cache, end = tables.request, tables.state, tables.sequence, tables.cache, tables.request_end
+        first, keep = request.position >> tables.offset_bits, tables.keep
         with m.State("REQUEST"):
-            m.d.sync += [tables.index.eq(request.position >> tables.offset_bits),
+            m.d.sync += [tables.index.eq(first),
                          tables.end.eq(Mux(tables.blocks_of(end) < state.known, tables.blocks_of(end), state.known))]
             m.next = "PASS"
             with m.If((state.length != 0) & ~(tables.active & (sequence == tables.swap.sequence)) | (sequence >= self.sequences)):
                 m.d.sync += [request.position.eq(self.config.max_context), request.count.eq(self.config.max_context)]
-            with m.Elif(request.write & (request.count != 0) & (state.known != 0)):
+            with m.Elif(request.write & (request.count != 0) & (first < state.known)):
                 m.next = "WRITTEN"
-        tables.give_up(m, "WRITTEN", "PASS")
+        tables.give_up(m, "WRITTEN", "WROTE")
+        with m.State("WROTE"):  # what no entry is known of is written at once
+            m.d.comb += [keep.en.eq(tables.end == state.known), keep.data.known.eq(first), keep.data.length.eq(state.length)]
+            m.next = "PASS"
         with m.State("PASS"):
             m.d.comb += cache.i_request.valid.eq(1)
             with m.If(cache.i_request.ready):

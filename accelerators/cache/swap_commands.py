@@ -10,14 +10,12 @@ __all__ = ["begin_swap", "decide", "hand_on"]
 
 
 def decide(m: Module, tables: SwapTables) -> None:
-    """Where a command begins, or why it is refused."""
+    """Where a command begins, or why it is refused: EXTEND and FORK come here for that alone."""
     command, state, index, sequences = tables.command, tables.state, tables.index, tables.controller.sequences
     error, length = tables.error, tables.length
     with m.State("DECIDE"):
         m.d.sync += [error.eq(SwapError.NONE), length.eq(state.length), index.eq(0), tables.end.eq(state.known)]
         with m.Switch(command.command):
-            with m.Case(SwapCommand.EXTEND, SwapCommand.FORK):
-                m.next = "HAND_ON"
             with m.Case(SwapCommand.FREE):
                 m.next = "FREED"
             with m.Case(SwapCommand.MARK):
@@ -25,7 +23,8 @@ def decide(m: Module, tables: SwapTables) -> None:
                 m.next = "MARKED"
             with m.Default():
                 m.next = "SIZE"
-        with m.If((state.length != 0) & command.command.matches(SwapCommand.EXTEND, SwapCommand.FORK, SwapCommand.MARK)):
+        with m.If(command.command.matches(SwapCommand.EXTEND, SwapCommand.FORK)
+                  | ((command.command == SwapCommand.MARK) & (state.length != 0))):
             m.d.sync += error.eq(SwapError.SWAPPED)
             m.next = "ANSWER"
         with m.If((tables.sequence >= sequences) | (command.command > SwapCommand.SWAP_IN)
@@ -35,13 +34,13 @@ def decide(m: Module, tables: SwapTables) -> None:
 
 
 def hand_on(m: Module, tables: SwapTables) -> None:
-    """EXTEND, FORK and FREE are for the cache; with FREE, and MARK, copies of blocks are given up."""
+    """FREE is for the cache too; with it, and MARK, copies of blocks are given up."""
     cache = tables.cache
     tables.give_up(m, "FREED", "FORGET")
     with m.State("FORGET"):
         m.d.comb += tables.keep.en.eq(1)
         m.next = "HAND_ON"
-    with tables.tell(m, "HAND_ON", tables.command.command[:2], tables.command.count) as done:
+    with tables.tell(m, "HAND_ON", SequenceCommand.FREE, 0) as done:
         with m.If(done):
             m.d.sync += [tables.error.eq(cache.o_done.p.error), tables.length.eq(cache.o_done.p.length)]
             m.next = "ANSWER"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 
 from ..config import ceil_div
@@ -37,8 +37,15 @@ class SwapTables:
         A bit for each sequence: its state was written since reset. All others are in and have no entry that is known.
     command, error, length
         The latest command and its answer.
+    out
+        A bit for each sequence: it is out, if only in part.
+    handed
+        The cache was given a command at once, and owes the answer.
     request, request_end, pending
-        The latest request, the position behind its rows, and whether it still waits.
+        The latest request, the position behind its rows, and whether it is still here.
+    looked, checked, waits, plain
+        The request that is looked at: the one pending, or offered. If it was ``checked``, in the cycle before: it has to wait for the
+        swap; or it can pass at once, as it is about a sequence that is in and writes no block of which a slot may have a copy.
     sequence, state, index, end
         The sequence in hand, its state in the memory, and those of its blocks that are still to come: from ``index`` up to ``end``.
     size
@@ -72,7 +79,8 @@ class SwapTables:
         self.command, self.error, self.length = Signal.like(controller.i_command.p), Signal(4), Signal(positions)
         asked = controller.i_request.p
         self.request, self.request_end = Signal.like(asked), Signal(len(asked.position) + 1)
-        self.pending = Signal()
+        self.pending, self.checked, self.plain, self.waits = Signal(), Signal(), Signal(), Signal()
+        self.looked, self.handed, self.out = Signal.like(asked), Signal(), Signal(controller.sequences)
         self.sequence, self.state = Signal(range(controller.sequences)), Signal(kept)
         self.index, self.end = Signal(counts), Signal(counts)
         self.size = Signal(positions)
@@ -83,13 +91,26 @@ class SwapTables:
         self.block, self.shared, self.slot, self.copied = (
             Signal(range(controller.blocks)), Signal(), Signal(range(controller.slots)), Signal())
 
-        m.d.comb += self.more.eq(self.swap.index != self.swap.end)
+        m.d.comb += [self.more.eq(self.swap.index != self.swap.end), self.looked.eq(Mux(self.pending, self.request, asked))]
         self.runs = MoveRuns(m, controller, self.active & ~self.checking & ~self.more, self.leaves, self.arrived, self.failed)
         self.slots = FreeSlots(m, controller, self.active & self.leaves & ~self.checking & self.more, self.entry.data.slot)
 
     def blocks_of(self, count: Value) -> Value:
         """Blocks that ``count`` positions need."""
         return (count + self.controller.block_size - 1) >> self.offset_bits
+
+    def state_of(self, port) -> data.View:
+        """What the memory has of the sequence that a port reads; all is 0 where nothing was written."""
+        return data.View(port.data.shape(), Mux(self.used.bit_select(port.addr, 1), port.data.as_value(), 0))
+
+    def check(self, m: Module, state: data.View, unless: Value) -> None:
+        """In a state: whether the latest request, or if none is pending the one that is offered, has to wait, or can pass; ``state`` is
+        that of its sequence, ``unless`` it is another one's. While there is a swap, only what is pending is checked."""
+        looked, swap = self.looked, self.swap
+        waits = self.active & (looked.sequence == swap.sequence) & (self.leaves | (self.request_end > self.arrived))
+        writes = looked.write & (looked.count != 0) & (looked.position >> self.offset_bits < state.known)
+        m.d.sync += [self.checked.eq(~unless & (self.pending | ~self.active)), self.waits.eq(waits),
+                     self.plain.eq(~waits & ~writes & (state.length == 0) & (looked.sequence < self.controller.sequences))]
 
     @contextmanager
     def tell(self, m: Module, name: str, what, count) -> Iterator[Value]:
