@@ -21,7 +21,7 @@ def spoiled(rng: random.Random, bench: BatchFrontEndBench, number: int) -> list[
         [Entry(EntryKind.TOKENS, 0, lanes + 1).encode(), *[1] * (lanes + 1)], [Entry(EntryKind.TOKENS, 0, 2, feed=True).encode()],
         [Entry(EntryKind.TOKENS, 0, 1).encode(), 1, Entry(EntryKind.TOKENS, 1, lanes).encode(), *[1] * lanes],
         [Entry(EntryKind.FORK, 1, size, sequences).encode()],
-        [Entry(EntryKind.TOKENS, 0, 1).encode(), 1, Entry(EntryKind.FORK, 1, 1, 0).encode()],
+        [Entry(EntryKind.FREE, 0).encode(), Entry(EntryKind.TOKENS, 0, 1).encode(), 1, Entry(EntryKind.FORK, 1, 1, 0).encode()],
         [Entry(EntryKind.FREE, sequences).encode()], [Entry(EntryKind.TOKENS, 0, 2).encode(), 1],
         [Entry(EntryKind.FORK, 1, 2 * bench.config.max_context + size, 0).encode()],
         [Entry(EntryKind.GROUP, 0, size + 1, 1).encode()], [Entry(EntryKind.GROUP, 0, 0, 1).encode()],
