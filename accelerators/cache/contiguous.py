@@ -38,8 +38,8 @@ class ContiguousCache(wiring.Component):
         address = base + head * head_stride + position * record_beats * bus_bits / 8
         beats   = count * record_beats
 
-    ``RowAddresses`` makes the products, a request per cycle: so addresses keep ahead of records of any length. A register lies in
-    front, as positions and counts are sums where requests are made.
+    ``RowAddresses`` makes the products, a request per cycle: so addresses keep ahead of records of any length. Registers lie in
+    front: positions and counts are sums where requests are made, and the registers of the other inputs may be far from the multipliers.
 
     Parameters
     ----------
@@ -101,8 +101,8 @@ class ContiguousCache(wiring.Component):
             sent.eq(request.p.position + request.p.count <= self.capacity),
             addresses.i.valid.eq(request.valid & sent), request.ready.eq(addresses.i.ready),
             *(addresses.i.p[name].eq(request.p[name]) for name in request.p.shape().members),
-            addresses.record_beats.eq(self.record_beats), addresses.head_stride.eq(self.head_stride),
         ]
+        m.d.sync += [addresses.record_beats.eq(self.record_beats), addresses.head_stride.eq(self.head_stride)]
         give(m, addresses, self.o_read, self.o_write)
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
