@@ -169,8 +169,6 @@ MUTANTS = {
     "a written block passes at once": (swap_tables, "(looked.position >> self.offset_bits < state.known)",
                                        "(looked.position >> self.offset_bits < state.known - 1)"),
     "what lies behind a written block is forgotten": (swap, "keep.en.eq(tables.end == state.known)", "keep.en.eq(1)"),
-    "a request passes unchecked": (swap, "passes = tables.pending & tables.checked & tables.plain",
-                                   "passes = tables.pending & tables.plain"),
     "an answer overtakes another": (swap, "with m.Elif(takes & ~tables.handed):", "with m.Elif(takes):"),
     "rows are read before they came": (swap_tables, "(self.leaves | (self.request_end > self.arrived))",
                                        "(self.leaves | (looked.position > self.arrived))"),
