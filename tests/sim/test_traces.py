@@ -129,7 +129,8 @@ MUTANTS = {
     "a lap too short": (window, "m.d.sync += lap.eq(lap + self.recent)", "m.d.sync += lap.eq(lap + self.recent - 1)"),
     "the ring of a text before": (window, "m.d.sync += [lap.eq(self.sinks), again.eq(0)]", "m.d.sync += again.eq(0)"),
     "an old length is forgotten late": (window, "with m.If(same & (self.length == same_length)):", "with m.If(same):"),
-    "the next request before a command has left": (window, "with m.Elif(sent.ready & run.last):", "with m.Elif(run.last):"),
+    "as many rows as the request before": (window, "(offered.position == run.position) & (offered.count == run.count)",
+                                           "(offered.position == run.position)"),
     "what is only offered is taken for the rows found": (paged_requests, "m.d.comb += cache.i_request.ready.eq(1)\n",
                                                          "m.d.comb += cache.i_request.ready.eq(1)\n        "
                                                          "m.d.sync += request.eq(offered)\n"),
