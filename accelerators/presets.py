@@ -55,8 +55,7 @@ PRESETS = {
             name="kv260", bus_bits=512, memory_ports=4, vector_lanes=8, token_lanes=13, chunks=2, tables=26, table_rows=4,
             query_lanes=4, max_vector=6912, max_block_rows=2048, vector_memory=16384, max_head_dim=128, max_heads=32,
             max_context=2048, max_vocab=131072, prefetch_beats=2048, data_beats=512, buffer_tokens=2, multiplier_bits=27,
-            probability_bits=22,
-            top_k=16,
+            probability_bits=22, top_k=16,
         ),
     )
 }

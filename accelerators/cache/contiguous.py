@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 from ..streams import StreamBuffer, connect
-from .addresses import HEAD_BITS, RowAddresses, check_rows
+from .addresses import HEAD_BITS, RowAddresses
 
 __all__ = ["ContiguousCache", "give", "read_layout", "request_layout"]
 
@@ -45,17 +45,15 @@ class ContiguousCache(wiring.Component):
     ----------
     config : AcceleratorConfig
         Of it: ``bus_bits``, ``kv_bits``, ``max_context``, ``max_head_dim``.
-    rows : int
-        Most rows of a head, ``max_context`` by default; with the longest record they must take fewer than 2**24 beats.
 
     Members
     -------
     i_request : In(stream.Signature({write: 1, base: 32, head: 8, position, count}))
-        ``position`` and ``count`` hold 0 to ``rows``; ``base`` is a multiple of the bus word.
+        ``position`` and ``count`` hold 0 to ``max_context``; ``base`` is a multiple of the bus word.
     o_read, o_write : Out(stream.Signature({address: 32, beats: 24}))
         One command on one of them for every request within bounds, in order; a request of no rows gives one
         of no beats.
-    capacity : In(range(rows + 1))
+    capacity : In(range(max_context + 1))
         Rows of a head.
     record_beats : In(...)
         Bus words of a record, up to that of ``max_head_dim``.
@@ -72,15 +70,13 @@ class ContiguousCache(wiring.Component):
 
     latency, interval = StreamBuffer.latency + RowAddresses.latency, RowAddresses.interval
 
-    def __init__(self, config: AcceleratorConfig, rows: int | None = None):
-        rows = config.max_context if rows is None else rows
-        check_rows(config, rows)
-        self.config, self.rows = config, rows
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
         super().__init__({
-            "i_request": In(stream.Signature(request_layout(config, rows))),
+            "i_request": In(stream.Signature(request_layout(config))),
             "o_read": Out(stream.Signature(BURST_COMMAND)),
             "o_write": Out(stream.Signature(BURST_COMMAND)),
-            "capacity": In(range(rows + 1)),
+            "capacity": In(range(config.max_context + 1)),
             "record_beats": In(range(config.max_record_beats + 1)),
             "head_stride": In(ADDRESS_BITS),
             "error": Out(1),
@@ -96,7 +92,7 @@ class ContiguousCache(wiring.Component):
         m.submodules.requests = requests = StreamBuffer(self.i_request.p.shape())
         connect(m, wiring.flipped(self.i_request), requests.i)
         request, sent = requests.o, Signal()
-        m.submodules.addresses = addresses = RowAddresses(self.config, self.rows)
+        m.submodules.addresses = addresses = RowAddresses(self.config, self.config.max_context)
         m.d.comb += [
             sent.eq(request.p.position + request.p.count <= self.capacity),
             addresses.i.valid.eq(request.valid & sent), request.ready.eq(addresses.i.ready),

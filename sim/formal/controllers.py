@@ -125,14 +125,12 @@ class AddressContract(StreamContract):
     def __init__(self, config: AcceleratorConfig):
         cache = ContiguousCache(config)
         # Behind a stall, places in the queue are free a round trip later.
-        super().__init__(cache, answered=cache.interval + 1 + ROUND_TRIP, narrow={"record_beats": 2, "head_stride": 4})
+        super().__init__(cache, answered=cache.interval + 1 + ROUND_TRIP, narrow={"record_beats": 2, "head_stride": 4},
+                         still=("capacity",))
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
         cache, request = self.component, self.component.i_request
-        first, before = Signal(init=1), Signal.like(cache.capacity)
-        m.d.sync += [first.eq(0), before.eq(cache.capacity)]
-        m.d.comb += Assume(first | (cache.capacity == before))
         taken = request.valid & request.ready & (request.p.position + request.p.count <= cache.capacity)
         given = (cache.o_read.valid & cache.o_read.ready) | (cache.o_write.valid & cache.o_write.ready)
         inside, writes = Signal(range(16)), Signal(range(16))
@@ -162,19 +160,17 @@ class WindowContract(StreamContract):
     def __init__(self, config: AcceleratorConfig, *, answered: int | None = None, component: type[WindowCache] = WindowCache):
         window = _of_short_texts(component, self.BITS + 1)(config)
         window._rows = self.taker = RowTaker(window._rows)
-        super().__init__(window, answered=answered, narrow={"length": self.BITS, "sinks": 2, "recent": 2, "clear": 0})
+        super().__init__(window, answered=answered, narrow={"length": self.BITS, "sinks": 2, "recent": 2, "clear": 0},
+                         still=("sinks", "recent"))
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
         self._free(m, self.taker.takes, "takes")
         window, rows = self.component, self.component._rows.i
         m.d.comb += self.outside.eq(rows.valid & ~rows.ready)
-        first, ready = Signal(init=1), Signal()
-        m.d.sync += [first.eq(0), ready.eq(window.i_request.ready)]
-        for port in (window.sinks, window.recent, window.length):
-            before = Signal.like(port, name=f"{port.name}_before")
-            m.d.sync += before.eq(port)
-            m.d.comb += Assume(first | (port == before) | (ready if port is window.length else 0))
+        may_change, before = Signal(init=1), Signal.like(window.length)
+        m.d.sync += [may_change.eq(window.i_request.ready), before.eq(window.length)]
+        m.d.comb += Assume(may_change | (window.length == before))
         run = rows.p.passed
         last, most = run.position + run.count - 1, window.sinks + window.recent
         beyond = (run.position - window.sinks)[:self.BITS]
