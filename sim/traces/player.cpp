@@ -98,7 +98,7 @@ int main(int count, char **arguments) {
     bool stalled[OUTPUTS] = {}, offered = false, taking[OUTPUTS];
     std::vector<Answers> answers(ANSWERS);
     Memory memory;
-    uint32_t quiet = 0;
+    uint32_t quiet = 0, still = 0;  // cycles in which nothing is offered; in which nothing was taken
     auto answer = [&](int number) {
         Answers &all = answers[number];
         all.items.push_back(all.given.empty() ? Item{} : all.given.front());
@@ -123,7 +123,7 @@ int main(int count, char **arguments) {
     uint32_t step = 0;
     for (uint32_t cycle = 0; step < steps.size(); cycle++) {
         const Step &now = steps[step];
-        bool done = false, moved = false;
+        bool done = false, moved = false, taken = false;
         if (now.kind == OFFER && !offered) {
             offered = random.share(source);
             const bool shown = offered || random.share(128);  // an item may stand there before it is valid
@@ -159,7 +159,7 @@ int main(int count, char **arguments) {
             std::memcpy(held[number], words, sizeof words); \
             stalled[number] = top.name##_valid && !ready; \
             moved |= top.name##_valid; \
-            if (top.name##_valid && ready) { write(LEFT, number, step, cycle, top.name##_payload); leaves(number, words); } \
+            if (top.name##_valid && ready) { taken = true; write(LEFT, number, step, cycle, top.name##_payload); leaves(number, words); } \
         }
 #define TAKE(number, name) { const bool ready = taking[number]; TAKE_OUTPUT(number, name) }
 #define TAKE_ALWAYS(number, name) { const bool ready = true; TAKE_OUTPUT(number, name) }
@@ -172,16 +172,18 @@ int main(int count, char **arguments) {
             Answers &all = answers[number]; \
             moved |= !all.items.empty(); \
             all.done = all.offered && top.name##_ready; \
+            taken |= all.done; \
             if (all.done && number != FETCHED) write(ANSWERED, port_number, step, cycle, top.name##_payload); \
             if (all.done && number == WRITTEN) memory.land(); }
         FOR_EACH_ANSWER(TAKEN_ANSWER)
         quiet = moved || done ? 0 : quiet + 1;
+        still = taken || done ? 0 : still + 1;
         if (now.kind == SETTLE && quiet >= now.words[0]) {
 #define LOOK(number, name) write(LEVEL, number, step, cycle, top.name);
             FOR_EACH_PLAIN_OUTPUT(LOOK)
             done = true;
         }
-        if (quiet > PATIENCE) fail("nothing moves; the last one", OUTPUTS, cycle, step);
+        if (still > PATIENCE) fail("nothing moves; the last one", OUTPUTS, cycle, step);
         edge();
 #define WITHDRAW_ANSWER(number, port_number, name, share) if (answers[number].done) { \
             answers[number].offered = false; answers[number].items.pop_front(); top.name##_valid = 0; }
@@ -194,7 +196,7 @@ int main(int count, char **arguments) {
                     top.name##_valid = 0; put(top.name##_payload, words); }
                 FOR_EACH_INPUT(WITHDRAW)
             }
-            offered = false, step++, quiet = 0;
+            offered = false, step++, quiet = still = 0;
         }
     }
     top.final();
