@@ -19,20 +19,19 @@ from ...accelerators.control.isa import RANGE_UNIT, Flag, Instruction, Opcode, d
 from ..blas import single_threaded_blas
 from . import elementwise, head, ternary
 from .attention import Rows, attend, attend_runs
-from .cache import pack_records, restored, stored, stored_scale
+from .cache import stored_scale
 from .evict_layer import EvictLayer
+from .layer_cache import HeadRows, LayerCache
 from .numerics import Scalar
 from .part_memory import PartMemory
 from .sampler import Sampler
 from .select import block_mean, block_scores, share_count, top_indices, value_deviation
 
 if TYPE_CHECKING:
-    from ...accelerators.config import AcceleratorConfig
     from ...rtl_gen.image import Image
 
 __all__ = ["Machine", "Step", "Trace", "hidden_digest"]
 
-_HeadRows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Trace = Callable[[int, int, np.ndarray], None]
 """Called with (operation tag, position, result) for every operation and token."""
 
@@ -55,29 +54,6 @@ def hidden_digest(activations: np.ndarray) -> int:
     One wrong element always changes the digest.
     """
     return zlib.crc32(activations.astype("<i4").tobytes())
-
-
-class _LayerCache:
-    """K/V records of one layer, by head and position: elements as stored, scales as (mantissa, exponent). All positions are kept,
-    also those that a window does not see any more."""
-
-    def __init__(self, heads: int, capacity: int, head_dim: int, config: AcceleratorConfig) -> None:
-        # Pages of zeros take memory when they are written.
-        self.config = config
-        self.keys, self.values = (np.zeros((heads, capacity, head_dim), f"i{config.kv_bits // 8}") for _ in range(2))
-        self.key_scales, self.value_scales = (np.zeros((heads, capacity, 2), np.int32) for _ in range(2))
-
-    def put(self, position: int, keys: np.ndarray, key_scales: np.ndarray, values: np.ndarray, value_scales: np.ndarray
-            ) -> None:
-        """Records of quantized vectors ``[heads, tokens, ...]`` from ``position`` on."""
-        rows = slice(position, position + keys.shape[1])
-        self.keys[:, rows], self.key_scales[:, rows] = stored(keys, self.config), key_scales
-        self.values[:, rows], self.value_scales[:, rows] = stored(values, self.config), value_scales
-
-    def rows(self, head_number: int, end: int, begin: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Keys, their scales, values, their scales of the positions ``begin`` to ``end - 1`` of a head, as attention has them."""
-        return (restored(self.keys[head_number, begin:end], self.config), self.key_scales[head_number, begin:end],
-                restored(self.values[head_number, begin:end], self.config), self.value_scales[head_number, begin:end])
 
 
 class Machine:
@@ -114,8 +90,8 @@ class Machine:
         self.listed: list[int] = []
         self.means_saturated = False
         self._weights: dict[int, Any] = {}
-        self._caches: dict[int, _LayerCache] = {}
-        self._tables: dict[int, _LayerCache] = {}
+        self._caches: dict[int, LayerCache] = {}
+        self._tables: dict[int, LayerCache] = {}
         self._evicting: dict[int, EvictLayer] = {}
         self.parts = PartMemory(self.config) if any(op.splits for op in self.program) else None
         """Parts in memory, where the program splits attention."""
@@ -196,26 +172,17 @@ class Machine:
         probe = Machine(self.image)
         probe._weights = self._weights
         probe.chunk([self.model.bos or 0])
-        largest = (1 << self.config.stored_kv_bits - 1) - 1
         self._caches = probe._caches
         for layer, cache in enumerate(self._caches.values()):
-            generator = np.random.default_rng([seed, layer])
-            for elements, scales in ((cache.keys, cache.key_scales), (cache.values, cache.value_scales)):
-                x = generator.standard_normal((len(elements), positions, elements.shape[2]), np.float32)
-                x *= largest / np.abs(x).max(axis=2, keepdims=True)
-                elements[:, :positions] = np.rint(x)
-                exponents, used = scales[:, :1, 1].copy(), scales[:, :1, 0] > 0
-                scales[:, :positions, 0] = generator.integers(1 << 15, 1 << 16, (len(elements), positions)) * used
-                scales[:, :positions, 1] = exponents
+            cache.fill(positions, np.random.default_rng([seed, layer]))
         self.position = positions
 
     def copy_rows(self, source: int, target: int, position: int, count: int) -> None:
         """What a host copies: the first ``count`` rows of the cache of a layer at address ``source`` become those of the positions from
         ``position`` on in the cache at ``target``."""
         cache = self._caches[source]
-        into = self._caches.setdefault(target, _LayerCache(len(cache.keys), self.image.positions, cache.keys.shape[2], self.config))
-        for name in ("keys", "key_scales", "values", "value_scales"):
-            getattr(into, name)[:, position:position + count] = getattr(cache, name)[:, :count]
+        into = self._caches.setdefault(target, LayerCache(len(cache.keys), self.image.positions, cache.keys.shape[2], self.config))
+        into.copy(cache, position, count)
 
     def write_cache(self, path: Path) -> int:
         """Write the K/V cache as it lies in memory and return the byte address where the file begins.
@@ -228,11 +195,8 @@ class Machine:
         with open(path, "wb") as file:
             for address, cache in self._caches.items():
                 for head_number in range(len(cache.keys)):
-                    keys, values, key_scales, value_scales = (part[head_number, :self.position] for part in (
-                        cache.keys, cache.values, cache.key_scales, cache.value_scales))
                     file.seek(address - base + head_number * self.image.kv_head_stride)
-                    file.write(pack_records(keys, values, key_scales, value_scales, kv_bits=self.config.stored_kv_bits,
-                                            bus_bits=self.config.bus_bits).data)
+                    file.write(cache.packed(head_number, self.position).data)
         return base
 
     # Operations, in the order of Opcode.
@@ -340,7 +304,7 @@ class Machine:
                 x, e = attend_runs([Rows(queries, lane_scales, np.zeros_like(limits), limits, *rows)], self.config, phi)
             else:
                 sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
-                assert isinstance(cache, _LayerCache)
+                assert isinstance(cache, LayerCache)
                 runs = self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
                                     (queries, lane_scales), op)
                 if self.parts is None:
@@ -355,7 +319,7 @@ class Machine:
         for t in range(tokens):
             self._write(op, t, op.destination, outputs[t])
 
-    def _window(self, cache: _LayerCache, kv_head: int, limits: np.ndarray, sink_queries: tuple[np.ndarray, list[Scalar]],
+    def _window(self, cache: LayerCache, kv_head: int, limits: np.ndarray, sink_queries: tuple[np.ndarray, list[Scalar]],
                 queries: tuple[np.ndarray, list[Scalar]], op: Instruction) -> list[Rows]:
         """What the lanes see: of the sinks, then of the latest positions. ``limits``: the lanes' positions + 1. Of them the range of
         ``op``."""
@@ -419,7 +383,7 @@ class Machine:
         values: list[np.ndarray] = []
         for where, stop in ((replace(op, address=op.source | op.destination << 16), op.rows), (op, end)):
             cache = self._cache(where)
-            assert isinstance(cache, _LayerCache)
+            assert isinstance(cache, LayerCache)
             heads = [cache.rows(head_number, stop, stop - op.rows)[2:] for head_number in range(op.count)]
             values += [np.stack(part) for part in zip(*heads, strict=True)]
         scores, _ = value_deviation(*values, exponent=op.scalar_a[1], kv_bits=self.config.kv_bits)
@@ -428,7 +392,7 @@ class Machine:
     def _means(self, op: Instruction) -> None:
         """Of the blocks that the chunk has completed; their records are those of a cache of their own."""
         cache, table, size = self._cache(op), self._table(op, op.source | op.destination << 16), self.config.block_size
-        assert isinstance(cache, _LayerCache)
+        assert isinstance(cache, LayerCache)
         for block in range(self.position // size, (self.position + len(self.tokens)) // size):
             parts: list[list[Any]] = [[], [], [], []]
             for head_number in range(op.count):
@@ -460,7 +424,7 @@ class Machine:
         scores = block_scores(queries, query_scales, keys, key_scales, exponent=op.scalar_b[1])
         self.listed = top_indices(scores, op.rows)
 
-    def _listed_rows(self, rows: _HeadRows, op: Instruction) -> tuple[_HeadRows, np.ndarray]:
+    def _listed_rows(self, rows: HeadRows, op: Instruction) -> tuple[HeadRows, np.ndarray]:
         """Of a head's rows the listed blocks and what is behind those that were scored; how many of them each lane sees."""
         if self._before is None:
             raise ValueError(f"ATTEND (tag {op.tag}): there is no list of blocks")
@@ -472,11 +436,11 @@ class Machine:
 
     # Memory.
 
-    def _table(self, op: Instruction, address: int) -> _LayerCache:
+    def _table(self, op: Instruction, address: int) -> LayerCache:
         """Means of a layer's blocks."""
         if address not in self._tables:
             blocks = -(-self.image.positions // self.config.block_size)
-            self._tables[address] = _LayerCache(op.count, blocks, op.words * self.config.vector_lanes, self.config)
+            self._tables[address] = LayerCache(op.count, blocks, op.words * self.config.vector_lanes, self.config)
         return self._tables[address]
 
     def _read(self, address: int, beats: int, dtype: np.dtype) -> np.ndarray:
@@ -489,14 +453,14 @@ class Machine:
         """The same vector of all tokens."""
         return self.memory[:, base:base + words].reshape(len(self.tokens), -1)
 
-    def _cache(self, op: Instruction) -> _LayerCache | EvictLayer:
+    def _cache(self, op: Instruction) -> LayerCache | EvictLayer:
         """Cache of the layer that an APPEND or ATTEND addresses."""
         if self.image.eviction is not None:
             if op.other not in self._evicting:
                 self._evicting[op.other] = EvictLayer(op.count, self.image.kv_capacity, self.image.eviction, self.config)
             return self._evicting[op.other]
         if op.address not in self._caches:
-            self._caches[op.address] = _LayerCache(op.count, self.image.positions, op.words * self.config.vector_lanes,
+            self._caches[op.address] = LayerCache(op.count, self.image.positions, op.words * self.config.vector_lanes,
                                                    self.config)
         return self._caches[op.address]
 
