@@ -72,14 +72,15 @@ def check(image, name, rows):
 @pytest.mark.bench
 def test_contiguous(tmp_path, monkeypatch):
     """The shipped model at a context of 300."""
-    monkeypatch.chdir(tmp_path)
     config = preset("edge")
+    program = monitored(config)  # before the folder changes: it is kept
+    monkeypatch.chdir(tmp_path)
     image = compile_model(Checkpoint.open(ROOT / "models/stories"), config, fraction_bits=20)
     image.save(tmp_path / "image")
     machine = Machine(image)
     machine.fill_cache(300)
     records = tmp_path / "cache.bin"
-    run = simulate(monitored(config), image, tmp_path / "image.bin", [1], 2, start_position=300,
+    run = simulate(program, image, tmp_path / "image.bin", [1], 2, start_position=300,
                    preload=[(machine.write_cache(records), records)])
     assert run.error is None and said(run) == [(step.token, step.value) for step in machine.generate([1], 2)]
     check(image, "edge", [301, 302])
@@ -91,7 +92,7 @@ def test_wide_port(tmp_path, monkeypatch, filled, prompt):
     """Layers with the attention of the 2B model on preset kv260: a chunk of a prompt, a tile per token, or a decoded token; then
     another one."""
     config = preset("kv260")
-    program = monitored(config)  # before the folder changes: it is kept for the other case
+    program = monitored(config)  # before the folder changes: it is kept
     monkeypatch.chdir(tmp_path)
     shape = replace(SHAPES["bitnet-2b-4t"], layers=2, intermediate_size=256, vocab_size=50, max_context=2048, bos=48, eos=49)
     assert (shape.group, shape.head_dim) == (config.query_lanes, config.max_head_dim)
@@ -110,13 +111,14 @@ def test_wide_port(tmp_path, monkeypatch, filled, prompt):
 @pytest.mark.bench
 def test_window(tmp_path, monkeypatch):
     """Sinks and a ring of 300 positions, which has gone around: three runs of rows per head."""
-    monkeypatch.chdir(tmp_path)
     config = preset("tiny_modes")
+    program = monitored(config)  # before the folder changes: it is kept
+    monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "model", replace(SMALL_BITNET, hidden_size=64, head_dim=16), seed=7)
     image = compile_model(Checkpoint.open(tmp_path / "model"), config, fraction_bits=20, window=(4, 300), context=400)
     image.save(tmp_path / "image")
     prompt = [(7 * k + 3) % 48 for k in range(330)]
-    run = simulate(monitored(config), image, tmp_path / "image.bin", prompt, 4)
+    run = simulate(program, image, tmp_path / "image.bin", prompt, 4)
     assert run.error is None and said(run) == steps(image, prompt, 4)
     check(image, "tiny_modes", [304] * 3)
 
