@@ -44,6 +44,10 @@ def chat(options: Namespace) -> int:
     if options.seed is not None and options.temperature is None:
         raise ValueError("--seed has no effect without --temperature: the best token is taken")
     config = configuration(options)
+    if config.cache in ("window", "paged"):
+        command = "run" if config.cache == "window" else "serve-sim"
+        raise ValueError(f"preset {config.name!r} has a KV cache of kind {config.cache!r}, which `llmrtl chat` does not use: see "
+                         f"`llmrtl {command}`")
     sampling = chosen_sampling(options, config)
     checkpoint = Checkpoint.open(options.checkpoint)
     tokenizer = load_tokenizer(checkpoint)

@@ -18,5 +18,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of ``text``."""
+    """Token ids of ``text``; ``ValueError`` for half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the prompt must be Unicode text; character {error.start} is {text[error.start]!r}") from None
     return tokenizer.encode(text).ids

@@ -228,6 +228,12 @@ def test_chat_without_a_board(checkpoint, capsys):
     assert "/nowhere/tty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "command"), [("tiny_window", "run"), ("tiny_paged", "serve-sim")])
+def test_chat_is_not_for_every_cache(checkpoint, capsys, name, command):
+    assert main(["chat", "--simulate", "--checkpoint", str(checkpoint), "--prompt-ids", "1", "--preset", name]) == 2
+    assert f"preset '{name}' has a KV cache of kind" in (error := capsys.readouterr().err) and f"`llmrtl {command}`" in error
+
+
 def test_a_simulated_core_of_another_version_is_refused(image):
     offsets = register_map(image.config).offsets
     found = {"IDENTITY": IDENTITY, "VERSION": 3 << 16, "CONFIG_HASH": config_hash(image.config), "STATUS": 2}

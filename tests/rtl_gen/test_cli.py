@@ -236,6 +236,16 @@ def test_seed_of_a_random_prompt(model, tmp_path, monkeypatch):
     assert prompts[0] == prompts[1] != prompts[2] and len(prompts[0]) == 8
 
 
+def test_a_prompt_that_is_no_text(tmp_path, capsys, unbuilt):
+    """Bytes of the command line that are not UTF-8; in JSON, half of a pair."""
+    stories = str(ROOT / "models/stories")
+    assert main(["run", "--checkpoint", stories, "--preset", "tiny", "--prompt", "a\udcff"]) == 2
+    assert "the prompt must be Unicode text; character 1 is '\\udcff'" in capsys.readouterr().err
+    (tmp_path / "requests.json").write_text('[{"prompt": "\\ud800", "tokens": 3}]')
+    assert main(["serve-sim", str(tmp_path / "requests.json"), "--checkpoint", stories, "--preset", "tiny_paged"]) == 2
+    assert "the prompt must be Unicode text; character 0 is '\\ud800'" in capsys.readouterr().err
+
+
 def test_damaged_tokenizer(model, tmp_path, capsys, unbuilt):
     shutil.copytree(model, tmp_path / "model")
     for text in ("{", '{"version": "1.0"}', ""):
