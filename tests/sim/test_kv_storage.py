@@ -10,7 +10,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 from llmrtl import models
 from llmrtl.accelerators.cache.int4 import expanded, rounded
-from llmrtl.accelerators.config import INT4_STEP
+from llmrtl.accelerators.config import INT4_STEP, fp16_record_beats, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint
@@ -22,6 +22,16 @@ from llmrtl.sim.golden.machine import Machine
 
 INT8 = replace(preset("edge"), name="int8", max_context=8192, probability_bits=20)
 INT4 = replace(INT8, name="int4", kv_storage="int4")
+
+
+def test_bytes_in_the_page():
+    """Of docs/kv-storage.md, head_dim 64 and one K/V head."""
+    page = (Path(__file__).parents[2] / "docs" / "kv-storage.md").read_text()
+    rows = []
+    for bus in (32, 128, 512):
+        beats = [*(record_beats(64, kv_bits=bits, bus_bits=bus) for bits in (4, 8, 16)), fp16_record_beats(64, bus)]
+        rows.append(f"| {bus} bits | {' | '.join(str(count * bus // 8) for count in beats)} |\n")
+    assert "| bus | int4 | int8 | int16 | fp16 |\n|---|---|---|---|---|\n" + "".join(rows) in page
 
 
 def test_rounding():
