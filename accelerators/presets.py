@@ -27,15 +27,15 @@ _TINY = AcceleratorConfig(
     query_lanes=4, max_vector=528, max_block_rows=256, vector_memory=4096, max_head_dim=64,
     max_context=128, max_vocab=1024, prefetch_beats=128, top_k=8,
 )
+_PAGED = with_cache(replace(_TINY, token_lanes=4, bus_bits=64, vector_lanes=4, tables=16, data_beats=256), "paged")
 
 PRESETS = {
     config.name: config
     for config in (
         _TINY,
         with_cache(_TINY, "window"),
-        with_cache(replace(_TINY, token_lanes=4, bus_bits=64, vector_lanes=4, tables=16), "paged"),
-        replace(with_cache(replace(_TINY, token_lanes=4, bus_bits=64, vector_lanes=4, tables=16), "paged"), name="tiny_swap",
-                swap_slots=16),
+        _PAGED,
+        replace(_PAGED, name="tiny_swap", swap_slots=16),
         replace(_TINY, name="tiny_int4", kv_storage="int4"),
         with_cache(replace(_TINY, max_context=256), "evict"),
         replace(with_cache(_TINY, "window"), name="tiny_modes", attention_modes=True, probability_bits=26, max_context=512),

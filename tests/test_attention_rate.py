@@ -126,10 +126,10 @@ def test_window(tmp_path, monkeypatch):
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize(("head_dim", "least"), [(16, 0.90), (32, 0.94), (64, UTILIZATION)])
+@pytest.mark.parametrize(("head_dim", "least"), [(16, 0.93), (32, UTILIZATION), (64, UTILIZATION)])
 def test_paged(tmp_path, monkeypatch, head_dim, least):
     """Two sequences that grow side by side, so that no two blocks of either lie one behind the other: a run of 16 rows for each block.
-    A step in which both decode, then one of the second alone. Short records do not reach what is demanded, as the page says."""
+    A step in which both decode, then one of the second alone. The shortest records do not reach what is demanded, as the page says."""
     config = replace(preset("tiny_paged"), name="long_paged", sequences=3, max_context=512)
     program = monitored(config)
     monkeypatch.chdir(tmp_path)
