@@ -131,7 +131,7 @@ class SwapBounds:
 
     command: int = 24
     """From the offer of a command to its answer."""
-    request: int = 24
+    request: int = 12
     """From the offer of a request to the one for the cache, those aside in which its sequence is swapped."""
     swap: int = 32
     """From the answer to SWAP_OUT or SWAP_IN to its end."""

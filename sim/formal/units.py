@@ -13,7 +13,7 @@ from .controllers import WrittenContract
 __all__ = ["BOUNDED", "INDUCTIVE", "SMALLER", "UNPROVED", "unit_contract"]
 
 INDUCTIVE = (
-    "burst_writer", "write_arbiter", "sdram_controller", "head_exponents", "pow2_negative", "attention_scores", "attention_lane_table",
+    "burst_writer", "write_arbiter", "sdram_controller", "pow2_negative", "attention_scores", "attention_lane_table",
     "attention_row_splitter", "attention_softmax", "attention_mix", "attention_finish", "attention_merge", "fp16_packer",
     "fp16_splitter", "attention_part_packer", "attention_parting", "attention_reduce", "window_cache", "value_deviation", "top_share",
     "recompute_list", "block_scores", "block_retrieval", "record_merge", "attention_weights", "normalizer",
