@@ -268,8 +268,8 @@ class AcceleratorConfig(Configuration):
         With ``cache = "paged"``: blocks of a second region of memory, to which sequences leave the cache and from which they come back,
         2 to 2**16; 0: there is none.
     attention_modes : bool
-        Attention also has a unified maximum and gives partial results (``docs/attention.md``); with a cache whose attention takes
-        runs, and ``probability_bits`` of at least 23. With ``cache = "window"`` programs may use them too.
+        Attention also has a unified maximum and gives partial results (``docs/attention.md``); with ``cache = "window"`` and
+        ``probability_bits`` of at least 23.
     selective_recompute : bool
         Programs may list the tokens of a reused text that are to be computed again (``docs/selection.md``); with
         ``cache = "contiguous"``.
@@ -388,8 +388,8 @@ class AcceleratorConfig(Configuration):
             raise ValueError(f"with kv_storage = 'int4', kv_bits must be 8, not {self.kv_bits}")
         if not isinstance(self.attention_modes, bool):
             raise TypeError(f"attention_modes must be True or False, not {self.attention_modes!r}")
-        if self.attention_modes and (self.cache not in ("window", "paged") or self.probability_bits < UNIFIED_BITS):
-            raise ValueError(f"with attention_modes, cache must be 'window' or 'paged' and probability_bits at least {UNIFIED_BITS}, "
+        if self.attention_modes and (self.cache != "window" or self.probability_bits < UNIFIED_BITS):
+            raise ValueError(f"with attention_modes, cache must be 'window' and probability_bits at least {UNIFIED_BITS}, "
                              f"not {self.cache!r} and {self.probability_bits}")
         if not isinstance(self.selective_recompute, bool):
             raise TypeError(f"selective_recompute must be True or False, not {self.selective_recompute!r}")
@@ -412,11 +412,6 @@ class AcceleratorConfig(Configuration):
     def attention_runs(self) -> bool:
         """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
         return self.cache in ("window", "paged") or self.block_retrieval
-
-    @property
-    def attention_parts(self) -> bool:
-        """A program may split an attention: its operations see a range of positions, merge parts and give partial results."""
-        return self.attention_modes and self.cache == "window"
 
     @property
     def part_word_bits(self) -> int:

@@ -87,7 +87,7 @@ class Core(wiring.Component):
             **({"attention_missed": Out(32), "attention_passed": Out(32)} if config.attention_modes else {}),
             **({"deviation_saturated": Out(1)} if config.selective_recompute else {}),
             **({"means_saturated": Out(1)} if config.block_retrieval else {}),
-            **({"o_parts": Out(burst), "i_parts": In(word)} if config.attention_parts else {}),
+            **({"o_parts": Out(burst), "i_parts": In(word)} if config.attention_modes else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
             "progress": Out(1),

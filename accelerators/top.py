@@ -70,7 +70,7 @@ class Accelerator(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig, *, observe: bool = False, trace: bool = False):
         self.config, self.observe, self.trace = config, observe, trace
-        self._clients = READ_CLIENTS + config.attention_parts
+        self._clients = READ_CLIENTS + config.attention_modes
         self._memory = AXI4Signature(config.bus_bits, id_bits=(self._clients - 1).bit_length())
         self._gmem = {"gmem": self._memory}  # by name
         if config.memory_ports > 1:
@@ -136,7 +136,7 @@ class Accelerator(wiring.Component):
         connect(m, reader.m_axi, arbiter.s_axi[1])
         connect(m, weights.m_axi, arbiter.s_axi[2])
         given = None
-        if config.attention_parts:
+        if config.attention_modes:
             m.submodules.part_reader = given = BurstReader(config.bus_bits, burst_beats=short_burst, outstanding=2,
                                                            buffer_beats=max(32, 2 * short_burst))
             connect(m, given.m_axi, arbiter.s_axi[3])

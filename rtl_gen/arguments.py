@@ -10,8 +10,8 @@ from ..accelerators.presets import preset, with_cache
 from .compile import Budget
 from .formats import high_precision
 
-__all__ = ["DEFAULT_PRESET", "LOCAL", "SEED_LIMITS", "TOKEN_LIMITS", "budget", "configuration", "number", "retrieval", "token_ids",
-           "whole", "window"]
+__all__ = ["DEFAULT_PRESET", "LOCAL", "SEED_LIMITS", "TOKEN_LIMITS", "budget", "configuration", "having_cache", "number",
+           "retrieval", "token_ids", "whole", "window"]
 
 DEFAULT_PRESET = "edge"
 LOCAL = 64
@@ -56,13 +56,23 @@ def token_ids(text: str) -> list[int]:
         raise ArgumentTypeError(f"must be token ids separated by commas, not {text!r}") from None
 
 
+def having_cache(config: AcceleratorConfig, cache: str, asked_by: str) -> AcceleratorConfig:
+    """``config`` with the KV cache that an option or command needs; ``ValueError`` if it is made for another one, or cannot have it."""
+    if config.cache not in ("contiguous", cache):
+        raise ValueError(f"{asked_by} needs a KV cache of kind {cache!r}, preset {config.name!r} is one with {config.cache!r}")
+    try:
+        return config if config.cache == cache else with_cache(config, cache)
+    except ValueError as error:
+        raise ValueError(f"{asked_by} needs a KV cache of kind {cache!r}, which preset {config.name!r} cannot have: {error}") from None
+
+
 def configuration(options: Namespace) -> AcceleratorConfig:
     """The preset, with wider formats if ``--high-precision`` was given, with another cache if ``--window`` or ``--budget`` was, with
     block retrieval if ``--blocks`` was."""
     config = preset(options.preset or DEFAULT_PRESET)
-    for cache, wanted in (("window", window(options)), ("evict", budget(options))):
-        if wanted is not None and config.cache != cache:
-            config = with_cache(config, cache)
+    for option, cache, wanted in (("--window", "window", window(options)), ("--budget", "evict", budget(options))):
+        if wanted is not None:
+            config = having_cache(config, cache, option)
     if retrieval(options) is not None and not config.block_retrieval:
         config = replace(config, block_retrieval=True, name=f"{config.name}_blocks")
     return high_precision(config) if options.high_precision else config

@@ -1,6 +1,7 @@
 """The ``llmrtl`` command."""
 
 import argparse
+import os
 import shlex
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 from ..sim.native.run import CLOCK_MHZ, MEMORY_MODELS, MEMORY_OPTIONS
 from . import commands
 from .arguments import DEFAULT_PRESET, LOCAL, SEED_LIMITS, TOKEN_LIMITS, number, token_ids, whole
+from .estimate import STORIES
 from .export import FORMATS
 from .moe import DEFAULT_SIZE, SPLITS, moe
 from .random_checkpoint import SHAPES
@@ -35,6 +37,11 @@ def _sampling(option: Callable[..., None]) -> None:
            help="sample at this temperature, 0.001 to 1000; default: the best token")
     option("--top-k", type=_tokens, metavar="K",
            help="with --temperature: sample among the best K tokens; default: the preset's limit")
+
+
+def _model(option: Callable[..., None]) -> None:
+    option("--checkpoint", type=Path, default=Path(os.path.relpath(STORIES)), metavar="DIR",
+           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
 
 
 def _kept(option: Callable[..., None]) -> None:
@@ -87,11 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
                      "token; every token is compared with the golden model. Exit status 1 if one differs.",
                      "--checkpoint models/stories --prompt 'Once upon a time' --tokens 20",
                      "--checkpoint models/stories --preset tiny --prompt-ids 1,2,3 --tokens 8 --temperature 0.8 --seed 7",
-                     "--checkpoint models/stories --window 128 --sinks 4 --tokens 700 --ignore-eos",
-                     "--checkpoint models/stories --budget 64 --tokens 200 --ignore-eos",
-                     "--checkpoint models/stories --blocks 4 --local 32 --tokens 200 --ignore-eos")
-    option("--checkpoint", type=Path, required=True, metavar="DIR",
-           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
+                     "--window 128 --sinks 4 --tokens 700 --ignore-eos",
+                     "--budget 64 --tokens 200 --ignore-eos",
+                     "--blocks 4 --local 32 --tokens 200 --ignore-eos")
+    _model(option)
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
     option("--prompt-ids", type=token_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
     option("--prompt-length", type=_tokens, metavar="N", help="a prompt of N random tokens (see --seed), to measure prefill")
@@ -134,8 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     option("--baud", type=whole(9600, 12_000_000), default=3_000_000, metavar="RATE", help="line rate that the bitstream was built for")
     option("--simulate", action="store_true", help="a simulated board on a pseudo-terminal instead; every token is compared with the "
            "golden model")
-    option("--checkpoint", type=Path, required=True, metavar="DIR",
-           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
+    _model(option)
     option("--prompt", metavar="TEXT", help="text to continue (needs the checkpoint's tokenizer.json)")
     option("--prompt-ids", type=token_ids, metavar="1,2,3", help="the prompt as token ids, instead of --prompt")
     option("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate at most")
@@ -147,13 +152,12 @@ def build_parser() -> argparse.ArgumentParser:
     option = command(commands.serve_sim, "serve-sim", "serve several requests at a time on the simulated accelerator",
                      "Requests share steps (continuous batching, prompts in chunks) and the beginnings of their prompts (paged KV "
                      "cache). Every token is compared with the golden model's run of its request alone. Exit status 1 if one differs.",
-                     "docs/requests.json --checkpoint models/stories --preset tiny_paged",
-                     "requests.json --checkpoint models/stories --preset tiny_paged --token-budget 2")
+                     "docs/requests.json --preset tiny_paged",
+                     "requests.json --preset tiny_paged --token-budget 2")
     option("requests", type=Path, metavar="REQUESTS.json",
            help='list of requests: [{"prompt": "Once upon a time", "tokens": 20}, ...]; prompt_ids instead of prompt, and, if wanted, '
                 "name and arrival (number of a step)")
-    option("--checkpoint", type=Path, required=True, metavar="DIR",
-           help="Hugging Face folder or GGUF file with a ternary (BitNet b1.58) model")
+    _model(option)
     option("--preset", help=f"{_PRESET}, with a paged KV cache; default: {DEFAULT_PRESET}")
     option("--ignore-eos", action="store_true", help="go on after the end-of-text token")
     _sampling(option)

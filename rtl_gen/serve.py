@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from ..accelerators.config import AcceleratorConfig, ceil_div
 from ..accelerators.control.entries import refusal
-from ..accelerators.presets import preset, with_cache
+from ..accelerators.presets import preset
 from ..sim.golden.batch import paged_tables
 from ..sim.golden.machine import Machine
 from ..sim.golden.paged import PagedTables
@@ -23,7 +23,7 @@ from ..sim.golden.swap import SwapTables
 from ..sim.native.build import build_driver
 from ..sim.native.run import Sampling
 from ..sim.native.session import Session
-from .arguments import DEFAULT_PRESET
+from .arguments import DEFAULT_PRESET, having_cache
 from .checkpoint import Checkpoint
 from .generate import cache_summary, chosen_sampling, compiled_image, emitted_accelerator, write_summary
 from .image import Image
@@ -75,7 +75,7 @@ def load_requests(path: Path, tokenizer: Tokenizer | None, vocabulary: int) -> l
     """
     try:
         found = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also text that is no UTF-8, and integers of thousands of digits
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{path}: must be a list of requests, each an object with 'prompt' or 'prompt_ids' and 'tokens'")
@@ -191,9 +191,7 @@ def mismatches(image: Image, served: Served, eos: int | None, sampling: Sampling
 
 def serve_sim(options: Namespace) -> int:
     """``llmrtl serve-sim``: exit status 0 if every token equals the golden model's run of its request alone, 1 if not."""
-    config = preset(options.preset or DEFAULT_PRESET)
-    if config.cache != "paged":
-        config = with_cache(config, "paged")
+    config = having_cache(preset(options.preset or DEFAULT_PRESET), "paged", "serve-sim")
     checkpoint = Checkpoint.open(options.checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     requests = load_requests(options.requests, tokenizer, checkpoint.model.vocab_size)
@@ -246,7 +244,7 @@ def summarize_service(image: Image, served: Served, differ: dict[str, str], comm
     return {
         "golden_match": not differ, "preset": image.config.name, "command": command, "steps": len(served.steps),
         "cycles": sum(step.cycles for step in served.steps), "tokens_per_step": round(tokens / max(1, len(served.steps)), 3),
-        "tokens_through_the_model": tokens, "block_bytes": block_bytes,
+        "tokens_through_the_model": tokens, "kv_bytes_per_token": row_bytes, "block_bytes": block_bytes,
         "kv_bytes_peak": max(step.blocks for step in served.steps) * block_bytes,
         "kv_bytes_peak_without_sharing": max(step.blocks_apart for step in served.steps) * block_bytes,
         "kv_bytes_read": sum(step.rows for step in served.steps) * row_bytes,
@@ -264,9 +262,9 @@ def report(summary: dict[str, Any]) -> None:
                       f"{each['cycles_to_first_token']:,}", between)
     console.print(table)
     console.print(f"{summary['steps']} steps, {summary['cycles']:,} cycles, {summary['tokens_per_step']} tokens per step; KV cache "
-                  f"{summary['kv_bytes_peak']:,} bytes at most, {summary['kv_bytes_peak_without_sharing']:,} without sharing; "
-                  f"attention read {summary['kv_bytes_read']:,} bytes of it, {summary['kv_bytes_read_without_groups']:,} "
-                  "without groups", soft_wrap=True)
+                  f"{summary['kv_bytes_per_token']:,} bytes per token, {summary['kv_bytes_peak']:,} at most, "
+                  f"{summary['kv_bytes_peak_without_sharing']:,} without sharing; attention read {summary['kv_bytes_read']:,} bytes of it, "
+                  f"{summary['kv_bytes_read_without_groups']:,} without groups", soft_wrap=True)
     if summary["kv_swap"]:
         moved = summary["kv_swap"]
         console.print(f"swapped: {moved['rows_out']:,} bytes out, {moved['rows_in']:,} bytes back; {moved['clean_blocks']:,} bytes "

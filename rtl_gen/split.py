@@ -64,8 +64,8 @@ def split_attention(image: Image, ranges: Sequence[tuple[int, int | None]]) -> I
     Raises ``ValueError`` for an accelerator whose programs cannot, and unless the ranges have every position once and their bounds are
     multiples of ``RANGE_UNIT``.
     """
-    if not image.config.attention_parts:
-        raise ValueError(f"programs of {image.config.name!r} cannot split attention: it needs attention_modes and a window")
+    if not image.config.attention_modes:
+        raise ValueError(f"programs of {image.config.name!r} cannot split attention: it needs attention_modes")
     rest = 0
     for first, end in sorted(ranges, key=lambda each: each[0]):
         if first != rest or first % RANGE_UNIT or (end is not None and (end % RANGE_UNIT or end <= first)):

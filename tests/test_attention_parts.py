@@ -83,7 +83,7 @@ def test_what_cannot_be_split(image, tmp_path):
         with pytest.raises(ValueError, match=r"ranges must (follow each other from 0|reach) to the end of the text"):
             split_attention(image, ranges)
     plain = replace(image, config=preset("tiny_window"))
-    with pytest.raises(ValueError, match="programs of 'tiny_window' cannot split attention: it needs attention_modes and a window"):
+    with pytest.raises(ValueError, match="programs of 'tiny_window' cannot split attention: it needs attention_modes"):
         split_attention(plain, RANGES["two"])
     with pytest.raises(ValueError, match="the program splits attention, which 'tiny_window' cannot"):
         Machine(replace(split_attention(image, RANGES["two"]), config=preset("tiny_window")))

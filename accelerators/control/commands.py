@@ -48,7 +48,7 @@ def command_layouts(config: AcceleratorConfig) -> dict[str, data.StructLayout]:
         "o_attention": attention_command(config),
         "o_lane": data.StructLayout({**({"start": context, "ends": 1} if runs else {}), "limit": context,
                                      "token": range(max(config.token_lanes, 2)), "head": 8}),
-        **({"o_given": BURST_COMMAND, "o_part": BURST_COMMAND} if config.attention_parts else {}),
+        **({"o_given": BURST_COMMAND, "o_part": BURST_COMMAND} if config.attention_modes else {}),
         "o_head": data.StructLayout({"rows": 24, "words": 16}),
         "o_sampler": data.StructLayout({"scale": SCALAR}),
         **({"o_deviate": token_list_command(config)} if config.selective_recompute else {}),
@@ -119,7 +119,7 @@ class Issue:
         self.sinks: Signal | None = None
         if config.attention_runs:
             self.rows, self.sinks = Signal(rows_layout(config)), Signal(name="sinks")
-        self.part = Signal(32, name="part") if config.attention_parts else None
+        self.part = Signal(32, name="part") if config.attention_modes else None
         self.flag = {each: Signal(name=f"is_{str(each.name).lower()}") for each in Flag}
         m.d.comb += [
             *(signal.eq((self.op.flags & each).any()) for each, signal in self.flag.items()),

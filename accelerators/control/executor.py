@@ -76,7 +76,7 @@ class Executor(wiring.Component):
             **({"i_rows": In(stream.Signature(rows_layout(config)))} if config.attention_runs else {}),
             **({"window": In(POSITION_BITS)} if config.cache == "window" else {}),
             **({"budget": In(POSITION_BITS), "beats": Out(16), "words": Out(16)} if config.cache == "evict" else {}),
-            **({"words": Out(16)} if config.attention_parts else {}),
+            **({"words": Out(16)} if config.attention_modes else {}),
             "magnitudes": In(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), config.token_slots)),
             "top_exponents": In(data.ArrayLayout(signed(16), lanes)),
             "inverse_temperature": In(SCALAR),
@@ -131,7 +131,7 @@ class Executor(wiring.Component):
 
         if issue.config.cache == "evict":
             m.d.comb += [self.beats.eq(op.beats), self.words.eq(op.words)]
-        if issue.config.attention_parts:
+        if issue.config.attention_modes:
             m.d.comb += self.words.eq(op.words)
 
         last = operation.sampled if issue.config.cache == "paged" else operation.tokens - 1

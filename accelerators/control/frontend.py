@@ -342,7 +342,7 @@ class FrontEnd(wiring.Component):
             with m.State("DECODE"):
                 m.d.sync += [row.eq(0), head.eq(0), first.eq(0), chunk.eq(fetch.fetching)]
                 legal = is_intact(fetch.descriptor) & fetch.opcode.matches(*opcodes(config))
-                if config.attention_parts:
+                if config.attention_modes:
                     legal &= are_parts_legal(fetch.descriptor)
                 with m.If(fetch.held):
                     m.d.sync += decode_fields(op, fetch.descriptor)
@@ -416,7 +416,7 @@ class FrontEnd(wiring.Component):
                 with m.If(reads.ready):
                     m.next = "DECODE"
             table_rows(m, config, op, tokens[chunk][row], place, row, count, reads, fail)
-            seen = (op.first, op.end) if config.attention_parts else None
+            seen = (op.first, op.end) if config.attention_modes else None
             row_reads = RowReads(m, self, config, op.count, reads, position, count, head, first, tile_end, self.position, fail, seen)
             if several:
                 paged_rows(row_reads, cache, batch)

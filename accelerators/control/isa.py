@@ -136,7 +136,7 @@ FIELDS: dict[str, tuple[int, int, int]] = {
 """Field -> (word, lowest bit, width); a negative width marks a signed field."""
 
 PART_FIELDS = ("merge", "partial", "first", "end", "parts")
-"""Of these, those of an accelerator whose programs may split an attention (``AcceleratorConfig.attention_parts``). An ATTEND sees, and
+"""Of these, those of an accelerator whose programs may split an attention (``AcceleratorConfig.attention_modes``). An ATTEND sees, and
 an APPEND keeps, the positions from ``RANGE_UNIT * first`` on, up to the one before ``RANGE_UNIT * end`` (0: all). With ``merge`` each
 lane of an ATTEND is merged with a part of it in memory, with ``partial`` it leaves as a part, for memory, instead of being divided and
 written to ``destination``. Parts lie from the byte address ``parts`` on, in the order of the lanes: head after head, token after token,
@@ -194,7 +194,7 @@ class Instruction:
 
     @property
     def splits(self) -> bool:
-        """Whether it says something that only an accelerator with ``attention_parts`` does."""
+        """Whether it says something that only an accelerator with ``attention_modes`` does."""
         return any(getattr(self, name) for name in PART_FIELDS)
 
     def sees(self, position: int) -> bool:

@@ -15,7 +15,7 @@ WORDS = INSTRUCTION_BYTES // 4
 def instruction_layout(config: AcceleratorConfig) -> data.StructLayout:
     """All fields and scalars of an instruction, but for those that the accelerator has no use for."""
     members: dict = {name: signed(-width) if width < 0 else width for name, (_, _, width) in FIELDS.items()
-                     if config.attention_parts or name not in PART_FIELDS}
+                     if config.attention_modes or name not in PART_FIELDS}
     return data.StructLayout({**members, **dict.fromkeys(SCALARS, SCALAR)})
 
 

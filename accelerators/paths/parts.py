@@ -76,8 +76,8 @@ class Parts:
         self.tokens: Any = TokenList(config) if config.selective_recompute else None
         self.means: Any = BlockMeans(config) if config.block_retrieval else None
         self.retrieval: Any = BlockRetrieval(config) if config.block_retrieval else None
-        self.part_packer: Any = PartPacker(config) if config.attention_parts else None
-        self.part_unpacker: Any = PartUnpacker(config) if config.attention_parts else None
+        self.part_packer: Any = PartPacker(config) if config.attention_modes else None
+        self.part_unpacker: Any = PartUnpacker(config) if config.attention_modes else None
         self.gains = ReplayBuffer(data.ArrayLayout(signed(16), lanes), ceil_div(config.max_vector, lanes))
         table_word = data.StructLayout({"cos": data.ArrayLayout(signed(16), lanes), "sin": data.ArrayLayout(signed(16), lanes)})
         self.table = ReplayBuffer(table_word, ceil_div(config.max_head_dim, 2 * lanes))

@@ -36,7 +36,7 @@ def write_records(m: Module, core: wiring.Component, parts: Parts, running: Runn
             # The front end reads, what it reads it has checked.
             cache.o_read.ready.eq(1),
         ]
-    elif config.attention_parts:
+    elif config.attention_modes:
         m.d.comb += cache.o_read.ready.eq(1)
         move_parts(m, core, parts, running)
     elif config.block_retrieval:

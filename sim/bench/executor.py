@@ -158,7 +158,7 @@ class ExecutorBench(UnitBench):
             rows=rng.randint(1, config.max_context) if opcode is Opcode.DEVIATE else rng.getrandbits(24), shift=rng.randint(-128, 127),
             tiles=(rng.randint(1, config.query_lanes // group) if opcode in (Opcode.ATTEND, Opcode.RETRIEVE) else
                    rng.randint(0, 256) if opcode is Opcode.DEVIATE else rng.getrandbits(16)),
-            **scalar_words, **(random_parts(rng, opcode, config.max_positions) if config.attention_parts else {}))
+            **scalar_words, **(random_parts(rng, opcode, config.max_positions) if config.attention_modes else {}))
         lanes, position = range(config.token_lanes), rng.randint(0, config.max_positions - tokens)
         if config.cache == "evict" and rng.random() < 0.5:
             position = rng.randint(0, 2 * BUDGET)

@@ -34,7 +34,7 @@ OWNERS = dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), ("window", "ev
 
 def instruction_fields(op: Instruction, config: AcceleratorConfig) -> dict[str, Any]:
     """An instruction as a payload."""
-    values: dict[str, Any] = {name: int(getattr(op, name)) for name in FIELDS if config.attention_parts or name not in PART_FIELDS}
+    values: dict[str, Any] = {name: int(getattr(op, name)) for name in FIELDS if config.attention_modes or name not in PART_FIELDS}
     return values | {name: dict(zip(("mantissa", "exponent"), getattr(op, name), strict=True)) for name in SCALARS}
 
 
@@ -83,7 +83,7 @@ class FrontEndBench(UnitBench):
             values: dict[str, Any] = {
                 name: rng.getrandbits(width) if width > 0 else rng.randint(-(1 << -width - 1), (1 << -width - 1) - 1)
                 for name, (_, _, width) in FIELDS.items() if name not in ("opcode", "flags", *PART_FIELDS)}
-            if self.config.attention_parts:
+            if self.config.attention_modes:
                 values |= random_parts(rng, opcode, self.config.max_positions)
             values |= {name: (rng.getrandbits(24), rng.randint(-(1 << 15), (1 << 15) - 1)) for name in SCALARS}
             values |= {"address": rng.getrandbits(20) * self.config.bus_bytes, "beats": rng.randint(1, 40)}

@@ -127,7 +127,7 @@ class Executor:
 
     def _append(self, op: Instruction, inputs: Inputs) -> Iterator[Command]:
         for token, activation_scale in enumerate(self.scales[inputs.chunk][:inputs.tokens]):
-            if self.config.attention_parts and not op.sees(inputs.at(token)):
+            if self.config.attention_modes and not op.sees(inputs.at(token)):
                 continue
             for head in range(op.count):
                 if self.config.cache != "paged":
@@ -170,10 +170,9 @@ class Executor:
 
     def _attend_runs(self, op: Instruction, inputs: Inputs, kv_head: int, tile: range, runs: Sequence[dict[str, int]]
                      ) -> Iterator[Command]:
-        parts = self.config.attention_parts
-        modes = {"unified": int(op.rows != 0), "phi": op.shift, "merge": int(parts and op.merge),
-                 "partial": int(parts and op.partial)} if self.config.attention_modes else {}
-        leaves = parts and op.partial
+        modes = {"unified": int(op.rows != 0), "phi": op.shift, "merge": int(op.merge),
+                 "partial": int(op.partial)} if self.config.attention_modes else {}
+        leaves = modes.get("partial", 0)
         for run in runs:
             yield Command("o_attention", {"lanes": len(tile) * op.group, "beats": op.beats, "words": op.words,
                                           **{name: run[name] for name in ("rows", "begins", "ends")}, **modes}, ("packet_taken",))
@@ -183,7 +182,7 @@ class Executor:
                 if self.config.cache == "paged" and not run["first_token"] <= token - tile.start < run["tokens_end"]:
                     seen = 0
                 start = 0 if run["sinks"] or self.config.cache != "window" else max(0, seen - self.window)
-                if parts:
+                if self.config.attention_modes:
                     start = min(max(start, op.first * RANGE_UNIT - run["position"]), run["rows"])
                     seen = min(seen, (op.end * RANGE_UNIT or 1 << 20) - run["position"])
                 for head in range(kv_head * op.group, (kv_head + 1) * op.group):
@@ -191,7 +190,7 @@ class Executor:
                                              "ends": ends}, ("exponent_stored",) if ends else ())
                     yield from self._quantize(token, (op.other if run["sinks"] else op.source) + head * op.words, op.words,
                                               self.scales[inputs.chunk][token] * Scalar(*op.scalar_a), op)
-                    if run["ends"] and parts:
+                    if run["ends"] and self.config.attention_modes:
                         burst = {"address": (op.parts + self.part * self.config.bus_bytes) % (1 << 32),
                                  "beats": self.config.part_beats(op.words)}
                         self.part += burst["beats"]

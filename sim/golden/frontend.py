@@ -278,7 +278,7 @@ class FrontEnd:
                 for first in range(0, len(tokens), op.tiles):
                     rows = position + min(first + op.tiles, len(tokens))
                     if self.config.cache == "window":
-                        seen = (op.first * RANGE_UNIT, op.end * RANGE_UNIT) if self.config.attention_parts else (0, 0)
+                        seen = (op.first * RANGE_UNIT, op.end * RANGE_UNIT) if self.config.attention_modes else (0, 0)
                         self._read_window(op.address, head, position + first, rows, position + len(tokens), *seen)
                         continue
                     if self.config.cache == "evict":

@@ -44,8 +44,8 @@ class PartMemory:
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
-        if not config.attention_parts:
-            raise ValueError(f"the program splits attention, which {config.name!r} cannot: it needs attention_modes and a window")
+        if not config.attention_modes:
+            raise ValueError(f"the program splits attention, which {config.name!r} cannot: it needs attention_modes")
         self.config = config
         self.packed: dict[int, bytes] = {}
 

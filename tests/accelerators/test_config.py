@@ -149,11 +149,11 @@ def test_storage_is_one_that_there_is():
         replace(TINY, kv_storage="int4", kv_bits=16)
 
 
-def test_attention_modes_need_runs_and_fraction_bits():
+def test_attention_modes_need_a_window_and_fraction_bits():
     modes = replace(preset("tiny_modes"))
     assert modes.attention_runs and (modes.unified_window, modes.accumulator_bits) == (3, 26 + 8 + 10)
-    for options in ({"cache": "contiguous"}, {"cache": "evict"}, {"probability_bits": 22}):
-        with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' or 'paged' and probability_bits at least"):
+    for options in ({"cache": "contiguous"}, {"cache": "paged"}, {"cache": "evict"}, {"probability_bits": 22}):
+        with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' and probability_bits at least"):
             replace(modes, **options)
     with pytest.raises(TypeError, match="attention_modes must be True or False, not 1"):
         replace(modes, attention_modes=1)
@@ -171,12 +171,12 @@ def test_selective_recompute_needs_a_contiguous_cache():
 def test_block_retrieval_needs_a_contiguous_cache():
     ours = preset("tiny_retrieval")
     assert ours == replace(preset("tiny"), name="tiny_retrieval", block_retrieval=True, block_size=8, max_context=256)
-    assert ours.attention_runs and not ours.attention_parts
+    assert ours.attention_runs
     for options in ({"cache": "window"}, {"cache": "paged"}, {"cache": "evict"}, {"selective_recompute": True}, {"block_size": 512}):
         with pytest.raises(ValueError, match=r"^with block_retrieval, cache must be 'contiguous', selective_recompute False and "
                                              r"block_size at most max_context, not "):
             replace(ours, **options)
-    with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' or 'paged' and probability_bits at least"):
+    with pytest.raises(ValueError, match="with attention_modes, cache must be 'window' and probability_bits at least"):
         replace(ours, attention_modes=True, probability_bits=24)
     with pytest.raises(TypeError, match=r"^block_retrieval must be True or False, not 1$"):
         replace(TINY, block_retrieval=1)

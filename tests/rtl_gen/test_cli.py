@@ -205,6 +205,10 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
     (("--prompt-ids", "1", "--preset", "tiny_window"),
      "the KV cache of preset 'tiny_window' keeps a window: give one (--window, --sinks)"),
     (("--prompt-ids", "1", "--preset", "tiny_paged"), "preset 'tiny_paged' serves several sequences at a time: use `llmrtl serve-sim`"),
+    (("--prompt-ids", "1", "--window", "8", "--preset", "tiny_swap"),
+     "--window needs a KV cache of kind 'window', preset 'tiny_swap' is one with 'paged'"),
+    (("--prompt-ids", "1", "--budget", "8", "--preset", "kv260"),
+     "--budget needs a KV cache of kind 'evict', which preset 'kv260' cannot have: with cache = 'evict', chunks must be 1"),
     (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
     (("--prompt-ids", "1", "--preset", "huge"),
@@ -244,6 +248,20 @@ def test_a_prompt_that_is_no_text(tmp_path, capsys, unbuilt):
     (tmp_path / "requests.json").write_text('[{"prompt": "\\ud800", "tokens": 3}]')
     assert main(["serve-sim", str(tmp_path / "requests.json"), "--checkpoint", stories, "--preset", "tiny_paged"]) == 2
     assert "the prompt must be Unicode text; character 0 is '\\ud800'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text, preset, message", [
+    ("[]", "kv260",
+     "serve-sim needs a KV cache of kind 'paged', which preset 'kv260' cannot have: with cache = 'paged', chunks must be 1"),
+    ("[]", "tiny_window", "serve-sim needs a KV cache of kind 'paged', preset 'tiny_window' is one with 'window'"),
+    ("[" * 100_000, "tiny_paged", "requests.json: not JSON: maximum recursion depth"),
+    ("9" * 5000, "tiny_paged", "requests.json: not JSON: Exceeds the limit"),
+])
+def test_bad_service(tmp_path, capsys, unbuilt, text, preset, message):
+    """With the shipped model, as none is named."""
+    (tmp_path / "requests.json").write_text(text)
+    assert main(["serve-sim", str(tmp_path / "requests.json"), "--preset", preset]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_damaged_tokenizer(model, tmp_path, capsys, unbuilt):

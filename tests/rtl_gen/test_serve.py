@@ -50,7 +50,7 @@ def test_summary(tmp_path, capsys):
     position, block = 2 * 2 * 3 * 8, 4 * 2 * 2 * 3 * 8
     assert summary == {
         "golden_match": False, "preset": "small_paged", "command": "llmrtl serve-sim", "steps": 4, "cycles": 1300,
-        "tokens_per_step": 2.5, "tokens_through_the_model": 10, "block_bytes": block,
+        "tokens_per_step": 2.5, "tokens_through_the_model": 10, "kv_bytes_per_token": position, "block_bytes": block,
         "kv_bytes_peak": 6 * block, "kv_bytes_peak_without_sharing": 7 * block,
         "kv_bytes_read": 40 * position, "kv_bytes_read_without_groups": 50 * position, "kv_swap": {}, "free_blocks_at_the_end": 12,
         "requests": {
@@ -64,8 +64,8 @@ def test_summary(tmp_path, capsys):
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if line.startswith("│")]
     assert rows == [["long", "5", "0", "4", "390", "204"], ["short", "4", "3", "1", "810", ""], ["late", "1", "0", "2", "90", "200"]]
-    assert ("4 steps, 1,300 cycles, 2.5 tokens per step; KV cache 2,304 bytes at most, 2,688 without sharing; attention read 3,840 "
-            "bytes of it, 4,800 without groups\n") in printed
+    assert ("4 steps, 1,300 cycles, 2.5 tokens per step; KV cache 96 bytes per token, 2,304 at most, 2,688 without "
+            "sharing; attention read 3,840 bytes of it, 4,800 without groups\n") in printed
     assert "late: token 1: differs" in printed and "golden_match: true" not in printed
     served.swapped = {"rows_out": 5, "rows_in": 3, "clean_blocks": 2}
     summary = summarize_service(image, served, {}, "")
