@@ -263,8 +263,8 @@ def report(summary: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"{summary['steps']} steps, {summary['cycles']:,} cycles, {summary['tokens_per_step']} tokens per step; KV cache "
                   f"{summary['kv_bytes_per_token']:,} bytes per token, {summary['kv_bytes_peak']:,} at most, "
-                  f"{summary['kv_bytes_peak_without_sharing']:,} without sharing; attention read {summary['kv_bytes_read']:,} bytes of it, "
-                  f"{summary['kv_bytes_read_without_groups']:,} without groups", soft_wrap=True)
+                  f"{summary['kv_bytes_peak_without_sharing']:,} without sharing; attention read {summary['kv_bytes_read']:,} bytes "
+                  f"of it, {summary['kv_bytes_read_without_groups']:,} without groups", soft_wrap=True)
     if summary["kv_swap"]:
         moved = summary["kv_swap"]
         console.print(f"swapped: {moved['rows_out']:,} bytes out, {moved['rows_in']:,} bytes back; {moved['clean_blocks']:,} bytes "
