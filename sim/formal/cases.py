@@ -6,6 +6,7 @@ from functools import partial
 
 from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.append import RecordPacker
+from ...accelerators.cache.evict_formats import Outcome
 from ...accelerators.cache.paged import PagedCache
 from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.cache.select import TopSelect
@@ -17,6 +18,7 @@ from ...accelerators.presets import preset
 from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, StreamBuffer, Upsizer
 from .contract import StreamContract
 from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
+from .evict import EvictContract
 from .memory import SHORT, ReaderContract, WriterContract
 from .paged import PagedAnswerContract, PagedContract
 from .responses import RecordContract, RowContract
@@ -128,6 +130,8 @@ CASES = {
                                    slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
     "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=21, begins=BEGUN["full"][2]), "bounded", 40,
                                 slow=True),
+    "evict_cache_adds": Case(lambda: EvictContract(Outcome.ADDED, within=15, taken=15), "bounded", 22, slow=True),
+    "evict_cache_refuses": Case(lambda: EvictContract(Outcome.REFUSED, within=17, taken=15), "bounded", 23, slow=True),
     "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
     "swap_controller_answers": Case(SwapAnswerContract, "bounded", 34, slow=True),

@@ -20,7 +20,7 @@ class StreamContract(Elaboratable):
     """A component whose environment keeps the rules of streams, and may otherwise do what it likes.
 
     Assumed of every input stream, proved of every output stream (and of the channels of AXI4 ports in the same way): an item that
-    was offered stays, with its payload, until it is taken. All plain inputs are free. There is no reset but the initial state.
+    was offered stays, with its payload, until it is taken. All plain inputs are free, reset among them.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from amaranth.sim import Simulator
 from llmrtl.accelerators.cache import (
     addresses,
     append,
+    evict_cache,
     paged,
     paged_commands,
     paged_requests,
@@ -19,6 +20,7 @@ from llmrtl.accelerators.cache import (
     swap_moves,
     swap_tables,
 )
+from llmrtl.accelerators.cache.evict_formats import Outcome
 from llmrtl.accelerators.cache.swap_formats import SwapCommand
 from llmrtl.accelerators.presets import preset
 from llmrtl.accelerators.streams import StreamBuffer
@@ -27,6 +29,7 @@ from llmrtl.rtl_gen.registry import UNITS, build
 from llmrtl.sim.formal.cases import BEGUN, CASES
 from llmrtl.sim.formal.contract import StreamContract
 from llmrtl.sim.formal.controllers import SelectContract
+from llmrtl.sim.formal.evict import EvictContract
 from llmrtl.sim.formal.paged import PagedContract
 from llmrtl.sim.formal.prove import missing_tools, prove
 from llmrtl.sim.formal.responses import RecordContract, RowContract
@@ -39,7 +42,9 @@ from .mutants import mutant, put_in
 TIGHT = (
     *((name, "answered") for name in ("burst_reader_answers", "burst_writer_answers", "write_arbiter_answers", "port_stripe_answers",
                                       "row_mover_answers", "window_cache", "record_packer_answers")),
-    *((name, "within") for name in ("row_addresses_answers", "record_packer_answers", "top_select_answers", "paged_cache_answers")),
+    *((name, "within") for name in ("row_addresses_answers", "record_packer_answers", "top_select_answers", "paged_cache_answers",
+                                    "evict_cache_adds", "evict_cache_refuses")),
+    ("evict_cache_refuses", "taken"),
 )
 """Proofs whose bound is the smallest that holds."""
 
@@ -68,7 +73,8 @@ def test_a_wait_is_long_enough_to_be_seen():
     for name, case in CASES.items():
         if case.method == "bounded" and not name.startswith("unit_"):
             contract = case.contract()
-            bounds = [contract.answered, getattr(contract, "within", None), *vars(getattr(contract, "bounds", object)).values()]
+            bounds = [*(getattr(contract, each, None) for each in ("answered", "within", "taken")),
+                      *vars(getattr(contract, "bounds", object)).values()]
             assert all(bound < case.depth for bound in bounds if isinstance(bound, int)), name
 
 
@@ -221,6 +227,9 @@ NO_ANSWER = {  # what never comes, with a changed line: the module, its line, a 
     "a request is not passed on": (
         swap, "goes.eq(tables.pending & ~waits)", "goes.eq(tables.pending & ~waits & tables.active)",
         lambda unit: SwapAnswerContract(component=unit.SwapController), 34),
+    "a refused append waits for ever": (
+        evict_cache, "with m.If(bursts.idle):", "with m.If(~bursts.idle):",
+        lambda unit: EvictContract(Outcome.REFUSED, within=17, taken=15, component=unit.EvictCache), 23),
 }
 
 
@@ -252,6 +261,11 @@ def test_the_table_in_the_docs():
     text = (Path(__file__).parents[2] / "docs" / "verification.md").read_text()
     for part in (table(), contracts_text(), units_text()):
         assert part in text, "docs/verification.md: put in what `python -m llmrtl.sim.formal.table` prints"
+
+
+def test_no_append_at_the_budget_is_followed():
+    with pytest.raises(ValueError, match=r"about must be ADDED or REFUSED, not <Outcome\.MERGED: 1>"):
+        EvictContract(Outcome.MERGED, within=15, taken=15)
 
 
 def test_refuses_another_method():
