@@ -136,4 +136,5 @@ def test_shipped_model(tmp_path, capsys, monkeypatch, options):
     assert found["kv_bytes_peak"] == (config.blocks - min(told.free)) * found["block_bytes"]
     assert found["kv_bytes_peak_without_sharing"] == max(told.apart) * found["block_bytes"]
     assert (found["kv_bytes_peak"] < found["kv_bytes_peak_without_sharing"]) == ("--no-sharing" not in options)
-    assert f"{found['tokens_per_step']} tokens per step; KV cache {found['kv_bytes_peak']:,} bytes at most, " in printed
+    assert (f"{found['tokens_per_step']} tokens per step; KV cache {found['kv_bytes_per_token']:,} bytes per token, "
+            f"{found['kv_bytes_peak']:,} at most, ") in printed
