@@ -67,7 +67,9 @@ class Joining(wiring.Component):
         m.d.sync += inside.eq(inside + entered - left)
 
         # States.
-        passes = state.valid & ways.i.ready & ~state.p.merge & (inside == 0)
+        merged = Signal()  # a lane's words may leave before its state does
+        m.d.comb += merged.eq((inside != 0) | partial.o.valid)
+        passes = state.valid & ways.i.ready & ~state.p.merge & ~merged
         fields = merge.i_parts.p.a.shape().members
         m.d.comb += [
             merge.i_parts.valid.eq(state.valid & state.p.merge & self.i_part.valid & ways.i.ready & partial.i.ready),
@@ -78,7 +80,7 @@ class Joining(wiring.Component):
             self.o_state.p.eq(state.p), self.o_state.valid.eq(passes),
             state.ready.eq(entered | (passes & self.o_state.ready)),
         ]
-        with m.If(inside != 0):
+        with m.If(merged):
             m.d.comb += [*(self.o_state.p[name].eq(merge.o_part.p[name]) for name in fields),
                          self.o_state.p.merge.eq(1), self.o_state.p.partial.eq(partial.o.p),
                          self.o_state.valid.eq(merge.o_part.valid & partial.o.valid),
