@@ -219,6 +219,15 @@ class JoiningBench(_PartBench):
     inputs = {"i_state": "states", "i": "all_sums", "i_part": "given_parts", "i_sums": "given_sums"}
     outputs = {"o_state": "joined_states", "o": "joined_sums"}
 
+    def stimulus(self, rng: random.Random, case: str) -> Items:
+        """With a stalled sink first a merged lane of one word, which can leave before its state, and one that passes."""
+        operations, one = Operations(self.config, rng.getrandbits(32)), np.ones((1, self.config.vector_lanes), np.int64)
+        for merges in (True, False) if case == "sink_stalled_from_start" else ():
+            operations.add(one, [[0x800000, -23]], [1], one, [[0x8000, -15]], one, [[0x8000, -15]], Mode(merge=merges))
+        for _ in range(self.operations):
+            operations.add_random()
+        return self.chosen(operations)
+
     def measure(self, trace: Trace) -> dict[str, int]:
         return {"latency": trace.latency("i", "o")}
 
