@@ -11,8 +11,8 @@ from llmrtl.sim.random_layer import random_layer, real, stored
 
 CONFIG = replace(EXPERT_PRESETS["duplex"], name="scaled", max_hidden=256, max_intermediate=512, experts=8)
 ERRORS = {"fp16": 7e-4, "bf16": 6e-3, "int8": 4e-2}
-"""Relative root mean square error of a layer of 256 and 512, top-2 of 8 experts, against float64 on the same stored numbers: that of half
-of the tokens is below. Of int8, whose activations have one scale, a rare one saturates, and its token alone can be off by a sixth."""
+"""Relative root mean square error of a layer of 256 and 512, top-2 of 8 experts, against float64 on the same stored numbers: that of
+half of the tokens is below. Of int8, whose activations have one scale, a rare one saturates: its token can be off by a sixth."""
 
 
 def layer(element, tokens=24, hidden=256, intermediate=512):
