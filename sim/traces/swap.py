@@ -163,7 +163,10 @@ class SwapTrace(PagedTrace):
             return
         if write and count:
             self.give_up(number, position, position + count)
+        stopped = self.seen["stopped at a shared block"]
         super().rows(write, number, key, position, count)
+        if self.seen["stopped at a shared block"] > stopped:  # it may wait for rows that come back: no other owner goes before
+            self.settle(free=self.free)
 
     def refuse(self, write: int, number: int, position: int, count: int) -> None:
         if write and count and number < len(self.sequences) and not self.away[number]:
