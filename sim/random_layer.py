@@ -9,7 +9,10 @@ from ..accelerators.experts.config import FORMATS, SCALE_EXPONENT_BITS, ExpertCo
 from .golden.experts import Expert, Route, Scale, results_of
 from .golden.floats import decode, encode
 
-__all__ = ["ExpertLayer", "random_layer", "real", "stored", "stored_layer"]
+__all__ = ["PEAK", "ExpertLayer", "largest_activation", "random_layer", "real", "stored", "stored_layer"]
+
+PEAK = 8
+"""Largest int8 activation of a random layer: of normal gate and up, SiLU(gate) * up has a deviation of 0.6, and long tails."""
 
 DIGITS = 40
 """Bits of a real number that count when it is rounded to a format."""
@@ -75,8 +78,7 @@ def random_layer(config: ExpertConfig, rng: np.random.Generator, *, hidden: int,
     x = rng.standard_normal((len(routes), hidden))
     matrices = ((rng.standard_normal((2 * intermediate, hidden)) * hidden ** -0.5,
                  rng.standard_normal((hidden, intermediate)) * intermediate ** -0.5) for _ in range(experts))
-    # Of normal gate and up, SiLU(gate) * up has a deviation of 0.6, and long tails.
-    return stored_layer(config, x, matrices, routes, peak=8)
+    return stored_layer(config, x, matrices, routes, peak=PEAK)
 
 
 def stored_layer(config: ExpertConfig, x: np.ndarray, matrices: Iterable[tuple[np.ndarray, np.ndarray]],

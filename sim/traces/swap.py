@@ -165,7 +165,7 @@ class SwapTrace(PagedTrace):
             self.give_up(number, position, position + count)
         stopped = self.seen["stopped at a shared block"]
         super().rows(write, number, key, position, count)
-        if self.seen["stopped at a shared block"] > stopped:  # it may wait for rows that come back: no other owner goes before
+        if self.swap and self.seen["stopped at a shared block"] > stopped:  # it may wait for its rows: no other owner goes before
             self.settle(free=self.free)
 
     def refuse(self, write: int, number: int, position: int, count: int) -> None:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from llmrtl.accelerators.experts.config import EXPERT_PRESETS
 from llmrtl.sim.golden.experts import interleaved, memory_image, moe, outputs, packed, place, reduction, results_of, share
-from llmrtl.sim.random_layer import random_layer, real, stored
+from llmrtl.sim.random_layer import PEAK, largest_activation, random_layer, real, stored
 
 CONFIG = replace(EXPERT_PRESETS["duplex"], name="scaled", max_hidden=256, max_intermediate=512, experts=8)
 ERRORS = {"fp16": 7e-4, "bf16": 6e-3, "int8": 4e-2}
-"""Relative root mean square error of a layer of 256 and 512, top-2 of 8 experts, against float64 on the same stored numbers: that of
-half of the tokens is below. Of int8, whose activations have one scale, a rare one saturates: its token can be off by a sixth."""
+"""Relative root mean square error of a layer of 256 and 512, top-2 of 8 experts, against float64 on the same stored numbers."""
 
 
 def layer(element, tokens=24, hidden=256, intermediate=512):
@@ -25,13 +24,23 @@ def layer(element, tokens=24, hidden=256, intermediate=512):
     return config, random_layer(config, rng, hidden=hidden, intermediate=intermediate, experts=8, routes=routes)
 
 
+def saturates(config, made, token):
+    """Whether an activation of the token is beyond the one that 127 stands for, which is rare, and clipped."""
+    x = real(made.x[[token]], config.element) * made.x_scale
+    return any(largest_activation(x, real(np.concatenate([made.experts[e].gate, made.experts[e].up]), config.element)
+                                  * made.weight_scales[e][0]) > PEAK for e, _ in made.routes[token])
+
+
 @pytest.mark.parametrize("element", ERRORS)
 def test_error_against_float64(element):
+    """Of all tokens of which no int8 activation is clipped."""
     config, made = layer(element)
     truth = made.truth(config)
+    inside = [token for token in range(len(made.x)) if element != "int8" or not saturates(config, made, token)]
+    assert len(inside) > len(made.x) // 2
     for mask, shares in ((0b11111111, 1), (0b01011010, 4), (0, 1)):
         got = real(moe(config, made.x, made.routes, made.experts, mask, shares), results_of(config))
-        error = np.median(np.sqrt(np.mean((got - truth) ** 2, axis=1) / np.mean(truth ** 2, axis=1)))
+        error = np.sqrt(np.mean((got - truth)[inside] ** 2) / np.mean(truth[inside] ** 2))
         print(f"{element}, mask {mask:08b}, {shares} shares: {error:.2e}")
         assert error < ERRORS[element]
 
