@@ -15,7 +15,7 @@ from .serial_line import LineReceiver, LineSender
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["HostLinkBench"]
+__all__ = ["TIMEOUT", "HostLinkBench"]
 
 PERIOD = 4
 MEMORY_BYTES = 1 << 13
