@@ -253,8 +253,8 @@ class AcceleratorConfig(Configuration):
     prefetch_beats : int
         Depth of the weight prefetch queue, beats of ``bus_bits``, a power of two.
     data_beats : int
-        Depth of the queue of all other data (gains, tables, embedding and K/V rows), beats, a power of two. With twice
-        ``prefetch_beats`` K/V rows keep coming while weights that were asked for before them are on the port.
+        Depth of the queue of all other data (gains, tables, embedding and K/V rows), beats, a power of two. While
+        attention runs, half of it keeps K/V rows coming when a burst of weights is on the port.
     top_k : int
         Longest candidate list of the sampler.
     cache : ``"contiguous"``, ``"window"``, ``"paged"`` or ``"evict"``

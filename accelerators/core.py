@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig
 from .control.frontend import BURST, settings, token_layout
+from .control.isa import Opcode
 from .numerics import SCALAR
 from .paths.commands import give_commands
 from .paths.memory import read_data, read_matrices
@@ -52,6 +53,8 @@ class Core(wiring.Component):
         Two registers behind the operation under way; ``busy`` lasts until the last of them.
     progress : Out(1)
         Something moved two cycles ago; the watchdog counts the cycles without.
+    attends : Out(1)
+        Attention runs.
     observe, observe_sums : Out(observe_layout)
         The result of the operation under way, and of the matrix under way, word by word: what the golden model traces. For
         simulation; costs nothing when it is not connected.
@@ -90,7 +93,7 @@ class Core(wiring.Component):
             **({"o_parts": Out(burst), "i_parts": In(word)} if config.attention_modes else {}),
             "saturations": Out(range(config.vector_lanes + 1)),
             "events": Out(data.ArrayLayout(data.StructLayout({"busy": 1, "starved": 1, "stalled": 1}), len(self.UNITS))),
-            "progress": Out(1),
+            "progress": Out(1), "attends": Out(1),
             "observe": Out(observe_layout(config)), "observe_sums": Out(observe_layout(config)),
         })
 
@@ -112,6 +115,7 @@ class Core(wiring.Component):
         write_records(m, self, parts, running, copying)
         self._sample(m, parts)
         watch(m, self, parts, running, quantized)
+        m.d.comb += self.attends.eq(running.op[Opcode.ATTEND])
         return m
 
     def _control(self, m: Module, parts: Parts) -> None:

@@ -135,6 +135,8 @@ class Accelerator(wiring.Component):
         connect(m, program.m_axi, arbiter.s_axi[0])
         connect(m, reader.m_axi, arbiter.s_axi[1])
         connect(m, weights.m_axi, arbiter.s_axi[2])
+        # Weights are read ahead, but not before rows that attention waits for: a burst at a time while it has many.
+        m.d.sync += weights.limit.eq(Mux(core.attends & reader.wants, reader.full, weights.outstanding))
         given = None
         if config.attention_modes:
             m.submodules.part_reader = given = BurstReader(config.bus_bits, burst_beats=short_burst, outstanding=2,

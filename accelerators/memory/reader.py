@@ -1,6 +1,6 @@
 """Reads transfers from memory over AXI4."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,6 +25,10 @@ class BurstReader(wiring.Component):
     queue: as long as it has room, bursts of this command and of the next are asked for back to back. The port
     is busy in every cycle if ``outstanding - 1`` bursts, and ``buffer_beats - burst_beats`` beats, cover the
     memory's latency plus 8 cycles.
+
+    A memory that answers in order answers a burst when all before it have been answered, whoever asked for them: bursts of a reader
+    that is ahead of its consumer delay those of another whose consumer waits. ``limit`` keeps a reader back, ``wants`` and ``full``
+    tell how the other one does.
 
     Parameters
     ----------
@@ -51,6 +55,11 @@ class BurstReader(wiring.Component):
         unaligned command: those from the bus word that holds its address on).
     clear : In(1)
         Clears ``error``.
+    limit : In(range(outstanding + 1))
+        Bursts that may be asked for and not yet answered in full, at most ``outstanding``, which it is if it is left open. One that
+        is offered to memory stays offered.
+    wants, full : Out(1)
+        A cycle ago: a burst or a command was to come; half of the queue or more was filled.
 
     Latency: 2 cycles from command to ``arvalid``; 2 cycles (3 for more than 32 ``buffer_beats``) from R to
     ``o``. The attribute is their sum with a memory that answers in the cycle after AR. Interval: 1 cycle per
@@ -77,6 +86,9 @@ class BurstReader(wiring.Component):
             "error": Out(1),
             "error_address": Out(ADDRESS_BITS),
             "clear": In(1),
+            "limit": In(range(outstanding + 1), init=outstanding),
+            "wants": Out(1),
+            "full": Out(1),
         })
 
     @classmethod
@@ -114,11 +126,17 @@ class BurstReader(wiring.Component):
 
         m.submodules.pending = pending = fifo.SyncFIFO(
             width=1 + ADDRESS_BITS - word, depth=self.outstanding)
-        free, waiting = Signal(init=1), Signal(range(self.outstanding + 1))  # room in ``pending``
+        # Whether one more may be asked for, compared before it is known if a burst is asked for or answered.
+        free, waiting, most = Signal(init=1), Signal(range(self.outstanding + 1)), Signal.like(self.limit)
+        m.d.comb += most.eq(Mux(self.limit < self.outstanding, self.limit, self.outstanding))
         with m.If(asks & ~answered):
-            m.d.sync += [waiting.eq(waiting + 1), free.eq(waiting != self.outstanding - 1)]
+            m.d.sync += [waiting.eq(waiting + 1), free.eq(waiting + 1 < most)]
         with m.Elif(answered & ~asks):
-            m.d.sync += [waiting.eq(waiting - 1), free.eq(1)]
+            m.d.sync += waiting.eq(waiting - 1)
+            with m.If(~axi.arvalid):
+                m.d.sync += free.eq(waiting <= most)
+        with m.Elif(asks | ~axi.arvalid):
+            m.d.sync += free.eq(waiting < most)
         m.d.comb += [
             axi.araddr.eq(Cat(Const(0, word), burst.p.address[word:])),
             axi.arlen.eq(burst.p.length),
@@ -136,6 +154,9 @@ class BurstReader(wiring.Component):
             queue.i.p.data.eq(axi.rdata),
             queue.i.p.last.eq(axi.rlast & pending.r_data[0]),
         ]
+        level = Signal.like(reserved)  # beats in the queue, or that left it a cycle ago
+        m.d.sync += [level.eq(level + axi.rvalid - leaves), self.full.eq(level >= self.buffer_beats // 2),
+                     self.wants.eq((burst.valid & ~burst.p.empty) | self.i_command.valid)]
         with m.If(~self.error):
             with m.If(axi.rvalid & is_error(axi.rresp)):
                 m.d.sync += [self.error.eq(1), self.error_address.eq(Cat(Const(0, word), pending.r_data[1:]))]

@@ -56,16 +56,19 @@ def read_data(m: Module, core: wiring.Component, parts: Parts, running: Running)
         steer(m, core.i_data, [(i_data, ~compares), (buffer_before(m, parts.tokens.i, "compared_beats"), compares)])
 
     # Other memory data: open to the operation that runs, for as many packets as it announced.
-    # All conditions are registers, so the gate is closed for two cycles at the end of a packet, until they know.
+    # All conditions are registers, so the last packet closes the gate for two cycles, until they know.
     blocks = [] if parts.means is None else [op[Opcode.MEANS], op[Opcode.RETRIEVE]]
-    announced_to, packet_ended, closed = Signal(3 + len(blocks)), Signal(), Signal()
+    announced_to, another, packet_ended, closed = Signal(3 + len(blocks)), Signal(), Signal(), Signal()
     m.d.sync += [
         announced_to.eq(Mux(executor.data_packets.any(),
                             Cat(op[Opcode.EMBED] | op[Opcode.NORM], op[Opcode.ROPE], op[Opcode.ATTEND], *blocks), 0)),
+        another.eq(executor.data_packets[1:].any()),
         packet_ended.eq(i_data.valid & i_data.ready & i_data.p.last),
         closed.eq(packet_ended),
     ]
-    to_short, to_table, to_attention, *to_blocks = (announced & ~packet_ended & ~closed for announced in announced_to)
+    gate = Signal()
+    m.d.comb += gate.eq(Mux(another, ~(packet_ended & closed), ~(packet_ended | closed)))
+    to_short, to_table, to_attention, *to_blocks = (announced & gate for announced in announced_to)
     steer(m, i_data, [(buffer_before(m, parts.short_words.i, "short_beats"), to_short),
                        (buffer_before(m, parts.table_words.i, "table_beats"), to_table)])
     steer_data(m, i_data, buffer_before(m, parts.attention.i_rows, "rows_ahead"), to_attention)

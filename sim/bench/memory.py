@@ -9,11 +9,11 @@ import numpy as np
 
 from ..memory.axi_memory import AxiMemory
 from ..memory.axi_reader import AxiReader
-from .agents import Model
+from .agents import BenchFailure, Model
 from .trace import Trace
 from .unit import Items, UnitBench
 
-__all__ = ["BurstReaderBench", "BurstSplitterBench", "BurstWriterBench", "ReadArbiterBench"]
+__all__ = ["BurstReaderBench", "BurstSplitterBench", "BurstWriterBench", "ReadArbiterBench", "SmallReaderBench"]
 
 MEMORY_BYTES = 1 << 16
 LATENCY = 40
@@ -129,19 +129,67 @@ class BurstSplitterBench(UnitBench):
         return {"i": [{"address": 64 * k, "beats": 1} for k in range(20)]}
 
 
+class _Limit(Model):
+    """Changes ``limit`` at random and looks at what it changes: no burst is offered beyond it; ``wants`` and ``full``, a cycle late."""
+
+    name = "limit"
+
+    def __init__(self, ports: Mapping[str, Any], buffer_beats: int):
+        self.ports, self.half = ports, buffer_beats // 2
+        self.rng, self.steady = random.Random(0), True
+        self.most = (1 << len(ports["limit"])) - 1
+        self.clear()
+
+    def clear(self) -> None:
+        self.limit = self.ports["limit"].value = self.most
+        self.under_way = self.level = self.left = 0
+        self.offered, self.room = False, True  # a burst that memory has not taken; one more was within the limit
+        self.expected: dict[str, int] = {}
+
+    def drive(self) -> None:
+        if not self.steady and self.rng.random() < 0.1:
+            self.limit = self.rng.choice((0, 1, 2, self.most, self.rng.randint(0, self.most)))
+        elif self.rng.random() < 0.02:
+            self.limit = self.most  # often enough: a limit of 0 lets nothing pass
+        self.ports["limit"].value = self.limit
+
+    def sample(self, cycle: int) -> bool:
+        asks, taken, comes, last, gives, leaves = (int(self.ports[name].value) for name in (
+            "m_axi__arvalid", "m_axi__arready", "m_axi__rvalid", "m_axi__rlast", "o__valid", "o__ready"))
+        if asks and not self.offered and not self.room:
+            raise BenchFailure(f"a burst is offered while {self.under_way} are under way, which the limit did not allow")
+        for port, level in self.expected.items():
+            if int(self.ports[port].value) < level or (port == "full" and int(self.ports[port].value) != level):
+                raise BenchFailure(f"{port} is {self.ports[port].value}, expected {level}")
+        self.expected = {"wants": asks, "full": int(self.level >= self.half)}
+        self.offered = bool(asks and not taken)
+        self.under_way += (asks & taken) - (comes & last)
+        self.room = self.under_way < self.limit
+        self.level += comes - self.left
+        self.left = gives & leaves
+        return False
+
+
 class BurstReaderBench(_MemoryBench):
-    """The beats of every command, out of an AXI4 memory."""
+    """The beats of every command, out of an AXI4 memory, with a limit that changes; levels of the other outputs."""
 
     modules = (*UnitBench.modules, "llmrtl.sim.bench.memory_errors")
 
     def __init__(self, config: Any):
         super().__init__(config)
         self.burst_beats = min(self.burst_beats, config.prefetch_beats // 4)
+        self.buffer_beats = config.prefetch_beats
 
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
         models = super().models(ports)
         self.memory.eager = ("r",)
-        return models
+        self.limit = _Limit(ports, self.buffer_beats)
+        return [*models, self.limit]
+
+    def turn_knobs(self, rng: random.Random, case: str) -> None:
+        super().turn_knobs(rng, case)
+        self.limit.rng = random.Random(rng.getrandbits(32))
+        self.limit.steady = case in ("back_to_back", "latency")
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         self.turn_knobs(rng, case)
@@ -164,6 +212,14 @@ class BurstReaderBench(_MemoryBench):
         """Latency less what the memory takes above one cycle; ``interval`` also shows that it is hidden."""
         return {"latency": trace.latency("i_command", "o") - (LATENCY - 1),
                 "interval": max(b - a for a, b in pairwise(trace.delivered["o"]))}
+
+
+class SmallReaderBench(BurstReaderBench):
+    """Of a reader whose queue has 50 beats."""
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self.buffer_beats = 50
 
 
 class BurstWriterBench(_MemoryBench):

@@ -15,7 +15,8 @@ SHORT = {"i_command__payload": ADDRESS_BITS + 2}  # commands of up to 3 beats
 
 
 class ReaderContract(StreamContract):
-    """No burst without a command; ``rready`` never falls, and what is asked for and not yet given fits the queue."""
+    """No burst without a command, or beyond the limit; ``rready`` never falls, and what is asked for and not yet given fits the
+    queue."""
 
     def __init__(self, **bounds):
         super().__init__(BurstReader(**NARROW, buffer_beats=4), **bounds)
@@ -25,7 +26,9 @@ class ReaderContract(StreamContract):
         reader, axi = self.component, self.component.m_axi
         bursts, beats, inside, commands = Signal(4), Signal(5), Signal(5), Signal(4)
         asks, comes, leaves = axi.arvalid & axi.arready, axi.rvalid & axi.rready, reader.o.valid & reader.o.ready
+        offered, limit = Signal(), Signal.like(reader.limit, init=reader.outstanding)  # a cycle ago
         m.d.sync += [
+            offered.eq(axi.arvalid & ~axi.arready), limit.eq(reader.limit),
             bursts.eq(bursts + asks - (comes & axi.rlast)), beats.eq(beats + Mux(asks, axi.arlen + 1, 0) - comes),
             inside.eq(inside + Mux(asks, axi.arlen + 1, 0) - leaves),
             commands.eq(commands | (reader.i_command.valid & reader.i_command.ready)),
@@ -36,7 +39,8 @@ class ReaderContract(StreamContract):
             Assume(~axi.rvalid | axi.rlast | (beats > bursts)), Assume(~axi.rvalid | ~axi.rlast | (bursts > 1) | (beats == 1)),
             Assert(axi.rready), Assert(axi.arlen < reader.burst_beats), Assert(inside <= reader.buffer_beats),
             Assert(bursts <= reader.outstanding), Assert(~axi.arvalid | (commands != 0)),
-            self.outside.eq((bursts != 0) & ~axi.rvalid),
+            Assert(~axi.arvalid | offered | (bursts < limit)),
+            self.outside.eq(((bursts != 0) & ~axi.rvalid) | (limit < reader.outstanding)),
         ]
         return m
 

@@ -97,7 +97,7 @@ def test_reader_of_other_configurations(change, tmp_path):
 @pytest.mark.parametrize("outstanding", [2, 3, 16])
 def test_outstanding(outstanding, tmp_path):
     config = preset("tiny")
-    run(BurstReader(32, burst_beats=32, outstanding=outstanding, buffer_beats=50), "BurstReaderBench", config,
+    run(BurstReader(32, burst_beats=32, outstanding=outstanding, buffer_beats=50), "SmallReaderBench", config,
         tmp_path / "reader", MENU)
     run(BurstWriter(32, outstanding=outstanding), "BurstWriterBench", config, tmp_path / "writer", MENU)
 
