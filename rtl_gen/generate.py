@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def _compiler_hash() -> str:
     return digest.hexdigest()
 
 
+@lru_cache(maxsize=8)  # seconds each
 def emitted_accelerator(config: AcceleratorConfig, *, observe: bool = False, trace: bool = False) -> Emitted:
     """Verilog and sidecar of the whole accelerator (``observe``: with outputs for every operation's result, ``trace``: for
     what is busy)."""

@@ -1,5 +1,10 @@
 """What holds for all tests."""
 
+import os
+import random
+import subprocess
+from pathlib import Path
+
 import pytest
 from llmrtl.rtl_gen import run_command
 from llmrtl.rtl_gen.emit import write_if_changed
@@ -9,6 +14,31 @@ from llmrtl.rtl_gen.yowasp import build_root
 from llmrtl.sim.native.build import build_driver
 
 from .modes import MODES
+
+
+def _tree():
+    """The committed tree's hash: tests of the same commit have the same seeds, those of the next one others."""
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD^{tree}"], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "random"
+
+
+def pytest_configure(config):
+    """``$LLMRTL_TEST_SEED`` seeds what is random in the tests: any text, ``random`` for another one each time. Workers get it too."""
+    seed = os.environ.get("LLMRTL_TEST_SEED") or _tree()
+    os.environ["LLMRTL_TEST_SEED"] = str(random.getrandbits(64)) if seed == "random" else seed
+
+
+def pytest_report_header(config):
+    return f"LLMRTL_TEST_SEED={os.environ['LLMRTL_TEST_SEED']}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """A test's seeds do not depend on which others run."""
+    random.seed(f"{os.environ['LLMRTL_TEST_SEED']}/{item.nodeid}")
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):

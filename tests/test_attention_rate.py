@@ -59,16 +59,16 @@ def monitored(config):
     return build_driver(replace(emitted, verilog=emitted.verilog + MONITOR.replace("NAME", emitted.name)))
 
 
-def check(image, name, rows, least=UTILIZATION):
+def check(image, name, rows):
     """Every attention over ``rows`` (of each token that is decoded, or of all tiles of a chunk), of all heads of a layer: beats in at
-    least 95 % (``least``) of the cycles from its first beat to its last one."""
+    least 95 % of the cycles from its first beat to its last one."""
     model = image.model
     sizes = [count * image.kv_record_beats * model.kv_heads for count in rows for _ in range(model.layers)]
     found = list(operations(Path("rows.txt"), sizes))
     for beats, cycles, starved in found:
         print(f"{name}: {beats} beats in {cycles} cycles ({beats / cycles:.2%}), {starved} cycles without an offer")
     assert len(found) == len(sizes) and min(rows) >= 256
-    assert all(beats >= least * cycles for beats, cycles, _ in found)
+    assert all(beats >= UTILIZATION * cycles for beats, cycles, _ in found)
 
 
 @pytest.mark.bench
@@ -89,15 +89,18 @@ def test_contiguous(tmp_path, monkeypatch):
 
 
 @pytest.mark.bench
+@pytest.mark.parametrize("kv_heads", [5, 2])
 @pytest.mark.parametrize(("filled", "prompt"), [(256, 13), (2040, 1)], ids=["256", "2040"])
-def test_wide_port(tmp_path, monkeypatch, filled, prompt):
-    """Layers with the attention of the 2B model on preset kv260: a chunk of a prompt, a tile per token, or a decoded token; then
-    another one."""
+def test_wide_port(tmp_path, monkeypatch, filled, prompt, kv_heads):
+    """Layers with the attention of the 2B model on preset kv260, or with two of its five K/V heads: a chunk of a prompt, a tile per
+    token, or a decoded token; then another one."""
     config = preset("kv260")
     program = monitored(config)  # before the folder changes: it is kept
     monkeypatch.chdir(tmp_path)
     shape = replace(SHAPES["bitnet-2b-4t"], layers=2, intermediate_size=256, vocab_size=50, max_context=2048, bos=48, eos=49)
     assert (shape.group, shape.head_dim) == (config.query_lanes, config.max_head_dim)
+    heads = kv_heads * shape.group
+    shape = replace(shape, hidden_size=heads * shape.head_dim, heads=heads, kv_heads=kv_heads)
     write_checkpoint(tmp_path / "model", shape, seed=7)
     image = compile_model(Checkpoint.open(tmp_path / "model"), config, fraction_bits=20)
     image.save(tmp_path / "image")
@@ -126,10 +129,10 @@ def test_window(tmp_path, monkeypatch):
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize(("head_dim", "least"), [(16, 0.93), (32, UTILIZATION), (64, UTILIZATION)])
-def test_paged(tmp_path, monkeypatch, head_dim, least):
+@pytest.mark.parametrize("head_dim", [16, 32, 64])
+def test_paged(tmp_path, monkeypatch, head_dim):
     """Two sequences that grow side by side, so that no two blocks of either lie one behind the other: a run of 16 rows for each block.
-    A step in which both decode, then one of the second alone. The shortest records do not reach what is demanded, as the page says."""
+    A step in which both decode, then one of the second alone."""
     config = replace(preset("tiny_paged"), name="long_paged", sequences=3, max_context=512)
     program = monitored(config)
     monkeypatch.chdir(tmp_path)
@@ -146,7 +149,7 @@ def test_paged(tmp_path, monkeypatch, head_dim, least):
         found = said(session.step([word for sequence in range(2) for word in entry(sequence, filled, filled + 1, True)]))
         found += said(session.step(entry(1, filled + 1, filled + 2, True)))
     assert found == [steps(image, texts[0][:273], 1)[0], steps(image, texts[1][:273], 1)[0], steps(image, texts[1], 1)[0]]
-    check(image, f"long_paged, head_dim {head_dim}", [273 * 2, 274], least)
+    check(image, f"long_paged, head_dim {head_dim}", [273 * 2, 274])
 
 
 def ranges(values, unit=""):

@@ -461,7 +461,7 @@ class Machine:
             return self._evicting[op.other]
         if op.address not in self._caches:
             self._caches[op.address] = LayerCache(op.count, self.image.positions, op.words * self.config.vector_lanes,
-                                                   self.config)
+                                                  self.config)
         return self._caches[op.address]
 
     def _write(self, op: Instruction, token: int, base: int, values: np.ndarray) -> None:
