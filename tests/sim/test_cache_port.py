@@ -11,9 +11,10 @@ from llmrtl.accelerators.cache.paged_formats import SequenceCommand
 from llmrtl.accelerators.cache.record_merge import RecordMerge
 from llmrtl.accelerators.cache.similar import SimilarKey
 from llmrtl.accelerators.cache.swap import SwapController
+from llmrtl.accelerators.cache.swap_formats import SwapCommand
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
-from llmrtl.sim.traces.player import Offer, Set, Settle, play
+from llmrtl.sim.traces.player import Offer, Set, Settle, Surroundings, play
 from llmrtl.sim.traces.port import CacheOnPort, EvictOnPort, WindowOfText
 
 TINY, INT4 = preset("tiny"), preset("tiny_int4")
@@ -181,6 +182,33 @@ def test_room_for_a_chunk_of_tokens(name, heads, layers):
         needed = max(2 * records + 1 + 3 * behind // size + behind * layers, 4)
         assert set(appended(name, 2, heads, layers, chunk=chunk, chunks=4)) == {needed}
         assert size < 4 or needed / records <= 4
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize(("length", "blocks"), [(20, 1), (32, 0), (30, 1)])
+def test_what_the_first_append_after_a_swap_costs(length, blocks):
+    """The sequence has been out and is back: its blocks have slots with the same rows. The first record behind them gives up that of
+    the last block, if it goes there: 4 cycles, and 2 for the block. All others are as if there had been no swap."""
+    written = {}
+    for swapped in (False, True):
+        session, beats = Session("swap", 3), 3
+        session.extend(length)
+        session.steps.append(Settle(60))
+        for command in (SwapCommand.SWAP_OUT, SwapCommand.SWAP_IN) if swapped else ():
+            session.steps += [Offer("i_command", {"command": command, "sequence": 0, "other": 0, "count": 0}), Settle(999)]
+        begin = len(session.steps)
+        for _ in range(3):
+            session.extend(1)
+            for head in range(HEADS):
+                session.request(1, session.length - 1, 1, head)
+        events = play(emitted("swap"), [*session.steps, Settle(60)], seed=0, surroundings=Surroundings({"o_move": ("i_moved", 256)}))
+        moved = [event.payload["rows"] for event in events if event.what == "left" and event.name == "o_move"]
+        assert sum(moved) == 2 * swapped * length
+        room = next(event.cycle for event in events if event.what == "taken" and event.step >= begin)
+        written[swapped] = [event.cycle - room for event in events if event.what == "left" and event.name == "o_out"]
+        assert len(written[swapped]) == 3 * HEADS * beats
+    later = 6 * blocks
+    assert written[True] == [cycle + later for cycle in written[False]]
 
 
 def gaps(cycles: list[int]) -> int:
