@@ -15,6 +15,9 @@ from llmrtl.sim.native.build import build_driver
 
 from .modes import MODES
 
+MADE = "not bench and not formal"
+"""Marks of the tests of `make test`, see pyproject.toml."""
+
 
 def _tree():
     """The committed tree's hash: tests of the same commit have the same seeds, those of the next one others."""
@@ -43,7 +46,9 @@ def pytest_runtest_setup(item):
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config):
     """What `make test` came to stays in ``build/test.txt``, for README; a run of chosen tests leaves it alone."""
-    chosen = config.option.keyword or getattr(config.option, "lf", False) or config.args_source is not config.ArgsSource.TESTPATHS
+    options = config.option
+    chosen = (options.keyword or options.markexpr != MADE or options.collectonly or getattr(options, "lf", False)
+              or config.args_source is not config.ArgsSource.TESTPATHS)
     if exitstatus == 0 and not chosen and not hasattr(config, "workerinput"):
         counts = ((what, len(terminalreporter.stats.get(what, []))) for what in ("passed", "skipped", "deselected"))
         write_if_changed(build_root() / "test.txt", ", ".join(f"{count:,} {what}" for what, count in counts if count) + "\n")
