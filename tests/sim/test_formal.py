@@ -225,7 +225,7 @@ NO_ANSWER = {  # what never comes, with a changed line: the module, its line, a 
         select, "with m.If(moves & done & ~self.o.valid):", "with m.If(moves & done & self.o.valid):",
         lambda unit: SelectContract(2, 1, within=13, answered=16, component=unit.TopSelect), 24),
     "a request is not passed on": (
-        swap, "goes.eq(tables.pending & ~(tables.checked & tables.waits))", "goes.eq(tables.pending & tables.active)",
+        swap, "passes = tables.pending & tables.checked & tables.plain", "passes = active & tables.checked & tables.plain",
         lambda unit: SwapAnswerContract(component=unit.SwapController), 34),
     "a refused append waits for ever": (
         evict_cache, "with m.If(bursts.idle):", "with m.If(~bursts.idle):",
