@@ -11,7 +11,7 @@ from llmrtl.rtl_gen.emit import write_if_changed
 from llmrtl.rtl_gen.generate import emitted_accelerator
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.yowasp import build_root
-from llmrtl.sim.native.build import build_driver
+from llmrtl.sim.native.build import SPEED, build_driver
 
 from .modes import MODES
 
@@ -63,8 +63,16 @@ def runs_of_tests(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_drivers():
+    """Runs of tests are short: their drivers compile quickly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPEED, True, SPEED[False])
+        yield
+
+
 @pytest.fixture(scope="session")
-def modes_program():
+def modes_program(quick_drivers):
     """The driver of the accelerator whose attention has modes."""
     emitted = emitted_accelerator(MODES)
     assert lint(emitted) == []

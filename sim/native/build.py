@@ -19,6 +19,8 @@ SOURCES = Path(__file__).parent
 TOP = "driven_accelerator"
 PORT = re.compile(r"m_axi_gmem\d*_rdata")
 FST_HEADERS = ("lz4.h", "zlib.h")
+SPEED = {True: "-O2", False: "-O1"}
+"""Of the compiler, for what runs long and for what does not."""
 VERILATOR_TYPES = {"CData": 8, "SData": 16, "IData": 32, "QData": 64}
 
 
@@ -87,7 +89,7 @@ def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = Tru
     wave : Path or None
         The waveform file that a run will write (slower): FST, which needs lz4 and zlib, if its name ends in ``.fst``, else VCD.
     fast : bool
-        Compile for speed (``-O2``); False compiles quickly.
+        Compile for speed; False compiles quickly.
 
     Raises ``BuildError`` when a tool fails. A build that was done before is reused.
     """
@@ -96,7 +98,7 @@ def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = Tru
     flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
              "--top-module", TOP, "--prefix", "Vaccelerator", "-Wno-fatal", "--output-split", "20000",
              *trace, "-CFLAGS", "-std=c++20"]
-    optimize = dict(OPT_FAST="-O2" if fast else "-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
+    optimize = dict(OPT_FAST=SPEED[fast], OPT_SLOW="-O0", OPT_GLOBAL="-O2")
     key = hashlib.sha256(repr((emitted.verilog, wrapper, interface, flags, optimize, version("verilator"))).encode())
     for source in (SOURCES / "driver.cpp", *sorted(SOURCES.glob("*.h"))):
         key.update(source.name.encode() + b"\0" + source.read_bytes())
