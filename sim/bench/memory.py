@@ -169,6 +169,11 @@ class _Limit(Model):
         self.left = gives & leaves
         return False
 
+    def finish(self) -> None:
+        for port in ("wants", "full"):
+            if int(self.ports[port].value):
+                raise BenchFailure(f"{port} is 1 when all has been done")
+
 
 class BurstReaderBench(_MemoryBench):
     """The beats of every command, out of an AXI4 memory, with a limit that changes; levels of the other outputs."""
