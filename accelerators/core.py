@@ -114,6 +114,8 @@ class Core(wiring.Component):
         store_results(m, self, parts, running)
         write_records(m, self, parts, running, copying)
         self._sample(m, parts)
+        if self.config.attention_modes:
+            self._tell_fallbacks(m, parts)
         watch(m, self, parts, running, quantized)
         m.d.comb += self.attends.eq(running.op[Opcode.ATTEND])
         return m
@@ -139,6 +141,16 @@ class Core(wiring.Component):
             executor.inverse_temperature.eq(self.inverse_temperature),
             executor.magnitudes.eq(parts.vectors.magnitude_bits), executor.top_exponents.eq(parts.exponents.top),
         ]
+
+    def _tell_fallbacks(self, m: Module, parts: Parts) -> None:
+        """At the end of an ATTEND the front end is told whether a lane was above its unified maximum: then the count of them, which
+        grows by one at a time, was odd and even meanwhile."""
+        frontend, executor, odd = parts.frontend, parts.executor, parts.attention.passed[0]
+        before, passed = Signal(), Signal()
+        m.d.sync += [before.eq(odd), passed.eq(passed | (odd != before))]
+        with m.If(executor.operation_start):
+            m.d.sync += passed.eq(0)
+        m.d.comb += [frontend.attended.eq(executor.attended), frontend.passed.eq(passed)]
 
     def _sample(self, m: Module, parts: Parts) -> None:
         """Logits to tokens; rows to a list of tokens, or of blocks."""

@@ -61,8 +61,8 @@ def split_attention(image: Image, ranges: Sequence[tuple[int, int | None]]) -> I
     """``image`` with a program that does every attention in passes, one for each range of positions (from the first up to the one
     before the second, or to the end of the text), in this order: what one pass has found waits in memory for the next.
 
-    Raises ``ValueError`` for an accelerator whose programs cannot, and unless the ranges have every position once and their bounds are
-    multiples of ``RANGE_UNIT``.
+    Raises ``ValueError`` for an accelerator whose programs cannot, for an ATTEND that is split already or is a fallback, and unless the
+    ranges have every position once and their bounds are multiples of ``RANGE_UNIT``.
     """
     if not image.config.attention_modes:
         raise ValueError(f"programs of {image.config.name!r} cannot split attention: it needs attention_modes")
@@ -79,6 +79,8 @@ def split_attention(image: Image, ranges: Sequence[tuple[int, int | None]]) -> I
         if op.opcode is not Opcode.ATTEND:
             program.append(op)
             continue
+        if op.splits:
+            raise ValueError(f"ATTEND (tag {op.tag}) is split already, or is a fallback")
         for number, (first, end) in enumerate(ranges):
             program.append(replace(op, first=first // RANGE_UNIT, end=(end or 0) // RANGE_UNIT, merge=int(number > 0),
                                    partial=int(number < len(ranges) - 1), parts=layer * size))

@@ -85,7 +85,7 @@ def test_what_cannot_be_split(image, tmp_path):
     plain = replace(image, config=preset("tiny_window"))
     with pytest.raises(ValueError, match="programs of 'tiny_window' cannot split attention: it needs attention_modes"):
         split_attention(plain, RANGES["two"])
-    with pytest.raises(ValueError, match="the program splits attention, which 'tiny_window' cannot"):
+    with pytest.raises(ValueError, match="the program splits attention or has fallbacks, which 'tiny_window' cannot"):
         Machine(replace(split_attention(image, RANGES["two"]), config=preset("tiny_window")))
 
 
@@ -100,16 +100,19 @@ def test_passes_of_one_accelerator(modes_program, image, tmp_path, ranges):
 
 
 @pytest.mark.bench
-def test_a_pass_with_a_unified_maximum(modes_program, image, tmp_path):
-    """Each pass has the maximum that it asks for."""
-    split = with_attends(image, lambda layer, parts: [
-        {"end": 1, "partial": 1, "rows": 1, "shift": 3, "parts": parts[0]},
-        {"first": 1, "end": 2, "merge": 1, "partial": 1, "parts": parts[0]},
-        {"first": 2, "merge": 1, "rows": 1, "shift": 0, "parts": parts[0]}])
+@pytest.mark.parametrize("fallback", [False, True], ids=["goes on", "falls back"])
+def test_a_pass_with_a_unified_maximum(modes_program, image, tmp_path, fallback):
+    """Each pass has the maximum that it asks for; a fallback of the first gives its parts once more, one of the last merges them once
+    more."""
+    first, last = {"end": 1, "partial": 1}, {"first": 2, "merge": 1}
+    split = with_attends(image, lambda layer, parts: [{**fields, "parts": parts[0]} for fields in (
+        {**first, "rows": 1, "shift": 0}, *([{**first, "fallback": 1}] if fallback else []),
+        {"first": 1, "end": 2, "merge": 1, "partial": 1},
+        {**last, "rows": 1, "shift": 0}, *([{**last, "fallback": 1}] if fallback else []))])
     done = run(modes_program, split, tmp_path, PROMPT, NEW)
     assert done.error is None
     assert said(done) == steps(split, PROMPT, NEW)
-    assert done.registers["ATTENTION_MISSED"] + done.registers["ATTENTION_PASSED"] > 0
+    assert done.registers["ATTENTION_PASSED"] > 0
 
 
 class Device:
@@ -184,9 +187,11 @@ def test_two_accelerators_with_half_of_the_rows_each(modes_program, image, tmp_p
 
 @pytest.mark.bench
 @pytest.mark.parametrize(("opcode", "fields"), [
-    (Opcode.NORM, (7, 1 << 16)), (Opcode.LINEAR, (7, 1 << 17)), (Opcode.ATTEND, (9, 2 << 16))], ids=["merge", "partial", "range"])
+    (Opcode.NORM, (7, 1 << 16)), (Opcode.LINEAR, (7, 1 << 17)), (Opcode.ATTEND, (9, 2 << 16)), (Opcode.NORM, (7, 1 << 18)),
+    (Opcode.ATTEND, (7, 5 << 16))], ids=["merge", "partial", "range", "fallback", "fallback in place"])
 def test_instructions_that_are_refused(modes_program, image, tmp_path, opcode, fields):
-    """Parts where there is no attention, and a range that ends before it begins."""
+    """Parts, or a fallback, where there is no attention; a range that ends before it begins; a fallback that would merge what it should
+    replace."""
     word, bits = fields
     split = split_attention(image, RANGES["two"])
     number, data = next(k for k, op in enumerate(program_of(split)) if op.opcode is opcode), np.array(split.data)
@@ -195,7 +200,7 @@ def test_instructions_that_are_refused(modes_program, image, tmp_path, opcode, f
     words[15] = np.bitwise_xor.reduce(words[:15]) ^ CHECK_SEED
     done = run(modes_program, replace(split, data=data), tmp_path, PROMPT, 2)
     assert (done.cause, done.registers["ERROR_INFO"]) == (ErrorCause.ILLEGAL_INSTRUCTION, number * INSTRUCTION_BYTES)
-    with pytest.raises(ValueError, match=r"only an ATTEND may merge|end must be 0 or at least first"):
+    with pytest.raises(ValueError, match=r"only an ATTEND may (merge|be a fallback)|end must be 0 or at least first"):
         Machine(replace(split, data=data))
 
 

@@ -58,6 +58,8 @@ class Executor(wiring.Component):
         A matrix is under way; tag of the operation whose sums come next.
     operation_start, append_done : Out(1)
         Pulses; ``next_opcode`` is the operation that starts. An APPEND has been done, or a MEANS.
+    attended : Out(1)
+        With ``attention_modes``, a pulse: an ATTEND has been done.
 
     Latency: 2 cycles from an operation to its first command, and 5 for each product of scales in front of a command. Interval:
     one command per cycle besides those products; the next operation is taken 3 cycles after the last item was reported.
@@ -76,7 +78,7 @@ class Executor(wiring.Component):
             **({"i_rows": In(stream.Signature(rows_layout(config)))} if config.attention_runs else {}),
             **({"window": In(POSITION_BITS)} if config.cache == "window" else {}),
             **({"budget": In(POSITION_BITS), "beats": Out(16), "words": Out(16)} if config.cache == "evict" else {}),
-            **({"words": Out(16)} if config.attention_modes else {}),
+            **({"words": Out(16), "attended": Out(1)} if config.attention_modes else {}),
             "magnitudes": In(data.ArrayLayout(data.StructLayout({"first": 6, "second": 6}), config.token_slots)),
             "top_exponents": In(data.ArrayLayout(signed(16), lanes)),
             "inverse_temperature": In(SCALAR),
@@ -162,6 +164,8 @@ class Executor(wiring.Component):
             with m.If(drained):
                 m.d.comb += self.append_done.eq(issue.is_append | (op.opcode == Opcode.MEANS) if self.config.block_retrieval else
                                                 issue.is_append)
+                if self.config.attention_modes:
+                    m.d.comb += self.attended.eq(op.opcode == Opcode.ATTEND)
                 steps.go("IDLE")
         add_sequences(issue)
         with m.If(~(steps.ongoing("IDLE") | steps.ongoing("BEGIN"))):

@@ -17,6 +17,7 @@ from .batch import Batch
 from .comparison import Comparison
 from .descriptors import Descriptors
 from .errors import ErrorCause
+from .fallback import Fallback
 from .isa import Flag, Opcode, opcodes
 from .operation import are_parts_legal, decode_fields, instruction_layout, is_intact, operation_layout
 from .reads import data_reads, table_rows
@@ -101,6 +102,8 @@ class FrontEnd(wiring.Component):
     o_operation : Out(stream of operation_layout)
     append_done : In(1)
         Pulse: the rows of an APPEND, or the records of a MEANS, are in memory.
+    attended, passed : In(1)
+        With ``attention_modes``: an ATTEND has been done; with it, whether a lane of it was above its unified maximum.
     i_token : In(stream of {token, value}), o_token : Out(stream of token_layout)
         From the sampler; to the outside.
     i_list : In(stream of token_list_item)
@@ -141,7 +144,7 @@ class FrontEnd(wiring.Component):
             "o_weights": Out(stream.Signature(WEIGHTS)),
             "o_data": Out(stream.Signature(BURST)),
             "o_operation": Out(stream.Signature(operation_layout(config))),
-            "append_done": In(1),
+            "append_done": In(1), **({"attended": In(1), "passed": In(1)} if config.attention_modes else {}),
             "i_token": In(stream.Signature(data.StructLayout({"token": 32, "value": 64}))),
             **({"i_list": In(stream.Signature(token_list_item(config)))} if config.selective_recompute else {}),
             **({"i_blocks": In(stream.Signature(list_layout(config)))} if config.block_retrieval else {}),
@@ -227,6 +230,7 @@ class FrontEnd(wiring.Component):
         compares = Comparison(m, config, op, position + count) if config.selective_recompute else None
         if compares is not None:
             compares.request(cache, position + tile_end)
+        fallback = Fallback(m, self, op) if config.attention_modes else None
         lists = BlockLists(m, config, op, position, count) if config.block_retrieval else None
         if lists is not None:
             lists.request(cache)
@@ -356,6 +360,10 @@ class FrontEnd(wiring.Component):
                     m.next = "DECODE"
                 if several:
                     fetch.begins_tail((op.flags & Flag.LAST_CHUNK).any())
+                if fallback is not None:
+                    with m.If(fallback.due & ~skipped):
+                        m.next = "FALLBACK"
+                    fail(ErrorCause.ILLEGAL_INSTRUCTION, fallback.refused & ~skipped, fetch.offset_taken(chunk))
                 if compares is not None:
                     fail(ErrorCause.ILLEGAL_INSTRUCTION, compares.refused & ~skipped, fetch.offset_taken(chunk))
                 if lists is not None:
@@ -367,6 +375,8 @@ class FrontEnd(wiring.Component):
                 m.d.comb += self.o_operation.valid.eq(1)
                 with m.If(self.o_operation.ready):
                     m.d.comb += push_append.eq(op.opcode == Opcode.APPEND)
+                    if fallback is not None:
+                        fallback.pushed()
                     if compares is not None:
                         compares.pushed()
                     if lists is not None:
@@ -407,6 +417,8 @@ class FrontEnd(wiring.Component):
                                     if compares is not None:
                                         with m.If(finals[chunk] & compares.lists):
                                             m.next = "LIST"
+            if fallback is not None:
+                fallback.states()
             with m.State("WEIGHTS"):
                 m.d.comb += self.o_weights.valid.eq(1)
                 with m.If(self.o_weights.ready):

@@ -50,10 +50,10 @@ class Opcode(IntEnum):
     ATTEND = 7
     """Attention of the chunk's queries. address (layer's cache), source (queries), destination (outputs), count (KV heads),
     group (query heads per KV head), words (per head), beats (of K per row), tiles (tokens per query tile), scalar_a (weight
-    scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks). With attention modes, and rows
-    not 0: a unified maximum, shift (base-2 logit). With parts: first, end (positions that are seen), merge, partial, parts. With a
-    budget of rows: address and other as of APPEND, tiles 1. With block retrieval, and other not 0: only the blocks that the RETRIEVE
-    before it has listed, and the positions behind those that it has scored; no LINEAR lies between."""
+    scale of the queries times log2(e) / sqrt(head_dim)); with a window: other (queries for the sinks). With attention modes: rows not
+    0 (a unified maximum), shift (which one: a base-2 logit), first, end (positions that are seen), merge, partial, parts, fallback (see
+    ``PART_FIELDS``). With a budget of rows: address and other as of APPEND, tiles 1. With block retrieval, and other not 0: only the
+    blocks that the RETRIEVE before it has listed, and the positions behind those that it has scored; no LINEAR lies between."""
     RESIDUAL = 8
     """residual += sums. source (sums), destination (residual), words, scalar_a (weight scale times 2**fraction_bits)."""
     GLU = 9
@@ -129,18 +129,23 @@ FIELDS: dict[str, tuple[int, int, int]] = {
     "other": (7, 0, 16),
     "merge": (7, 16, 1),
     "partial": (7, 17, 1),
+    "fallback": (7, 18, 1),
     "first": (9, 16, 16),
     "end": (11, 16, 16),
     "parts": (14, 0, 32),
 }
 """Field -> (word, lowest bit, width); a negative width marks a signed field."""
 
-PART_FIELDS = ("merge", "partial", "first", "end", "parts")
-"""Of these, those of an accelerator whose programs may split an attention (``AcceleratorConfig.attention_modes``). An ATTEND sees, and
-an APPEND keeps, the positions from ``RANGE_UNIT * first`` on, up to the one before ``RANGE_UNIT * end`` (0: all). With ``merge`` each
-lane of an ATTEND is merged with a part of it in memory, with ``partial`` it leaves as a part, for memory, instead of being divided and
-written to ``destination``. Parts lie from the byte address ``parts`` on, in the order of the lanes: head after head, token after token,
-the heads of a group; those that leave lie where those were that they are merged with."""
+PART_FIELDS = ("merge", "partial", "fallback", "first", "end", "parts")
+"""Of these, those of an accelerator with ``AcceleratorConfig.attention_modes``. An ATTEND sees, and an APPEND keeps, the positions from
+``RANGE_UNIT * first`` on, up to the one before ``RANGE_UNIT * end`` (0: all). With ``merge`` each lane of an ATTEND is merged with a
+part of it in memory, with ``partial`` it leaves as a part, for memory, instead of being divided and written to ``destination``. Parts
+lie from the byte address ``parts`` on, in the order of the lanes: head after head, token after token, the heads of a group; those that
+leave lie where those were that they are merged with.
+
+An ATTEND with ``fallback`` stands right behind another ATTEND. It is done only if a lane of that one, when it was done, came to a row
+above its unified maximum; so it says in another way what that one said. It cannot both merge and be partial: the parts that it should
+be merged with are no longer there."""
 
 RANGE_UNIT = 16
 """Positions that ``first`` and ``end`` count."""
@@ -170,6 +175,7 @@ class Instruction:
     other: int = 0
     merge: int = 0
     partial: int = 0
+    fallback: int = 0
     first: int = 0
     end: int = 0
     parts: int = 0
@@ -189,6 +195,9 @@ class Instruction:
                 raise ValueError(f"{self.opcode.name} (tag {self.tag}): {name} does not fit: {mantissa}, {exponent}")
         if (self.merge or self.partial) and self.opcode is not Opcode.ATTEND:
             raise ValueError(f"{self.opcode.name} (tag {self.tag}): only an ATTEND may merge parts or give partial results")
+        if self.fallback and (self.opcode is not Opcode.ATTEND or (self.merge and self.partial)):
+            raise ValueError(f"{self.opcode.name} (tag {self.tag}): only an ATTEND may be a fallback, and not if it merges parts and "
+                             "gives some: those are no longer there")
         if self.end and self.end < self.first:
             raise ValueError(f"{self.opcode.name} (tag {self.tag}): end must be 0 or at least first, not {self.end} and {self.first}")
 

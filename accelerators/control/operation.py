@@ -48,11 +48,13 @@ def decode_fields(instruction: data.View, descriptor: Value) -> list:
 
 
 def are_parts_legal(descriptor: Value) -> Value:
-    """High if the descriptor says nothing about parts that it must not (``Instruction``)."""
+    """High if the descriptor says nothing about parts and fallbacks that it must not (``Instruction``)."""
     def of(name: str) -> Value:
         word, low, width = FIELDS[name]
         return descriptor[32 * word + low:32 * word + low + width]
-    return ((of("opcode") == Opcode.ATTEND) | ~(of("merge") | of("partial"))) & ((of("end") == 0) | (of("end") >= of("first")))
+    merge, partial, fallback, end = of("merge"), of("partial"), of("fallback"), of("end")
+    return (((of("opcode") == Opcode.ATTEND) | ~(merge | partial | fallback)) & ~(merge & partial & fallback)
+            & ((end == 0) | (end >= of("first"))))
 
 
 def is_intact(descriptor: Value) -> Value:

@@ -19,7 +19,8 @@ __all__ = ["ExecutorBench"]
 
 INVERSE_TEMPERATURE = Scalar.from_float(1.4)
 WINDOW, BUDGET = 9, 40
-WRITES = (Opcode.APPEND, Opcode.MEANS)
+ENDS = {"append_done": (Opcode.APPEND, Opcode.MEANS), "attended": (Opcode.ATTEND,)}
+"""Pulse -> operations of which each gives one at its end."""
 EVENTS = ("packet_taken", "vector_written", "vector_quantized", "scale_stored", "exponent_stored", "record_written",
           "token_sampled")
 
@@ -31,6 +32,7 @@ class Units(Model):
 
     def __init__(self, ports: dict[str, Any]):
         self.ports = ports
+        self.ends = {name: those for name, those in ENDS.items() if name in ports}
         self._transfers: list[int] = []
         self.plan([], random.Random(0), 1.0)
 
@@ -44,7 +46,7 @@ class Units(Model):
         self.under_way: Counter[str] = Counter()
         self.held: Counter[str] = Counter()  # of these, not to be reported yet
         self.matrices: list[Inputs] = []  # LINEAR operations whose sums are to come, in order
-        self.started = self.appended = 0
+        self.started, self.ended = 0, dict.fromkeys(self.ends, 0)
 
     def clear(self) -> None:
         self._transfers = []
@@ -72,10 +74,11 @@ class Units(Model):
             raise BenchFailure(f"data_packets is {self.level('data_packets')} with {self.under_way['packet_taken']} "
                                "to be taken")
         busy = any(self.under_way.values())
-        if self.level("append_done"):
-            if busy or self.inputs[self.started - 1].op.opcode not in WRITES:
-                raise BenchFailure(f"append_done in operation {self.started - 1}, items under way: {dict(self.under_way)}")
-            self.appended += 1
+        for name, those in self.ends.items():
+            if self.level(name):
+                if busy or self.inputs[self.started - 1].op.opcode not in those:
+                    raise BenchFailure(f"{name} in operation {self.started - 1}, items under way: {dict(self.under_way)}")
+                self.ended[name] += 1
         if self.level("linear") != bool(self.matrices):
             raise BenchFailure(f"linear is {self.level('linear')} with {len(self.matrices)} matrices under way")
         if self.matrices and self.level("linear_tag") != self.matrices[0].op.tag:
@@ -108,9 +111,9 @@ class Units(Model):
                 raise BenchFailure(f"{name} is {self.level(name)} in operation {self.started - 1}, expected {value:d}")
 
     def pending(self) -> str | None:
-        appends = sum(inputs.op.opcode in WRITES for inputs in self.inputs)
-        if any(self.under_way.values()) or self.matrices or self.started < len(self.inputs) or self.appended < appends:
-            return (f"{self.started} of {len(self.inputs)} operations started, {self.appended} of {appends} appended, items "
+        due = {name: sum(inputs.op.opcode in those for inputs in self.inputs) for name, those in self.ends.items()}
+        if any(self.under_way.values()) or self.matrices or self.started < len(self.inputs) or self.ended != due:
+            return (f"{self.started} of {len(self.inputs)} operations started, pulses {self.ended} of {due}, items "
                     f"under way: {dict(self.under_way)}, {len(self.matrices)} matrices")
         return None
 

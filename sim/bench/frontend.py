@@ -1,5 +1,6 @@
 """Bench of the front end: a memory with programs and prompts, appends that take their time, tokens as if sampled."""
 
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -41,9 +42,15 @@ def instruction_fields(op: Instruction, config: AcceleratorConfig) -> dict[str, 
 def random_parts(rng: random.Random, opcode: Opcode, positions: int) -> dict[str, Any]:
     """What an instruction says about parts: a range, or none, of a text of ``positions``, and what goes only with an ATTEND."""
     first, end = sorted(rng.choice((0, rng.randint(0, positions // RANGE_UNIT))) for _ in range(2))
-    attends = opcode is Opcode.ATTEND
-    return {"first": first, "end": rng.choice((0, end)), "merge": attends and rng.getrandbits(1),
-            "partial": attends and rng.getrandbits(1), "parts": rng.getrandbits(32)}
+    ways = [way for way in itertools.product((0, 1), repeat=3) if not all(way)] if opcode is Opcode.ATTEND else [(0, 0, 0)]
+    merge, partial, fallback = rng.choice(ways)
+    return {"first": first, "end": rng.choice((0, end)), "merge": merge, "partial": partial, "fallback": fallback,
+            "parts": rng.getrandbits(32)}
+
+
+def passed(attend: int) -> bool:
+    """Whether a lane of an ATTEND, by its number, was above its unified maximum."""
+    return bool(random.Random(attend).getrandbits(1))
 
 
 @dataclass
@@ -91,6 +98,11 @@ class FrontEndBench(UnitBench):
 
         def attention(cache: int) -> list[Instruction]:
             shape: dict[str, Any] = {"address": cache, "count": rng.randint(1, 3), "tiles": rng.randint(1, self.config.token_lanes + 1)}
+            if self.config.attention_modes:  # fallbacks of it, and of its fallback
+                found = [op(Opcode.ATTEND, **shape, fallback=0)]
+                while rng.random() < 0.5:
+                    found.append(op(Opcode.ATTEND, **shape, merge=0, fallback=1))
+                return found
             if not self.config.block_retrieval:
                 return [op(Opcode.ATTEND, **shape)]
             listed, means = rng.random() < 0.8, op(Opcode.MEANS, count=rng.randint(1, 3))
@@ -201,7 +213,8 @@ class FrontEndBench(UnitBench):
 
             def retrieve(blocks: int, count: int, rng: random.Random = rng) -> list[int]:
                 return sorted(rng.sample(range(blocks), count))
-            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after, each.listed, retrieve)
+            golden.generate(each.settings, each.program, each.prompt, iter(each.sampled), each.stop_after, each.listed, retrieve,
+                            passed)
         return golden
 
     # The world around the front end.
@@ -212,6 +225,8 @@ class FrontEndBench(UnitBench):
         self.running = -1
         self.tokens = self.sampled = self.reads = self.matrices = self.queued = self.appended = self.retrieved = 0
         self.appends: list[int] = []  # remaining cycles of the appends under way
+        self.attends: list[int] = []  # of the attentions
+        self.attended = 0
         self.quick = False
 
     def control(self, cycle: int, level: Callable[[str], int]) -> Mapping[str, int]:
@@ -225,6 +240,14 @@ class FrontEndBench(UnitBench):
                 self.appends.pop(0)
                 self.appended += 1
                 ports["append_done"] = 1
+        if self.config.attention_modes:
+            ports |= {"attended": 0, "passed": self.rng.getrandbits(1)}
+        if self.attends:
+            self.attends[0] -= 1
+            if not self.attends[0]:
+                self.attends.pop(0)
+                ports |= {"attended": 1, "passed": int(passed(self.attended))}
+                self.attended += 1
         if busy:
             ports["start"] = int(self.rng.random() < 0.02 and not self.quick)  # ignored
         elif self.running < 0 or (level("done") and self.running + 1 < len(self.generations)):
@@ -263,6 +286,8 @@ class FrontEndBench(UnitBench):
                 return {"i_blocks": [{"index": block, "last": int(block == listed[-1])} for block in listed]}
             if queued.instruction.opcode in (Opcode.APPEND, Opcode.MEANS):
                 self.appends.append(1 if self.quick else self.rng.choice((1, 2, 10, 80)))
+            if self.config.attention_modes and queued.instruction.opcode is Opcode.ATTEND:
+                self.attends.append(1 if self.quick else self.rng.choice((1, 2, 10, 80)))
             if queued.instruction.opcode is Opcode.END and queued.final and each.lists:
                 none = [{"index": 0, "last": 1, "none": 1}]
                 return {"i_list": [{"index": index, "last": last, "none": 0} for index, last in each.listed] or none}

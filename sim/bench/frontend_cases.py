@@ -173,6 +173,21 @@ async def list_that_cannot_be(dut: Any) -> None:
 
 
 @cocotb.test()
+async def fallback_of_nothing(dut: Any) -> None:
+    """A fallback that is not behind an ATTEND."""
+    def spoil(bench: FrontEndBench, rng: random.Random, number: int) -> tuple[Generation, int]:
+        program = bench.program(rng)
+        attend = next(op for op in program if op.opcode is Opcode.ATTEND)
+        place = rng.choice([k for k, op in enumerate(program) if k and program[k - 1].opcode is not Opcode.ATTEND
+                            and Flag.LAST_CHUNK not in op.flags])
+        program.insert(place, replace(attend, merge=0, fallback=1))
+        return bench.generation(rng, rng.randint(1, 2 * bench.config.token_lanes + 1), 1, program), place * INSTRUCTION_BYTES
+
+    if Environment(dut).bench.config.attention_modes:
+        await _stops(dut, ErrorCause.ILLEGAL_INSTRUCTION, spoil)
+
+
+@cocotb.test()
 async def blocks_that_cannot_be(dut: Any) -> None:
     """A RETRIEVE of no blocks or of no latest positions; an ATTEND that sees a list where there is none, or that a matrix lies behind.
     """

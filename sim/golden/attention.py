@@ -50,8 +50,8 @@ from .exp import pow2_negative
 from .numerics import Scalar, round_shift
 
 __all__ = ["FACTOR_BITS", "NO_VALUE_EXPONENT", "RECIPROCAL_BITS", "SHIFT_LIMIT", "WEIGHT_BITS", "Partial", "Rows",
-           "attend", "attend_parts", "attend_runs", "checked", "final_shifts", "finish", "finished", "logits", "probabilities",
-           "query_scale", "scaled_down", "weight_drops", "weight_range", "weights"]
+           "all_finished", "attend", "attend_parts", "attend_runs", "checked", "final_shifts", "finish", "finished", "logits",
+           "probabilities", "query_scale", "scaled_down", "weight_drops", "weight_range", "weights"]
 
 NO_VALUE_EXPONENT = -1024
 """Exponent of a lane whose V rows all have scale zero: below all in use, so that alignment ignores it."""
@@ -240,6 +240,8 @@ class Partial:
     defined : bool
         A V scale was seen.
     acc : int64 [head_dim]
+    passed : bool
+        A row was above the lane's unified maximum.
     """
 
     maximum: int
@@ -247,6 +249,7 @@ class Partial:
     exponent: int
     defined: bool
     acc: np.ndarray
+    passed: bool = False
 
 
 def finished(part: Partial, config: AcceleratorConfig) -> tuple[np.ndarray, int]:
@@ -279,18 +282,25 @@ def attend_parts(runs: Sequence[Rows], config: AcceleratorConfig, phi: int | Non
         scaled = v_scales[:, 0] != 0
         tops = np.maximum.accumulate(np.where(scaled, v_scales[:, 1], undefined))
         maxima = np.maximum.accumulate(-(-logit >> frac))
+        passed = False
         if phi is not None and phi - config.unified_window <= maxima[0] <= phi:
-            maxima = np.maximum(maxima, phi)
+            maxima, passed = np.maximum(maxima, phi), bool(maxima[-1] > phi)
         p = pow2_negative((maxima << frac) - logit, config)
         w = weights(p, v_scales[:, 0], np.where(scaled, tops - v_scales[:, 1], 0), config)
         acc, total = _mixed(p, w, maxima, tops, v)
-        parts.append(Partial(int(maxima[-1]), total, int(tops[-1]) if scaled.any() else 0, bool(scaled.any()), acc))
+        parts.append(Partial(int(maxima[-1]), total, int(tops[-1]) if scaled.any() else 0, bool(scaled.any()), acc,
+                             passed))
     return parts
 
 
 def attend_runs(runs: Sequence[Rows], config: AcceleratorConfig, phi: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """``attend`` over several runs of rows: results of ``attend_parts``."""
-    results = [finished(part, config) for part in attend_parts(runs, config, phi)]
+    return all_finished(attend_parts(runs, config, phi), config)
+
+
+def all_finished(parts: Sequence[Partial], config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Results of lanes as ``attend`` gives them."""
+    results = [finished(part, config) for part in parts]
     return np.stack([x for x, _ in results]), np.array([exponent for _, exponent in results], INT64)
 
 

@@ -79,6 +79,7 @@ class FrontEnd:
     position: int = 0
     generated: int = 0
     appends: int = 0
+    attends: int = 0
     rows: list[dict[str, int]] = field(default_factory=list)
     """Runs of rows that attention reads, where the cache makes runs."""
     lists: list[list[int]] = field(default_factory=list)
@@ -86,10 +87,11 @@ class FrontEnd:
 
     def generate(self, settings: Settings, program: bytes, prompt: Sequence[int], sampled: Iterator[tuple[int, int]],
                  stop_after: int | None = None, listed: Sequence[tuple[int, int]] = (),
-                 retrieve: Callable[[int, int], list[int]] | None = None) -> None:
+                 retrieve: Callable[[int, int], list[int]] | None = None, passed: Callable[[int], bool] = lambda _: False) -> None:
         """One generation; ``sampled`` gives (token, value), ``listed`` is what a program with DEVIATE gives instead: (index, last).
-        ``stop`` rises when ``stop_after`` tokens have left. ``retrieve`` lists some (the second number) of so many blocks."""
-        self.settings, self.code, self.retrieve = settings, program, retrieve
+        ``stop`` rises when ``stop_after`` tokens have left. ``retrieve`` lists some (the second number) of so many blocks;
+        ``passed`` says of an ATTEND, by its number of all since reset, whether a lane was above its unified maximum."""
+        self.settings, self.code, self.retrieve, self.passed = settings, program, retrieve, passed
         self.before: int | None = None
         self.position, self.generated = settings.start_position, 0
         with suppress(Stopped):
@@ -167,11 +169,17 @@ class FrontEnd:
                 self._fetch(offsets[fetching])
             if Flag.LAST_CHUNK in op.flags and not is_final and not ends:
                 continue
+            if op.fallback:
+                if self.operations[-1].instruction.opcode is not Opcode.ATTEND:
+                    self._fail(ErrorCause.ILLEGAL_INSTRUCTION, offsets[chunk] - INSTRUCTION_BYTES)
+                if not self.passed(self.attends - 1):
+                    continue
             self._check_list(op, position + len(tokens), offsets[chunk] - INSTRUCTION_BYTES)
             if self._without_blocks(op, position, len(tokens), offsets[chunk] - INSTRUCTION_BYTES):
                 continue
             self.operations.append(Operation(op, len(tokens), position, chunk, len(self.data), len(self.weights), is_final))
             self.appends += op.opcode is Opcode.APPEND
+            self.attends += op.opcode is Opcode.ATTEND
             self._read(op, tokens, position)
             self.appends += op.opcode is Opcode.MEANS
             if ends and chunk == last:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...accelerators.control.isa import Instruction, decode_program
+from ...accelerators.control.isa import Flag, Instruction, Opcode, decode_program
 from . import elementwise
 from .evict_layer import EvictLayer
 from .layer_cache import LayerCache
@@ -34,19 +35,24 @@ class MachineState:
 
     ``begin`` puts tokens on the machine, of which ``position`` is the first one's. HEAD appends to ``results`` (int64 logits) and
     ``real_scales`` (what 1 is in real units); ``logit_unit`` is what 1 is in base-2 logits, as the machine has it. ``listed`` are the
-    numbers that the latest DEVIATE or RETRIEVE gave (of a RETRIEVE that scored nothing: all blocks); ``means_saturated``: a MEANS met
+    numbers that the latest DEVIATE or RETRIEVE gave (of a RETRIEVE that scored nothing: all blocks); ``passed``: a lane of the latest
+    ATTEND was above its unified maximum; ``means_saturated``: a MEANS met
     a scale that was too large for its steps; ``saturations`` counts elements that were clamped.
 
-    Raises ``ValueError`` for a program that splits attention where the accelerator cannot.
+    Raises ``ValueError`` for a program that splits attention or has fallbacks where the accelerator cannot, and for a fallback that is
+    not behind an ATTEND.
     """
 
     def __init__(self, image: Image, trace: Trace | None = None) -> None:
         self.image, self.config, self.model, self.trace = image, image.config, image.model, trace
         self.program = list(decode_program(image.data[image.program_address:].tobytes()))
+        for before, op in itertools.pairwise(self.program):
+            if op.fallback and (before.opcode is not Opcode.ATTEND or before.flags & ~op.flags & Flag.LAST_CHUNK):
+                raise ValueError(f"ATTEND (tag {op.tag}) is a fallback: it must be right behind the ATTEND that it is one of")
         self.saturations = 0
         self.position = 0
         self.listed: list[int] = []
-        self.means_saturated = False
+        self.means_saturated = self.passed = False
         self.results: list[np.ndarray] = []
         self.real_scales: list[float] = []
         self.logit_unit = Scalar(0, 0)

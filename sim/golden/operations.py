@@ -10,7 +10,7 @@ import numpy as np
 
 from ...accelerators.control.isa import RANGE_UNIT, Flag, Instruction, Opcode
 from . import elementwise, head, ternary
-from .attention import Rows, attend, attend_runs
+from .attention import Rows, all_finished, attend, attend_parts
 from .cache import stored_scale
 from .evict_layer import EvictLayer
 from .layer_cache import HeadRows, LayerCache
@@ -115,6 +115,9 @@ class Operations(MachineState):
                 self._trace(op, t, np.concatenate([parts[0][head_number, t], parts[2][head_number, t]]))
 
     def _attend(self, op: Instruction) -> None:
+        if op.fallback and not self.passed:
+            return
+        passed = False
         cache, tokens, heads = self._cache(op), len(self.tokens), op.count * op.group
         outputs = np.zeros((tokens, heads, op.words * self.config.vector_lanes), np.int64)
         exponents = np.zeros((tokens, heads), np.int64)
@@ -136,19 +139,19 @@ class Operations(MachineState):
                 x, e = attend(queries, lane_scales, limits, *rows, self.config)
                 if isinstance(cache, EvictLayer):
                     cache.weigh(kv_head, queries, lane_scales, limits, op.group)
-            elif self.image.window is None:
-                x, e = attend_runs([Rows(queries, lane_scales, np.zeros_like(limits), limits, *rows)], self.config, phi)
             else:
-                sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
-                assert isinstance(cache, LayerCache)
-                runs = self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
-                                    (queries, lane_scales), op)
-                if self.parts is None:
-                    x, e = attend_runs(runs, self.config, phi)
-                else:
-                    x, e = self.parts.attend(op, runs, phi, kv_head * len(limits))
+                runs = [Rows(queries, lane_scales, np.zeros_like(limits), limits, *rows)]
+                if self.image.window is not None:
+                    sink_lanes = [sink_scales[t * heads + j] for t in range(tokens) for j in range(group.start, group.stop)]
+                    assert isinstance(cache, LayerCache)
+                    runs = self._window(cache, kv_head, limits, (sink_q[:, group].reshape(len(limits), -1), sink_lanes),
+                                        (queries, lane_scales), op)
+                parts = attend_parts(runs, self.config, phi)
+                passed |= any(part.passed for part in parts)
+                x, e = all_finished(parts if self.parts is None else self.parts.exchange(op, parts, kv_head * len(limits)), self.config)
             outputs[:, group] = x.reshape(tokens, op.group, -1)
             exponents[:, group] = e.reshape(tokens, op.group)
+        self.passed = passed
         if op.partial:  # its results are in memory
             return
         self.exponents = exponents

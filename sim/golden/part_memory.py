@@ -10,7 +10,7 @@ import numpy as np
 
 from ...accelerators.config import PART_BITS
 from ...accelerators.control.isa import Instruction
-from .attention import Partial, Rows, attend_parts, finished
+from .attention import Partial
 from .merge import merge
 
 if TYPE_CHECKING:
@@ -45,22 +45,20 @@ class PartMemory:
 
     def __init__(self, config: AcceleratorConfig) -> None:
         if not config.attention_modes:
-            raise ValueError(f"the program splits attention, which {config.name!r} cannot: it needs attention_modes")
+            raise ValueError(f"the program splits attention or has fallbacks, which {config.name!r} cannot: it needs attention_modes")
         self.config = config
         self.packed: dict[int, bytes] = {}
 
-    def attend(self, op: Instruction, runs: Sequence[Rows], phi: int | None, first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Results of an ATTEND's lanes from the one numbered ``first`` on, as ``attend_runs`` gives them; those of a partial one are
-        in memory instead."""
-        size, x, exponents = self.config.part_beats(op.words) * self.config.bus_bytes, [], []
-        for lane, part in enumerate(attend_parts(runs, self.config, phi)):
+    def exchange(self, op: Instruction, parts: Sequence[Partial], first: int) -> list[Partial]:
+        """Of an ATTEND's lanes, from the one numbered ``first`` on: what they are when they have been merged; those of a partial one
+        are in memory instead, and nothing here."""
+        size, found = self.config.part_beats(op.words) * self.config.bus_bytes, []
+        for lane, part in enumerate(parts):
             address = op.parts + (first + lane) * size
             if op.merge:
                 part = merge(part, unpack_part(self.packed.get(address, bytes(size)), op.words, self.config))
             if op.partial:
                 self.packed[address] = pack_part(part, self.config)
                 part = Partial(0, 0, 0, False, np.zeros_like(part.acc))
-            values, exponent = finished(part, self.config)
-            x.append(values)
-            exponents.append(exponent)
-        return np.stack(x), np.array(exponents, np.int64)
+            found.append(part)
+        return found

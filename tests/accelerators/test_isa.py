@@ -22,7 +22,8 @@ def random_instruction(rng: random.Random, opcode: Opcode) -> Instruction:
             fields[name] = rng.randrange(-(1 << -width - 1), 1 << -width - 1) if width < 0 else rng.randrange(1 << width)
     scalars = {name: (rng.randrange(1 << 24), rng.randrange(-(1 << 15), 1 << 15)) for name in SCALARS}
     if opcode is not Opcode.ATTEND:
-        fields["merge"] = fields["partial"] = 0
+        fields["merge"] = fields["partial"] = fields["fallback"] = 0
+    fields["fallback"] &= ~(fields["merge"] & fields["partial"])
     fields["end"] = rng.choice((0, rng.randrange(fields["first"], 1 << 16)))
     return Instruction(opcode, Flag(rng.randrange(256)), **fields, **scalars)
 
@@ -58,6 +59,9 @@ def test_parts_that_are_inconsistent():
     for name in ("merge", "partial"):
         with pytest.raises(ValueError, match=r"NORM \(tag 3\): only an ATTEND may merge parts or give partial results"):
             Instruction(Opcode.NORM, tag=3, **{name: 1})
+    for opcode, fields in ((Opcode.NORM, {}), (Opcode.ATTEND, {"merge": 1, "partial": 1})):
+        with pytest.raises(ValueError, match=rf"{opcode.name} \(tag 3\): only an ATTEND may be a fallback, and not if it merges"):
+            Instruction(opcode, tag=3, fallback=1, **fields)
     with pytest.raises(ValueError, match=r"ATTEND \(tag 0\): end must be 0 or at least first, not 1 and 2"):
         Instruction(Opcode.ATTEND, first=2, end=1)
     bad = bytearray(Instruction(Opcode.ATTEND, merge=1).encode())
