@@ -212,8 +212,9 @@ def _golden_model() -> list[Path]:
     while missing:
         path = missing.pop()
         found.add(path)
-        imported = {folder / f"{node.module}.py" for node in ast.walk(ast.parse(path.read_text()))
-                    if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module}
+        imported = {folder / f"{name}.py" for node in ast.walk(ast.parse(path.read_text()))
+                    if isinstance(node, ast.ImportFrom) and node.level == 1
+                    for name in ([node.module] if node.module else [each.name for each in node.names])}
         missing += imported - found
     return sorted(found)
 

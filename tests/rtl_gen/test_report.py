@@ -1,6 +1,8 @@
 """Figures, the page, and the commands that collect them (with few units, and models that are not run)."""
 
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import asdict, replace
 
@@ -306,6 +308,14 @@ def test_sources_of_serving(tmp_path, monkeypatch):
         monkeypatch.setattr(runs, "emitted_accelerator", lambda config, observe: Namespace(sidecar={"sha256": config.name}))
         hashes.add(runs._sources("serving", runs.SERVING))
     assert len(hashes) == 2 and all(each.endswith("tiny_paged") for each in hashes)
+
+
+def test_sources_are_all_of_the_golden_model():
+    loaded = subprocess.run([sys.executable, "-c", "import sys, llmrtl.sim.golden.machine\nprint(*sys.modules)"], check=True,
+                            capture_output=True, text=True).stdout.split()
+    package = "llmrtl.sim.golden"
+    names = {f"{name.removeprefix(package + '.')}.py" for name in loaded if name.startswith(package + ".")}
+    assert {path.name for path in runs._golden_model()} == {"__init__.py", *names}
 
 
 def test_unavailable_model_has_a_reason(model, monkeypatch):
