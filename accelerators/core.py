@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig
-from .control.frontend import BURST, settings, token_layout
+from .control.frontend_ports import BURST, settings, token_layout
 from .control.isa import Opcode
 from .numerics import SCALAR
 from .paths.commands import give_commands
@@ -25,7 +25,7 @@ class Core(wiring.Component):
 
     Members
     -------
-    start : In(1); others of ``frontend.settings`` : In
+    start : In(1); others of ``frontend_ports.settings`` : In
         See ``FrontEnd``.
     greedy : In(1); top_k : In(8); inverse_temperature : In(SCALAR); seed : In(32); reseed : In(1)
         See ``Sampler``.

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .axi import AXI4LiteSignature, AXI4Signature, merge_channels
 from .config import AcceleratorConfig
 from .control.errors import OUTSIDE_STREAMS, ErrorCause
-from .control.frontend import settings
+from .control.frontend_ports import settings
 from .control.registers import RegisterBlock
 from .control.regmap import UNIT_EVENTS, WINDOW_BITS
 from .core import Core, observe_layout

@@ -1,52 +1,23 @@
 """Front end: walks the program chunk after chunk, computes every address, and keeps the data reads ahead of the executor."""
 
 from amaranth.hdl import Array, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import data, wiring
 
-from ..cache.contiguous import ContiguousCache
-from ..cache.mover import move_layout
 from ..cache.paged import PagedCache
-from ..cache.paged_formats import copy_layout
-from ..cache.similar import THRESHOLD_BITS
 from ..cache.swap import SwapController
-from ..cache.token_list import token_list_item
-from ..cache.window import WindowCache
 from ..config import POSITION_BITS, TOKEN_BITS, AcceleratorConfig
 from .batch import Batch
-from .comparison import Comparison
+from .cache_rows import CacheRows
 from .descriptors import Descriptors
 from .errors import ErrorCause
 from .fallback import Fallback
+from .frontend_ports import ports
 from .isa import Flag, Opcode, opcodes
-from .operation import are_parts_legal, decode_fields, instruction_layout, is_intact, operation_layout
+from .operation import are_parts_legal, decode_fields, instruction_layout, is_intact
 from .reads import data_reads, table_rows
-from .retrieval import BlockLists, list_layout
-from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, rows_layout, window_rows
+from .rows import RowReads, contiguous_rows, evict_rows, paged_rows, window_rows
 
-__all__ = ["BURST", "WEIGHTS", "FrontEnd", "settings", "token_layout"]
-
-BURST = data.StructLayout({"address": 32, "beats": 24})
-WEIGHTS = data.StructLayout({"address": 32, "beats": 24, "head": 1})
-"""A matrix to read: for the ternary engine, or for the LM head."""
-
-
-def token_layout() -> data.StructLayout:
-    """A generated token, the largest logit (integer units), and whether it is the final one. Of a list of tokens, number and position.
-    """
-    return data.StructLayout({"token": 32, "value": 64, "last": 1})
-
-
-def settings(config: AcceleratorConfig) -> dict[str, int]:
-    """Inputs that come from registers of the same names: name -> width."""
-    widths = {
-        "stop": 1, "program_address": 32, "prompt_address": 32, "prompt_length": TOKEN_BITS, "start_position": TOKEN_BITS,
-        "max_new_tokens": TOKEN_BITS, "eos_token": TOKEN_BITS, "ignore_eos": 1, "kv_capacity": TOKEN_BITS, "kv_record_beats": 16,
-        "kv_head_stride": 32,
-    }
-    if config.cache in ("window", "evict"):
-        widths |= dict.fromkeys(("kv_sinks", "kv_window", "kv_positions"), POSITION_BITS)
-    return widths | ({"kv_threshold": THRESHOLD_BITS} if config.cache == "evict" else {})
+__all__ = ["FrontEnd"]
 
 
 class FrontEnd(wiring.Component):
@@ -127,32 +98,7 @@ class FrontEnd(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        bits = config.bus_bits
-        runs: dict = {"o_rows": Out(stream.Signature(rows_layout(config)))} if config.attention_runs else {}
-        if config.cache == "paged":
-            runs |= {"o_record": Out(stream.Signature(BURST)), "program_done": In(1),
-                     "kv_free_blocks": Out(range(config.blocks + 1)),
-                     "o_copy": Out(stream.Signature(copy_layout(config.blocks, config.block_size)))}
-        if config.swap_slots:
-            runs |= {"o_move": Out(stream.Signature(move_layout(config.swap_rows))),
-                     "i_moved": In(stream.Signature(data.StructLayout({"error": 1}))),
-                     **{name: Out(32) for name in ("rows_out", "rows_in", "clean_blocks")}}
-        super().__init__({
-            "start": In(1), **{name: In(width) for name, width in settings(config).items()}, **runs,
-            "o_program": Out(stream.Signature(BURST)),
-            "i_program": In(stream.Signature(data.StructLayout({"data": bits, "last": 1}))),
-            "o_weights": Out(stream.Signature(WEIGHTS)),
-            "o_data": Out(stream.Signature(BURST)),
-            "o_operation": Out(stream.Signature(operation_layout(config))),
-            "append_done": In(1), **({"attended": In(1), "passed": In(1)} if config.attention_modes else {}),
-            "i_token": In(stream.Signature(data.StructLayout({"token": 32, "value": 64}))),
-            **({"i_list": In(stream.Signature(token_list_item(config)))} if config.selective_recompute else {}),
-            **({"i_blocks": In(stream.Signature(list_layout(config)))} if config.block_retrieval else {}),
-            "o_token": Out(stream.Signature(token_layout())),
-            "busy": Out(1), "done": Out(1),
-            "error": Out(8), "error_info": Out(32),
-            "position": Out(TOKEN_BITS), "generated": Out(TOKEN_BITS),
-        })
+        super().__init__(ports(config))
 
     @classmethod
     def for_config(cls, config: AcceleratorConfig) -> "FrontEnd":
@@ -200,46 +146,12 @@ class FrontEnd(wiring.Component):
         with m.If(collecting_prompt):
             m.d.comb += self.i_program.ready.eq(1)
 
-        # Cache rows of attention.
-        capacity = Signal(range(config.max_context + 1))
-        m.d.sync += capacity.eq(Mux(self.kv_capacity > config.max_context, config.max_context, self.kv_capacity))
+        rows = CacheRows(m, self, op, position, count)
+        cache, capacity, head, first, tile_end, compares, lists = (
+            rows.cache, rows.capacity, rows.head, rows.first, rows.tile_end, rows.compares, rows.lists)
         window, evict = config.cache == "window", config.cache == "evict"
         longest = self.kv_positions if window or evict else capacity  # text
-        controllers = {"contiguous": ContiguousCache, "window": WindowCache, "paged": PagedCache, "evict": ContiguousCache}
-        m.submodules.cache = cache = (SwapController(config, slots=config.swap_slots) if config.swap_slots else
-                                      controllers[config.cache](config))
-        if config.swap_slots:
-            wiring.connect(m, cache.o_move, wiring.flipped(self.o_move))
-            wiring.connect(m, wiring.flipped(self.i_moved), cache.i_moved)
-            m.d.comb += [getattr(self, name).eq(getattr(cache, name)) for name in ("rows_out", "rows_in", "clean_blocks")]
-        head = Signal(8)
-        first = Signal(range(lanes + 1))
-        tile_end = Signal(range(lanes + 1))
-        if window:
-            m.d.sync += cache.recent.eq(capacity - self.kv_sinks)
-            m.d.comb += [cache.sinks.eq(self.kv_sinks), cache.length.eq(position + count), cache.clear.eq(self.start & ~self.busy)]
-        elif not several:
-            m.d.comb += cache.capacity.eq(capacity)
-        m.d.comb += [
-            cache.record_beats.eq(self.kv_record_beats), cache.head_stride.eq(self.kv_head_stride),
-            cache.i_request.p.write.eq(0), cache.i_request.p.base.eq(op.address),
-            cache.i_request.p.head.eq(op.other + head if evict else head),
-        ]
-        if config.cache == "contiguous":
-            m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(position + tile_end)]
-        compares = Comparison(m, config, op, position + count) if config.selective_recompute else None
-        if compares is not None:
-            compares.request(cache, position + tile_end)
         fallback = Fallback(m, self, op) if config.attention_modes else None
-        lists = BlockLists(m, config, op, position, count) if config.block_retrieval else None
-        if lists is not None:
-            lists.request(cache)
-        if evict:  # rows of a head up to its budget, and tokens that may be appended at a time
-            there, left = Signal.like(capacity), Signal(TOKEN_BITS + 1)
-            m.d.sync += there.eq(Mux(position + tile_end < capacity, position + tile_end, capacity))
-            m.d.comb += [cache.i_request.p.position.eq(0), cache.i_request.p.count.eq(there), left.eq(capacity - self.position)]
-            room = Signal(range(lanes + 1))
-            m.d.sync += room.eq(Mux(self.position + 1 >= capacity, 1, Mux(left < lanes, left, lanes)))
 
         tokens_end = batch.stops[first] if several else count
         m.d.sync += tile_end.eq(Mux(first + op.tiles < tokens_end, first + op.tiles, tokens_end))
@@ -307,7 +219,7 @@ class FrontEnd(wiring.Component):
                 with m.State("CHUNK"):  # ``room`` is a register late
                     m.next = "CHUNK_TOKENS"
             if not several:
-                most = room if evict else lanes
+                most = rows.room if evict else lanes
                 with m.State("CHUNK_TOKENS" if evict else "CHUNK"):
                     m.d.sync += [counts[loading].eq(Mux(remaining > most, most, remaining)),
                                  finals[loading].eq(remaining <= most), row.eq(0)]
