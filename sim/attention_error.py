@@ -25,7 +25,7 @@ __all__ = ["DEMAND", "MODES", "SEEDS", "Case", "Figures", "Operation", "case_tab
            "naive", "operation", "outputs", "preset_table", "quantized", "relative_rmse", "row_sum_error", "storage_rmse", "worst"]
 
 MODES = ("running", "unified", "merged")
-"""Ways to the same result, see ``outputs``."""
+"""Ways to the same result that the tables have, see ``outputs``."""
 
 SEEDS = range(8)
 """Random inputs of which the tables give the largest errors."""
@@ -151,18 +151,26 @@ def outputs(config: AcceleratorConfig, inputs: Operation, mode: str = "running")
     ----------
     mode : str
         ``"running"`` maximum; ``"unified"``, as far above each lane's largest logit as the window reaches, with that row first, so that
-        no lane leaves it; ``"merged"`` from eight parts.
+        no lane leaves it; ``"passed"``, a unified maximum below the largest logit, whose row comes last, and as far above all smaller
+        ones as the window reaches, so that every lane goes on with a running one; ``"merged"`` from eight parts.
     """
     rows = inputs[2:]
     parts = _parts(inputs.q, inputs.scales, rows, config) if mode == "running" else []
     for lane, scale in enumerate(inputs.scales if mode != "running" else ()):
         query = inputs.q[lane:lane + 1]
-        if mode == "unified":
+        if mode in ("unified", "passed"):
             logit = logits(inputs.k @ query[0], query_scale(scale), inputs.k_scales, config)
-            largest, order = int(logit.argmax()), np.arange(len(logit))
-            order[0], order[largest] = largest, 0
-            phi = -(-int(logit.max()) >> config.logit_frac_bits) + config.unified_window
-            parts += _parts(query, [scale], [array[order] for array in rows], config, phi)
+            ceils, order = -(-logit >> config.logit_frac_bits), np.arange(len(logit))
+            top = int(ceils.max())
+            phi, first = top + config.unified_window, int(logit.argmax())
+            if mode == "passed":
+                order = np.argsort(logit, kind="stable")
+                first = int(np.flatnonzero(ceils[order] < top)[-1])
+                phi = min(int(ceils[order[first]]) + config.unified_window, top - 1)
+            order[[0, first]] = order[[first, 0]]
+            part, = _parts(query, [scale], [array[order] for array in rows], config, phi)
+            assert part.passed == (mode == "passed")
+            parts.append(part)
         else:
             cuts = np.array_split(np.random.default_rng(lane).permutation(len(inputs.k)), 8)
             parts.append(reduce(merge, (_parts(query, [scale], [array[cut] for array in rows], config)[0] for cut in cuts)))
