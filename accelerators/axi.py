@@ -11,7 +11,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import check_int
+from .checks import check_int
 
 __all__ = ["AXI4LiteSignature", "AXI4Signature", "AXI4StreamSignature", "Burst", "Response", "drive_bursts",
            "is_error", "merge_channels"]

@@ -1,38 +1,19 @@
 """Frozen configuration: the one description that drives Verilog, golden model, image, program and header.
 
-``ModelShape`` says what a checkpoint is; ``AcceleratorConfig`` says what a generated accelerator can do.
-Both validate on construction (refused, never repaired), derive widths, and round-trip through JSON.
+``AcceleratorConfig`` says what a generated accelerator can do, as ``ModelShape`` (``model_shape.py``) says what a checkpoint is.
+Both validate on construction (refused, never repaired; ``rules.py``), derive widths, and round-trip through JSON.
 No Amaranth and no NumPy here, so every other package may import it.
 """
 
-import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["CACHES", "HEADER_BITS", "INT4_STEP", "KV_STORAGES", "PART_BITS", "POSITION_BITS", "THRESHOLD_FRACTION",
-           "AcceleratorConfig", "Configuration", "ModelShape", "bits_for_magnitude", "block_count", "ceil_div", "check_int",
-           "check_name", "fp16_record_beats", "header_in_tail", "record_beats"]
+from .checks import Configuration, check_int
+from .integers import bits_for_magnitude, ceil_div
+from .kv_records import HEADER_BITS, record_beats
+from .rules import UNIFIED_BITS, check_rules
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-HEADER_BITS = 64
-"""Header of a K/V record: the scales of key and value."""
-
-CACHES = ("contiguous", "window", "paged", "evict")
-"""Controllers of the KV cache that an accelerator can have."""
-
-KV_STORAGES = ("int", "int4")
-"""How K/V records of an accelerator hold their elements: as attention has them, or in 4 bits."""
-
-INT4_STEP = 18
-"""Steps of the 8-bit quantization between two 4-bit elements: -7 .. 7 times 18 reach to 126, and no element of -127 .. 127 is more
-than half of it away."""
-
-ACCUMULATOR_BITS = 57
-"""Widest sums of attention: what models in 64 bits hold with their shifts."""
-
-UNIFIED_BITS = 23
-"""Probability bits that a unified maximum leaves: it is as exact as a running maximum with so many."""
+__all__ = ["PART_BITS", "POSITION_BITS", "THRESHOLD_FRACTION", "TOKEN_BITS", "AcceleratorConfig", "block_count"]
 
 PART_BITS = 64
 """Element of a partial result of attention in memory."""
@@ -47,154 +28,12 @@ THRESHOLD_FRACTION = 12
 """Fraction bits of the cosine from which on two keys are similar."""
 
 
-def ceil_div(a: int, b: int) -> int:
-    """Smallest integer not below ``a / b``."""
-    return -(-a // b)
-
-
-def bits_for_magnitude(magnitude: int) -> int:
-    """Width of a two's-complement number that holds ``-magnitude .. magnitude``."""
-    return magnitude.bit_length() + 1
-
-
-def header_in_tail(head_dim: int, *, kv_bits: int, bus_bits: int) -> bool:
-    """Whether the header of a K/V record lies in the top bits of K's last bus word, because K leaves them free."""
-    return -(head_dim * kv_bits) % bus_bits >= HEADER_BITS
-
-
-def record_beats(head_dim: int, *, kv_bits: int, bus_bits: int) -> int:
-    """Bus words of a K/V record: K and V, each padded to whole words, and the header in front unless it lies in K's tail.
-
-    Never fewer for a larger ``head_dim``.
-    """
-    header = 0 if header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits) else ceil_div(HEADER_BITS, bus_bits)
-    return header + 2 * ceil_div(head_dim * kv_bits, bus_bits)
-
-
-def fp16_record_beats(head_dim: int, bus_bits: int) -> int:
-    """Bus words of a record of fp16 elements: K and V, each padded to whole words, no header. Never more than those of a record of
-    16-bit integers."""
-    return 2 * ceil_div(head_dim * 16, bus_bits)
-
-
-def check_int(name: str, value: Any, low: int, high: int, *, power_of_two: bool = False,
-              multiple_of: int = 1) -> None:
-    """Refuse ``value`` unless it is an integer in ``low..high`` (and a power of two, or a multiple).
-
-    Raises ``TypeError`` for anything but an ``int`` and ``ValueError`` for one that breaks a rule.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in {low}..{high}, not {value}")
-    if power_of_two and value & (value - 1):
-        raise ValueError(f"{name} must be a power of two, not {value}")
-    if value % multiple_of:
-        raise ValueError(f"{name} must be a multiple of {multiple_of}, not {value}")
-
-
-def check_name(name: Any) -> None:
-    """Refuse what cannot be part of a file name."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"name must be made of letters, digits, '_', '-', '.' and start with one of the first two, not {name!r}")
-
-
 def block_count(config: "AcceleratorConfig", block_size: int, sequences: int) -> int:
     """Blocks of the pool that a configuration gets: half of what ``sequences`` contexts would take without sharing, and one
     context at least."""
     check_int("block_size", block_size, 1, 1024, power_of_two=True)
     each = ceil_div(config.max_context, block_size)
     return max(each, sequences * each // 2)
-
-
-class Configuration:
-    """Base of the frozen dataclasses that describe something: JSON round trip."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]):
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        for key in data:
-            if key not in known:
-                raise ValueError(f"{cls.__name__} has no parameter {key!r}")
-        return cls(**data)
-
-
-@dataclass(frozen=True)
-class ModelShape(Configuration):
-    """Shape and constants of a decoder-only transformer with ternary linears (BitNet b1.58 family).
-
-    Parameters
-    ----------
-    hidden_size, intermediate_size, layers, heads, kv_heads, head_dim, vocab_size, max_context : int
-        Elements, layers, heads, tokens. ``heads`` is a multiple of ``kv_heads``; ``head_dim`` is even.
-    rope_theta : float
-        Base of the rotary embedding.
-    rms_norm_eps : float
-        Added to the mean square in every RMSNorm.
-    activation : ``"relu2"`` or ``"silu"``
-        ``relu(gate)^2 * up`` or ``silu(gate) * up``.
-    sub_norms : bool
-        RMSNorm before the output and down projections (``attn_sub_norm``, ``ffn_sub_norm``).
-    tied : bool
-        The LM head is the embedding matrix.
-    bos, eos : int or None
-        Token ids.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_context: int
-    rope_theta: float
-    rms_norm_eps: float
-    activation: str
-    sub_norms: bool
-    tied: bool
-    bos: int | None = None
-    eos: int | None = None
-
-    def __post_init__(self) -> None:
-        check_int("hidden_size", self.hidden_size, 4, 1 << 16)
-        check_int("intermediate_size", self.intermediate_size, 4, 1 << 17)
-        check_int("layers", self.layers, 1, 1 << 10)
-        check_int("heads", self.heads, 1, 1 << 10)
-        check_int("kv_heads", self.kv_heads, 1, self.heads)
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads must be a multiple of kv_heads, not {self.heads} and {self.kv_heads}")
-        check_int("head_dim", self.head_dim, 2, 1 << 10, multiple_of=2)
-        check_int("vocab_size", self.vocab_size, 2, 1 << 20)
-        check_int("max_context", self.max_context, 1, 1 << 20)
-        if not 0 < self.rope_theta < float("inf"):
-            raise ValueError(f"rope_theta must be positive and finite, not {self.rope_theta}")
-        if not 0 <= self.rms_norm_eps < 1:
-            raise ValueError(f"rms_norm_eps must be in [0, 1), not {self.rms_norm_eps}")
-        if self.activation not in ("relu2", "silu"):
-            raise ValueError(f"activation must be 'relu2' or 'silu', not {self.activation!r}")
-
-    @property
-    def group(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.heads // self.kv_heads
-
-    @property
-    def ternary_parameters(self) -> int:
-        attention = self.hidden_size * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
-
-    @property
-    def parameters(self) -> int:
-        """All weights, gains included; a tied LM head counts once."""
-        gains = self.layers * (2 * self.hidden_size
-                               + (self.heads * self.head_dim + self.intermediate_size) * self.sub_norms)
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return self.ternary_parameters + gains + self.hidden_size + embeddings
 
 
 @dataclass(frozen=True)
@@ -318,91 +157,7 @@ class AcceleratorConfig(Configuration):
     block_retrieval: bool = False
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        check_int("bus_bits", self.bus_bits, 32, 512, power_of_two=True)
-        check_int("vector_lanes", self.vector_lanes, 2, 64, power_of_two=True)
-        if self.bus_bits % (16 * self.vector_lanes):
-            raise ValueError(f"16 * vector_lanes must divide bus_bits, not {16 * self.vector_lanes} "
-                             f"and {self.bus_bits}")
-        check_int("memory_ports", self.memory_ports, 1, 8, power_of_two=True)
-        if self.bus_bits < 32 * self.memory_ports:
-            raise ValueError(f"bus_bits must be at least 32 * memory_ports, not {self.bus_bits} and {self.memory_ports} ports")
-        check_int("token_lanes", self.token_lanes, 1, 64)
-        check_int("chunks", self.chunks, 1, 2)
-        check_int("group_size", self.group_size, 1, 5)
-        check_int("tables", self.tables, 1, 256)
-        check_int("table_rows", self.table_rows, 1, self.vector_lanes, power_of_two=True)
-        check_int("buffer_tokens", self.buffer_tokens, 1, self.vector_lanes)
-        if self.vector_lanes % self.buffer_tokens or self.tile_activations % self.buffer_tokens:
-            raise ValueError(f"buffer_tokens must divide vector_lanes {self.vector_lanes} and group_size * tables "
-                             f"{self.tile_activations}, not {self.buffer_tokens}")
-        check_int("multiplier_bits", self.multiplier_bits, 18, 27, multiple_of=9)
-        check_int("query_lanes", self.query_lanes, 1, 64)
-        for name, least in (("kv_bits", 8), ("head_bits", 4), ("head_activation_bits", 8)):
-            check_int(name, getattr(self, name), least, 16, power_of_two=True)
-        check_int("embedding_bits", self.embedding_bits, 16, 32, power_of_two=True)
-        check_int("logit_frac_bits", self.logit_frac_bits, 8, 16)
-        check_int("probability_bits", self.probability_bits, 12, 26)
-        check_int("exp_segments", self.exp_segments, 8, 256, power_of_two=True)
-        if self.exp_segments >= 1 << self.logit_frac_bits:
-            raise ValueError(f"exp_segments must be below 2**logit_frac_bits, not {self.exp_segments}")
-        check_int("max_vector", self.max_vector, max(self.tile_activations, self.vector_lanes), 1 << 17,
-                  multiple_of=self.vector_lanes)
-        check_int("max_block_rows", self.max_block_rows, 8 * self.table_rows, 1 << 16,
-                  multiple_of=self.table_rows)
-        check_int("vector_memory", self.vector_memory, 4 * self.vector_lanes, min(1 << 18, self.vector_lanes << 16),
-                  multiple_of=self.vector_lanes)
-        check_int("max_head_dim", self.max_head_dim, 2 * self.vector_lanes, 1 << 10,
-                  multiple_of=2 * self.vector_lanes)
-        check_int("max_context", self.max_context, 2, (1 << 20) - 1)
-        if self.max_context * self.max_record_beats >= 1 << 24:
-            raise ValueError(f"max_context times the beats of the largest K/V record must be below 2**24, not "
-                             f"{self.max_context} times {self.max_record_beats}")
-        if self.accumulator_bits > ACCUMULATOR_BITS:
-            raise ValueError(f"probability_bits + kv_bits + bit_length(max_context) must be at most {ACCUMULATOR_BITS}, not "
-                             f"{self.accumulator_bits}")
-        check_int("max_vocab", self.max_vocab, 2, 1 << 20)
-        check_int("prefetch_beats", self.prefetch_beats, 16, 1 << 16, power_of_two=True)
-        check_int("data_beats", self.data_beats, 16, 1 << 16, power_of_two=True)
-        check_int("top_k", self.top_k, 1, 64)
-        check_int("max_heads", self.max_heads, 1, 128, power_of_two=True)
-        if self.cache not in CACHES:
-            raise ValueError(f"cache must be one of {', '.join(CACHES)}, not {self.cache!r}")
-        check_int("sequences", self.sequences, 2, 64)
-        check_int("block_size", self.block_size, 1, 1024, power_of_two=True)
-        if self.cache == "paged" and not (self.chunks == 1 and self.block_size <= self.max_context < 1 << 18):
-            raise ValueError(f"with cache = 'paged', chunks must be 1, and max_context at least block_size and below 2**18, not "
-                             f"{self.chunks}, {self.max_context} and {self.block_size}")
-        check_int("cache_heads", self.cache_heads, 2, 256)
-        check_int("swap_slots", self.swap_slots, 0, 1 << 16)
-        if self.swap_slots and (self.swap_slots < 2 or self.cache != "paged"):
-            raise ValueError(f"swap_slots must be 0 or at least 2, and 0 unless cache is 'paged', not {self.swap_slots} with "
-                             f"{self.cache!r}")
-        if self.cache == "evict" and (self.chunks, self.kv_bits, self.kv_storage, self.max_context >= 8) != (1, 8, "int", True):
-            raise ValueError(f"with cache = 'evict', chunks must be 1, kv_bits 8, kv_storage 'int' and max_context at least 8, not "
-                             f"{self.chunks}, {self.kv_bits}, {self.kv_storage!r} and {self.max_context}")
-        if self.kv_storage not in KV_STORAGES:
-            alone = ": attention takes integers; fp16 records are for units alone (cache/fp16.py)" if self.kv_storage == "fp16" else ""
-            raise ValueError(f"kv_storage must be one of {', '.join(KV_STORAGES)}, not {self.kv_storage!r}{alone}")
-        if self.kv_storage == "int4" and self.kv_bits != 8:
-            raise ValueError(f"with kv_storage = 'int4', kv_bits must be 8, not {self.kv_bits}")
-        if not isinstance(self.attention_modes, bool):
-            raise TypeError(f"attention_modes must be True or False, not {self.attention_modes!r}")
-        if self.attention_modes and (self.cache != "window" or self.probability_bits < UNIFIED_BITS):
-            raise ValueError(f"with attention_modes, cache must be 'window' and probability_bits at least {UNIFIED_BITS}, "
-                             f"not {self.cache!r} and {self.probability_bits}")
-        if not isinstance(self.selective_recompute, bool):
-            raise TypeError(f"selective_recompute must be True or False, not {self.selective_recompute!r}")
-        if self.selective_recompute and self.cache != "contiguous":
-            raise ValueError(f"with selective_recompute, cache must be 'contiguous', not {self.cache!r}")
-        if not isinstance(self.block_retrieval, bool):
-            raise TypeError(f"block_retrieval must be True or False, not {self.block_retrieval!r}")
-        if self.block_retrieval and (self.cache != "contiguous" or self.selective_recompute or self.block_size > self.max_context):
-            raise ValueError(f"with block_retrieval, cache must be 'contiguous', selective_recompute False and block_size at most "
-                             f"max_context, not {self.cache!r}, {self.selective_recompute}, {self.block_size} and {self.max_context}")
-        if self.lane_bits < self.bus_bits:
-            raise ValueError(f"the lookup lanes must keep up with the bus: index_bits * tables * table_rows must be "
-                             f"at least bus_bits, not {self.lane_bits} and {self.bus_bits}")
+        check_rules(self)
 
     def to_json(self) -> dict[str, Any]:
         """All parameters but those that came later and have their default, so that the hashes of older configurations stay."""

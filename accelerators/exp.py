@@ -6,7 +6,8 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .config import AcceleratorConfig, check_int
+from .checks import check_int
+from .config import AcceleratorConfig
 from .pipeline import Pipeline
 from .streams import ROUND_TRIP, CreditQueue, connect
 

@@ -15,6 +15,7 @@ from ..rtl_gen.report import Book, Measurement
 from ..rtl_gen.yowasp import ToolError, build_root
 from ..sim.bench.runner import run_unit
 from ..sim.timing import Memory
+from ..sim.timing.promises import promised
 from .bitstream import build_bitstream
 from .board import BOARDS, Board
 from .system import memory_config
@@ -69,7 +70,7 @@ def _speed(board: Board, share: float) -> Measurement:
     config = _accelerator(board)
     memory = _memory(board)
     result = estimate(config, model_named("stories"), context=_CONTEXT, clock_mhz=board.clock_mhz, memory=Memory(
-        SdramController(memory).latency["closed"], share * 2 / config.bus_bytes))
+        promised(SdramController(memory)).latency["closed"], share * 2 / config.bus_bytes))
     figure = next(figure for figure in result.figures if figure.name == "decode/tokens_per_second")
     return Measurement(f"{board.name}/tokens_per_second", figure.value, "1/s", "projected", _COMMAND,
                        f"shipped model at context {_CONTEXT}: cycle model, bandwidth of the SDRAM as measured, clock of the board")

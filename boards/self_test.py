@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, ResetSignal, Sig
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..accelerators.config import ceil_div
+from ..accelerators.integers import ceil_div
 from ..accelerators.link import UartReceiver, UartTransmitter
 from ..accelerators.presets import preset
 from ..accelerators.ternary.engine import TernaryEngine

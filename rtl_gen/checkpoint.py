@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..accelerators.config import ModelShape, check_int
+from ..accelerators.checks import check_int
+from ..accelerators.model_shape import ModelShape
 from .files import file_sha256
 
 __all__ = ["FLOATS", "GAINS", "PROJECTIONS", "Checkpoint", "CheckpointError", "Expected", "Projection", "StoredTensor", "check_tensors",

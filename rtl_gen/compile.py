@@ -16,8 +16,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..accelerators.config import THRESHOLD_FRACTION, AcceleratorConfig, ModelShape, ceil_div, record_beats
+from ..accelerators.config import THRESHOLD_FRACTION, AcceleratorConfig
 from ..accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode, encode_program
+from ..accelerators.integers import ceil_div
+from ..accelerators.kv_records import record_beats
+from ..accelerators.model_shape import ModelShape
 from ..sim.golden.numerics import Scalar
 from .checkpoint import Checkpoint, projection_shapes
 from .files import replacing

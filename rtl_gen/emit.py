@@ -22,7 +22,7 @@ from typing import Any
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from ..accelerators.config import Configuration
+from ..accelerators.checks import Configuration
 from .ports import describe_ports, describe_streams, flat_ports
 from .yowasp import build_root, run_yosys, yosys_version
 

@@ -11,8 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.isa import Opcode
+from ..accelerators.integers import ceil_div
+from ..accelerators.model_shape import ModelShape
 from ..sim.timing import Layout, Machine, Memory, Run
 from .checkpoint import Checkpoint
 from .compile import CompileError, Plan, plan

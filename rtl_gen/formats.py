@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from ..accelerators.config import AcceleratorConfig, ModelShape, fp16_record_beats, record_beats
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.kv_records import fp16_record_beats, record_beats
+from ..accelerators.model_shape import ModelShape
 from .tensors import in_words
 
 __all__ = ["cache_bytes", "high_precision", "storage_name"]

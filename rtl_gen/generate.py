@@ -70,7 +70,8 @@ def _compiler_hash() -> str:
     here = Path(__file__).parent
     sources = [*(here / name for name in ("compile.py", "tensors.py", "image.py", "generate.py", "retrieval.py", "split.py")),
                *sorted((here.parent / "sim/golden").glob("*.py")),
-               *(here.parent / "accelerators" / name for name in ("config.py", "control/isa.py", "ternary/code.py"))]
+               *(here.parent / "accelerators" / name for name in ("config.py", "rules.py", "kv_records.py", "model_shape.py",
+                                                                  "control/isa.py", "ternary/code.py"))]
     digest = hashlib.sha256()
     for source in sources:
         digest.update(source.read_bytes() if source.is_file() else b"")

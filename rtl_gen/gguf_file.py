@@ -21,7 +21,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from gguf.quants import dequantize
 
-from ..accelerators.config import ModelShape, check_int
+from ..accelerators.checks import check_int
+from ..accelerators.model_shape import ModelShape
 from .checkpoint import Checkpoint, CheckpointError, Expected, Projection, StoredTensor
 
 __all__ = ["GgufCheckpoint"]

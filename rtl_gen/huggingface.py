@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..accelerators.config import ModelShape, check_int
+from ..accelerators.checks import check_int
+from ..accelerators.model_shape import ModelShape
 from .checkpoint import FLOATS, Checkpoint, CheckpointError, Expected, Projection, StoredTensor
 
 __all__ = ["HuggingFaceCheckpoint", "parse_config", "read_directory", "read_json", "read_safetensors", "unpack_trits"]

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..accelerators.config import AcceleratorConfig, ModelShape
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.regmap import config_hash
+from ..accelerators.model_shape import ModelShape
 from .files import file_sha256, write_atomically
 
 __all__ = ["FORMAT_VERSION", "Eviction", "Image", "ImageError", "MemoryMap", "Retrieval", "Section", "Window", "image_files"]

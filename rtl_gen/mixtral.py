@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..accelerators.config import check_int
+from ..accelerators.checks import check_int
 from .checkpoint import FLOATS, CheckpointError, Expected, check_tensors, float_tensor
 from .huggingface import read_directory, read_json
 

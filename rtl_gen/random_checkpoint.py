@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from safetensors import TensorSpec, serialize_file
 
-from ..accelerators.config import ModelShape, check_int
+from ..accelerators.checks import check_int
+from ..accelerators.model_shape import ModelShape
 from .checkpoint import gain_lengths, projection_shapes
 from .huggingface import HuggingFaceCheckpoint
 

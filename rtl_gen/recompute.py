@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..accelerators.cache.recompute import SHARES
-from ..accelerators.config import check_int
+from ..accelerators.checks import check_int
 from ..accelerators.control.isa import Flag, Instruction, Opcode, decode_program
 from ..sim.golden.machine import Machine
 from ..sim.native.run import Run

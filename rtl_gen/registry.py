@@ -9,7 +9,7 @@ from typing import Any
 
 from amaranth.lib import wiring
 
-from ..accelerators.config import Configuration
+from ..accelerators.checks import Configuration
 from ..accelerators.experts.config import EXPERT_PRESETS
 from ..accelerators.memory.sdram_chips import SDRAM_PRESETS
 from ..accelerators.names import unknown_name

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..accelerators.config import AcceleratorConfig, ceil_div, check_int
+from ..accelerators.checks import check_int
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.isa import Instruction, Opcode
+from ..accelerators.integers import ceil_div
 from ..sim.golden.evict_layer import EvictLayer
 from ..sim.golden.machine import Machine
 from ..sim.golden.numerics import Scalar

@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from ..accelerators.config import AcceleratorConfig, ceil_div
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.entries import refusal
+from ..accelerators.integers import ceil_div
 from ..accelerators.presets import preset
 from ..sim.golden.batch import paged_tables
 from ..sim.golden.machine import Machine

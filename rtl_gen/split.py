@@ -6,8 +6,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from ..accelerators.config import ceil_div
 from ..accelerators.control.isa import INSTRUCTION_BYTES, RANGE_UNIT, Instruction, Opcode, decode_program, encode_program
+from ..accelerators.integers import ceil_div
 from .image import Image
 
 __all__ = ["moved_by", "part_bytes", "program_of", "split_attention", "with_code", "with_program"]

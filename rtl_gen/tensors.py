@@ -14,7 +14,9 @@ from math import ceil, log2
 
 import numpy as np
 
-from ..accelerators.config import AcceleratorConfig, ModelShape, ceil_div
+from ..accelerators.config import AcceleratorConfig
+from ..accelerators.integers import ceil_div
+from ..accelerators.model_shape import ModelShape
 from ..sim.golden import head, ternary
 from .checkpoint import Checkpoint, gain_lengths, projection_shapes
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..accelerators.config import check_int
+from ..accelerators.checks import check_int
 
 __all__ = ["Tile", "TileRun", "plan_tiles"]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..accelerators.config import AcceleratorConfig, ModelShape
+from ..accelerators.config import AcceleratorConfig
 from ..accelerators.control.isa import decode_program
+from ..accelerators.model_shape import ModelShape
 from ..accelerators.presets import PRESETS
 from ..sim.native.build import build_driver
 from ..sim.native.run import simulate

@@ -5,8 +5,8 @@ from math import e, log2
 
 import numpy as np
 
-from ..accelerators.config import ceil_div
 from ..accelerators.experts.config import ExpertConfig
+from ..accelerators.integers import ceil_div
 from .golden.expert_attention import Attention
 from .golden.expert_softmax import SCALE_BITS
 from .random_layer import real, scale_of, stored

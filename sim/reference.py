@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..accelerators.config import ModelShape
+from ..accelerators.model_shape import ModelShape
 
 __all__ = ["KvCache", "Reference", "quantize_activations"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from llmrtl.accelerators.config import ModelShape
+from llmrtl.accelerators.model_shape import ModelShape
 from llmrtl.rtl_gen.checkpoint import GAINS, PROJECTIONS, Checkpoint, CheckpointError
 from llmrtl.rtl_gen.random_checkpoint import huggingface_config
 from safetensors import TensorSpec, serialize_file

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from llmrtl import models
 from llmrtl.accelerators.axi import Response
-from llmrtl.accelerators.config import record_beats
 from llmrtl.accelerators.control.errors import OUTSIDE_STREAMS, ErrorCause
 from llmrtl.accelerators.control.isa import Opcode, decode_program, encode_program
+from llmrtl.accelerators.kv_records import record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint

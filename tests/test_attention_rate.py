@@ -6,8 +6,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
-from llmrtl.accelerators.config import record_beats
 from llmrtl.accelerators.control.entries import Entry, EntryKind
+from llmrtl.accelerators.kv_records import record_beats
 from llmrtl.accelerators.presets import PRESETS, preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model

@@ -6,7 +6,8 @@ from amaranth.hdl import signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import In, Member, Out
 
-from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import bits_for_magnitude, ceil_div
 from ..numerics import SCALAR
 
 __all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "command_layout", "dot_bits", "dot_layout", "lane_layout", "max_beats",

@@ -4,7 +4,8 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..pipeline import Pipeline
 from .formats import (
     command_layout,

@@ -5,7 +5,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.int4 import expanded
-from ..config import HEADER_BITS, AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
+from ..kv_records import HEADER_BITS
 from .formats import HEADER, command_layout, max_beats
 
 __all__ = ["RowSplitter"]

@@ -5,7 +5,8 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..cache.evict_scores import WEIGHT_FRACTION, attention_weight_layout, evict_slots
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..numerics import Divider, Normalizer
 from ..numerics.pipelined import round_shift
 from ..pipeline import Pipeline

@@ -6,7 +6,8 @@ from amaranth.hdl import Module, ShapeLike, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline

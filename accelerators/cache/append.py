@@ -4,7 +4,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import HEADER_BITS, AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
+from ..kv_records import HEADER_BITS
 from ..numerics import SCALAR
 from ..streams import Queue, Upsizer, connect, word_layout
 from .int4 import rounded

@@ -4,7 +4,8 @@ from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import POSITION_BITS, AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 from ..streams import word_layout
 from .addresses import RowAddresses, check_rows

@@ -6,7 +6,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import POSITION_BITS, AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import POSITION_BITS, AcceleratorConfig
 from ..pipeline import Pipeline
 
 __all__ = ["WEIGHT_FRACTION", "EvictScores", "ScoreCommand", "attention_weight_bits", "attention_weight_layout", "evict_slots",

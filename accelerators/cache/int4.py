@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Const, Mux, Value
 
-from ..config import INT4_STEP
+from ..kv_records import INT4_STEP
 
 __all__ = ["expanded", "rounded"]
 

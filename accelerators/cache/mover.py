@@ -4,7 +4,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
 from ..streams import StreamBuffer, connect, word_layout
 

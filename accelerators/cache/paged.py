@@ -4,7 +4,8 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, block_count, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig, block_count
 from ..memory.bursts import ADDRESS_BITS
 from .addresses import RowAddresses
 from .blocks import BlockPool, PoolCommand

@@ -4,7 +4,8 @@ from enum import IntEnum
 
 from amaranth.lib import data
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..memory.bursts import BURST_COMMAND
 from .contiguous import read_layout, request_layout
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 
-from ..config import ceil_div
+from ..integers import ceil_div
 from .blocks import BlockPool, PoolCommand
 from .paged_formats import SequenceCommand, positions
 

@@ -8,7 +8,8 @@ from ..attention.formats import HEADER, command_layout, dot_layout, query_layout
 from ..attention.lanes import LaneTable
 from ..attention.rows import RowSplitter
 from ..attention.scores import Scores
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..numerics import SCALAR
 from ..numerics.pipelined import round_shift, saturate
 from ..pipeline import Pipeline

@@ -6,7 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from ..attention.formats import max_beats
 from ..attention.rows import RowSplitter
-from ..config import THRESHOLD_FRACTION, AcceleratorConfig, ceil_div, check_int
+from ..checks import check_int
+from ..config import THRESHOLD_FRACTION, AcceleratorConfig
+from ..integers import ceil_div
 from ..numerics.pipelined import LIMB_BITS, adder_tree, unsigned_product
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 
-from ..config import ceil_div
+from ..integers import ceil_div
 from .paged import PagedCache
 from .swap_moves import FreeSlots, MoveRuns
 

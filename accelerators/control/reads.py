@@ -5,7 +5,8 @@ from collections.abc import Callable
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
-from ..config import TOKEN_BITS, AcceleratorConfig, ceil_div
+from ..config import TOKEN_BITS, AcceleratorConfig
+from ..integers import ceil_div
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import Queue, StreamBuffer

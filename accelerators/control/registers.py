@@ -7,7 +7,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4LiteSignature, Response
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..numerics import SCALAR
 from .counters import Counters
 from .errors import CAUSE_BITS, OUTSIDE_SHIFT, OUTSIDE_STREAMS, STALLED_SHIFT, ErrorCause

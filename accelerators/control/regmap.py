@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import CACHES, POSITION_BITS, THRESHOLD_FRACTION, TOKEN_BITS, AcceleratorConfig
+from ..config import POSITION_BITS, THRESHOLD_FRACTION, TOKEN_BITS, AcceleratorConfig
+from ..rules import CACHES
 from .errors import CAUSE_BITS, STALLED_SHIFT
 
 __all__ = ["ACCESS", "COUNTERS", "COUNTER_BASE", "IDENTITY", "UNIT_EVENTS", "UNIT_NAMES", "VERSION",

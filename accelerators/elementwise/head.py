@@ -5,7 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..streams import ROUND_TRIP, CreditQueue, connect
 
 __all__ = ["LOGIT_BITS", "HeadMatvec", "logit_layout"]

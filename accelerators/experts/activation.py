@@ -4,7 +4,7 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import CreditQueue

@@ -6,7 +6,7 @@ from amaranth.hdl import Const, Module, Mux
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from ..streams import CreditQueue
 from .config import ExpertConfig
 from .gemm import elements, exact_product

@@ -7,7 +7,7 @@ logic clock: two command slots per logic cycle.
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..config import Configuration, check_int, check_name
+from ..checks import Configuration, check_int, check_name
 
 __all__ = ["EXPERT_PRESETS", "FORMATS", "SCALE_EXPONENT_BITS", "SLOTS", "ExpertConfig", "Format", "HbmTiming"]
 

@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import ceil_div
+from ..integers import ceil_div
 from .config import ExpertConfig
 
 __all__ = ["CoprocessScheduler"]

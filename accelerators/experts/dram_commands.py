@@ -4,7 +4,7 @@ from enum import IntEnum
 
 from amaranth.lib import data
 
-from ..config import ceil_div
+from ..integers import ceil_div
 from .config import SLOTS, ExpertConfig
 
 __all__ = ["BUNDLE_BANKS", "Command", "command_pins", "data_cycles", "granule_bits", "slot_layout"]

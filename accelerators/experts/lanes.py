@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from .config import ExpertConfig
 
 __all__ = ["TokenGather", "TokenLanes", "group_write", "lane_write", "token_layout"]

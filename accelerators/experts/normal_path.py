@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from ..pipeline import Pipeline
 from ..streams import StreamBuffer, connect
 from .config import SLOTS, ExpertConfig

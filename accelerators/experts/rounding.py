@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from ..numerics.normalizer import leading_zeros
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect

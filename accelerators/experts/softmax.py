@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from ..numerics.normalizer import leading_zeros
 from ..numerics.pipelined import magnitude, unsigned_product
 from ..pipeline import Pipeline

@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from ..streams import StreamBuffer, connect
 from .bundle_controller import COUNTERS, BundleController, normal_data
 from .config import SLOTS, ExpertConfig

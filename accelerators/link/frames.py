@@ -6,7 +6,7 @@ from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..config import check_int
+from ..checks import check_int
 from .protocol import CRC_BYTES, DELIMITER, ESCAPE, FLIP, HEADER_BYTES, MAX_DATA_BYTES
 from .uart import RECEIVED
 

@@ -6,7 +6,8 @@ from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4LiteSignature, AXI4Signature, is_error, merge_channels
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS
 from ..memory.reader import BurstReader
 from ..memory.writer import BurstWriter

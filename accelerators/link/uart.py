@@ -5,7 +5,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..streams import Queue, connect
 
 __all__ = ["RECEIVED", "UartReceiver", "UartTransmitter", "bit_period", "receiver_latency"]

@@ -5,7 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4Signature, drive_bursts
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..streams import Queue, StreamBuffer
 from .bursts import ADDRESS_BITS
 

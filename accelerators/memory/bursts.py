@@ -4,7 +4,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 
 __all__ = ["ADDRESS_BITS", "BURST", "BURST_COMMAND", "BurstSplitter", "default_burst_beats"]
 

@@ -1,6 +1,7 @@
 """Where the vector memory keeps the vectors of each token."""
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 
 __all__ = ["VectorLayout"]
 

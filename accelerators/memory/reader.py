@@ -5,7 +5,8 @@ from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4Signature, drive_bursts, is_error
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..streams import Queue, connect, word_layout
 from .bursts import ADDRESS_BITS, BURST_COMMAND, BurstSplitter, check_bursts, default_burst_beats
 
@@ -58,8 +59,10 @@ class BurstReader(wiring.Component):
     limit : In(range(outstanding + 1))
         Bursts that may be asked for and not yet answered in full, at most ``outstanding``, which it is if it is left open. One that
         is offered to memory stays offered.
-    wants, full : Out(1)
-        A cycle ago: a burst or a command was to come; half of the queue or more was filled.
+    wants : Out(1)
+        A cycle ago: a command was offered, or one that had come two cycles before or earlier had a burst that memory had not taken.
+    full : Out(1)
+        A cycle ago: half of the queue or more was filled.
 
     Latency: 2 cycles from command to ``arvalid``; 2 cycles (3 for more than 32 ``buffer_beats``) from R to
     ``o``. The attribute is their sum with a memory that answers in the cycle after AR. Interval: 1 cycle per

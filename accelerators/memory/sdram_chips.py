@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Any
 
-from ..config import Configuration, check_int, check_name
+from ..checks import Configuration, check_int, check_name
 from ..names import unknown_name
 
 __all__ = ["CHIPS", "SDRAM_PRESETS", "SdramChip", "SdramConfig", "SdramCycles", "slowest"]

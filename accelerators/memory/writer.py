@@ -5,7 +5,8 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..axi import AXI4Signature, drive_bursts, is_error
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..streams import connect
 from .bursts import ADDRESS_BITS, BURST_COMMAND, BurstSplitter, check_bursts, default_burst_beats
 

@@ -4,7 +4,9 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from .formats import MANTISSA_BITS
 
 __all__ = ["Divider"]

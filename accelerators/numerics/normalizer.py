@@ -4,7 +4,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, bits_for_magnitude, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
+from ..integers import bits_for_magnitude
 
 __all__ = ["Normalizer", "leading_zeros"]
 

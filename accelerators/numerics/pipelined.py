@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Mux, Signal, Value, signed
 
-from ..config import ceil_div
+from ..integers import ceil_div
 from ..pipeline import Pipeline
 
 __all__ = ["LIMB_BITS", "adder_tree", "left_justify", "magnitude", "maximum", "round_shift", "saturate",

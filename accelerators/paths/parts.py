@@ -16,7 +16,7 @@ from ..cache.mover import RowMover
 from ..cache.retrieval import BlockRetrieval
 from ..cache.token_list import TokenList
 from ..cache.window import WindowCache
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
 from ..control.batch_frontend import BatchFrontEnd
 from ..control.executor import Executor
 from ..control.frontend import FrontEnd
@@ -30,6 +30,7 @@ from ..elementwise.norm_quantize import NormQuantize
 from ..elementwise.residual import ResidualAdd
 from ..elementwise.rope import Rope
 from ..elementwise.sampler import Sampler
+from ..integers import ceil_div
 from ..memory.replay import ReplayBuffer
 from ..memory.vector import VectorMemory
 from ..reset import ResetChain

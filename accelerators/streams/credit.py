@@ -4,7 +4,8 @@ from amaranth.hdl import Module, ShapeLike, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
 from ..pipeline import Pipeline
 from .connect import connect
 from .queue import Queue

@@ -6,7 +6,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div, check_int
+from ..checks import check_int
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from .words import word_layout
 
 __all__ = ["Gearbox"]

@@ -7,7 +7,8 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from ..config import AcceleratorConfig, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import ceil_div
 
 __all__ = ["ActivationFeeder", "activation_word", "command_layout", "tile_layout"]
 

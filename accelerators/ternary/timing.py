@@ -6,7 +6,8 @@ in before it.
 
 from dataclasses import dataclass
 
-from ..config import AcceleratorConfig, bits_for_magnitude, ceil_div
+from ..config import AcceleratorConfig
+from ..integers import bits_for_magnitude, ceil_div
 
 __all__ = ["HAZARD", "TernaryTiming", "entry_bits"]
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.integers import ceil_div
+from ...accelerators.kv_records import HEADER_BITS, header_in_tail
 from ..golden.exp import pow2_negative
 from .attention_operations import Mode, Operations
 from .trace import Trace

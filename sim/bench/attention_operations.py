@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...accelerators.config import HEADER_BITS, AcceleratorConfig, ceil_div, header_in_tail
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.integers import ceil_div
+from ...accelerators.kv_records import HEADER_BITS, header_in_tail
 from ..golden.attention import Partial, finished, scaled_down, weight_drops, weight_range
 from ..golden.cache import restored, stored
 from ..golden.lanes import LaneState, partial

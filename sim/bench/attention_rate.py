@@ -7,7 +7,9 @@ import cocotb
 
 from ...accelerators.attention.formats import mix_lanes
 from ...accelerators.attention.weights import AttentionWeights
-from ...accelerators.config import AcceleratorConfig, ceil_div, record_beats
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.integers import ceil_div
+from ...accelerators.kv_records import record_beats
 from ..timing.promises import promised
 from .agents import BenchFailure
 from .attention import AttentionBench, Recorded

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...accelerators.config import ceil_div, record_beats
+from ...accelerators.integers import ceil_div
+from ...accelerators.kv_records import record_beats
 from ..golden.cache import pack_records
 from ..golden.select import SCORE_BITS, share_count, top_indices, value_deviation
 from .select import score_items, score_lists

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.config import ceil_div
+from ...accelerators.integers import ceil_div
 from ..golden.head import QuantizedHead, head_bytes, matvec, pack_rows, unpack_head
 from .trace import Trace
 from .unit import Items, UnitBench

@@ -1,12 +1,13 @@
 """Benches of burst splitter, reader, writer and arbiter, with an AXI4 memory behind their ports."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ...accelerators.memory.bursts import ADDRESS_BITS
 from ..memory.axi_memory import AxiMemory
 from ..memory.axi_reader import AxiReader
 from .agents import BenchFailure, Model
@@ -130,12 +131,15 @@ class BurstSplitterBench(UnitBench):
 
 
 class _Limit(Model):
-    """Changes ``limit`` at random and looks at what it changes: no burst is offered beyond it; ``wants`` and ``full``, a cycle late."""
+    """Changes ``limit`` at random and looks at what it changes: no burst is offered beyond it; ``wants`` and ``full``, a cycle late.
+
+    ``count(address, beats)``: bursts of a command.
+    """
 
     name = "limit"
 
-    def __init__(self, ports: Mapping[str, Any], buffer_beats: int):
-        self.ports, self.half = ports, buffer_beats // 2
+    def __init__(self, ports: Mapping[str, Any], buffer_beats: int, count: Callable[[int, int], int]):
+        self.ports, self.half, self.count = ports, buffer_beats // 2, count
         self.rng, self.steady = random.Random(0), True
         self.most = (1 << len(ports["limit"])) - 1
         self.clear()
@@ -143,6 +147,7 @@ class _Limit(Model):
     def clear(self) -> None:
         self.limit = self.ports["limit"].value = self.most
         self.under_way = self.level = self.left = 0
+        self.waiting = self.cut = 0  # bursts that memory has not taken; those of a command that came a cycle ago
         self.offered, self.room = False, True  # a burst that memory has not taken; one more was within the limit
         self.expected: dict[str, int] = {}
 
@@ -159,9 +164,15 @@ class _Limit(Model):
         if asks and not self.offered and not self.room:
             raise BenchFailure(f"a burst is offered while {self.under_way} are under way, which the limit did not allow")
         for port, level in self.expected.items():
-            if int(self.ports[port].value) < level or (port == "full" and int(self.ports[port].value) != level):
+            if int(self.ports[port].value) != level:
                 raise BenchFailure(f"{port} is {self.ports[port].value}, expected {level}")
-        self.expected = {"wants": asks, "full": int(self.level >= self.half)}
+        command_offered = int(self.ports["i_command__valid"].value)
+        self.expected = {"wants": int(command_offered or self.waiting > 0), "full": int(self.level >= self.half)}
+        self.waiting += self.cut - (asks & taken)
+        self.cut = 0
+        if command_offered and int(self.ports["i_command__ready"].value):
+            command = int(self.ports["i_command__payload"].value)
+            self.cut = self.count(command & (1 << ADDRESS_BITS) - 1, command >> ADDRESS_BITS)
         self.offered = bool(asks and not taken)
         self.under_way += (asks & taken) - (comes & last)
         self.room = self.under_way < self.limit
@@ -188,7 +199,7 @@ class BurstReaderBench(_MemoryBench):
     def models(self, ports: Mapping[str, Any]) -> Sequence[Model]:
         models = super().models(ports)
         self.memory.eager = ("r",)
-        self.limit = _Limit(ports, self.buffer_beats)
+        self.limit = _Limit(ports, self.buffer_beats, lambda address, beats: len(self.bursts(address, beats)))
         return [*models, self.limit]
 
     def turn_knobs(self, rng: random.Random, case: str) -> None:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from cocotb_tools import runner as cocotb_runner
 from cocotb_tools.runner import get_runner
 
-from ...accelerators.config import Configuration
+from ...accelerators.checks import Configuration
 from ...rtl_gen.emit import Emitted
 from ...rtl_gen.loading import load
 from ...rtl_gen.registry import Unit, emit_unit

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.integers import ceil_div
 from ...accelerators.ternary.timing import TernaryTiming
 from ..golden import ternary as golden
 from .trace import Trace

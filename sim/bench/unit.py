@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...accelerators.config import AcceleratorConfig, Configuration
+from ...accelerators.checks import Configuration
+from ...accelerators.config import AcceleratorConfig
 from .agents import Model
 from .trace import Trace
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ...accelerators.config import HEADER_BITS, INT4_STEP, AcceleratorConfig, fp16_record_beats, header_in_tail, record_beats
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.kv_records import HEADER_BITS, INT4_STEP, fp16_record_beats, header_in_tail, record_beats
 from .numerics import MANTISSA_BITS, Scalar
 
 __all__ = ["BurstCommand", "contiguous_command", "pack_fp16", "pack_record", "pack_records", "record_beats", "restored", "stored",

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...accelerators.config import ceil_div
 from ...accelerators.experts.config import ExpertConfig
+from ...accelerators.integers import ceil_div
 from .expert_softmax import softmax
 from .experts import UNIT, Scale, product, results_of
 from .floats import multiply_add

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...accelerators.config import ceil_div
 from ...accelerators.experts.config import FORMATS, ExpertConfig
+from ...accelerators.integers import ceil_div
 from .floats import decode, dot, encode, multiply_add, round_sum
 from .gated import gated_activation
 

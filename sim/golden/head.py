@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.integers import ceil_div
 
 __all__ = ["QuantizedHead", "head_bytes", "matvec", "pack_head", "pack_rows", "quantize_head", "row_beats",
            "unpack_head"]

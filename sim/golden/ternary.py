@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig
+from ...accelerators.integers import ceil_div
 from ...accelerators.ternary.code import decode, encode
 
 __all__ = ["bus_beats", "lane_words", "matvec", "pack", "row_groups", "tiles", "unpack", "words"]

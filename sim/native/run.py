@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
 
-from ...accelerators.config import AcceleratorConfig, ceil_div, check_int
+from ...accelerators.checks import check_int
+from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.errors import ERROR_TEXT, ErrorCause, waiting_streams
 from ...accelerators.control.isa import Flag, decode_program
 from ...accelerators.control.regmap import UNIT_NAMES, check_core, register_map
+from ...accelerators.integers import ceil_div
 from ...rtl_gen.image import Image
 from ..golden.numerics import Scalar
 from .dram import DramReport

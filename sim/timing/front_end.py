@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...accelerators.cache.contiguous import ContiguousCache
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.isa import INSTRUCTION_BYTES, Flag, Instruction, Opcode
 from ...accelerators.core import OPERATIONS
+from ...accelerators.integers import ceil_div
 from ...accelerators.memory.bursts import BurstSplitter, default_burst_beats
 from ...accelerators.streams import StreamBuffer
 from .kernel import Kernel, Mailbox, Process, Signal, Waits

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.commands import MULTIPLY
 from ...accelerators.control.isa import Flag, Instruction, Opcode
 from ...accelerators.elementwise.head import HeadMatvec
 from ...accelerators.elementwise.sampler import Sampler
+from ...accelerators.integers import ceil_div
 from ...accelerators.memory.layout import VectorLayout
 from ...accelerators.memory.reader import BurstReader
 from ...accelerators.streams.gearbox import Gearbox

@@ -11,7 +11,7 @@ from math import log2
 from ...accelerators.attention.finish import RECIPROCAL_BITS
 from ...accelerators.attention.mix import AHEAD
 from ...accelerators.cache.contiguous import ContiguousCache
-from ...accelerators.config import AcceleratorConfig, ceil_div
+from ...accelerators.config import AcceleratorConfig
 from ...accelerators.control.commands import MULTIPLY
 from ...accelerators.control.isa import Flag, Opcode
 from ...accelerators.elementwise.align import Align
@@ -21,6 +21,7 @@ from ...accelerators.elementwise.norm_quantize import NormQuantize
 from ...accelerators.elementwise.residual import ResidualAdd
 from ...accelerators.elementwise.rope import Rope
 from ...accelerators.elementwise.step_scale import StepScale
+from ...accelerators.integers import ceil_div
 from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.memory.vector import VectorMemory
 from ...accelerators.memory.writer import BurstWriter

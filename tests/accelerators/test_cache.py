@@ -9,7 +9,7 @@ from llmrtl.accelerators.cache.append import RecordPacker
 from llmrtl.accelerators.cache.contiguous import ContiguousCache
 from llmrtl.accelerators.cache.paged import PagedCache
 from llmrtl.accelerators.cache.select import TopSelect
-from llmrtl.accelerators.config import fp16_record_beats, header_in_tail, record_beats
+from llmrtl.accelerators.kv_records import fp16_record_beats, header_in_tail, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.lint import lint

@@ -4,7 +4,10 @@ import json
 from dataclasses import asdict, fields, replace
 
 import pytest
-from llmrtl.accelerators.config import AcceleratorConfig, ModelShape, bits_for_magnitude, ceil_div, check_int
+from llmrtl.accelerators.checks import check_int
+from llmrtl.accelerators.config import AcceleratorConfig
+from llmrtl.accelerators.integers import bits_for_magnitude, ceil_div
+from llmrtl.accelerators.model_shape import ModelShape
 from llmrtl.accelerators.presets import PRESETS, preset
 
 TINY = preset("tiny")

@@ -12,7 +12,7 @@ from llmrtl.accelerators.cache.fp16 import Fp16Packer, Fp16Splitter
 from llmrtl.accelerators.cache.paged import PagedCache
 from llmrtl.accelerators.cache.paged_formats import SequenceCommand
 from llmrtl.accelerators.cache.window import WindowCache
-from llmrtl.accelerators.config import fp16_record_beats
+from llmrtl.accelerators.kv_records import fp16_record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.lint import lint

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from llmrtl.accelerators.config import ModelShape
 from llmrtl.accelerators.control.isa import SCALARS, Opcode, decode_program
+from llmrtl.accelerators.model_shape import ModelShape
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import CompileError, compile_model, fraction_bits_for, plan

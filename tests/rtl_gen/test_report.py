@@ -7,8 +7,8 @@ from argparse import Namespace
 from dataclasses import asdict, replace
 
 import pytest
-from llmrtl.accelerators.config import CACHES
 from llmrtl.accelerators.presets import preset
+from llmrtl.accelerators.rules import CACHES
 from llmrtl.rtl_gen import bench, runs, synthesis
 from llmrtl.rtl_gen.cli import main
 from llmrtl.rtl_gen.registry import UNITS, emit_unit

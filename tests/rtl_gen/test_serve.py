@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from llmrtl.accelerators.config import ceil_div
 from llmrtl.accelerators.control.entries import EntryKind
+from llmrtl.accelerators.integers import ceil_div
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen import serve
 from llmrtl.rtl_gen.checkpoint import Checkpoint

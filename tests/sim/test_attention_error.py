@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llmrtl.accelerators.config import UNIFIED_BITS
 from llmrtl.accelerators.presets import PRESETS, preset
+from llmrtl.accelerators.rules import UNIFIED_BITS
 from llmrtl.sim.attention_error import (
     DEMAND,
     MODES,

@@ -10,7 +10,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.sim import Simulator
 from llmrtl import models
 from llmrtl.accelerators.cache.int4 import expanded, rounded
-from llmrtl.accelerators.config import INT4_STEP, fp16_record_beats, record_beats
+from llmrtl.accelerators.kv_records import INT4_STEP, fp16_record_beats, record_beats
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.calibration import calibrate
 from llmrtl.rtl_gen.checkpoint import Checkpoint
