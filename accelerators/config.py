@@ -248,18 +248,18 @@ class AcceleratorConfig(Configuration):
 
     @property
     def kv_lanes(self) -> int:
-        """K/V elements per bus beat, as attention has them."""
-        return self.bus_bits // self.kv_bits
+        """K/V elements in a bus word of a record: attention takes them in one cycle."""
+        return self.bus_bits // self.stored_kv_bits
+
+    @property
+    def kv_beat_bits(self) -> int:
+        """Bits that these elements are in attention; more than a bus word has where records hold them in fewer bits."""
+        return self.kv_lanes * self.kv_bits
 
     @property
     def stored_kv_bits(self) -> int:
         """K/V element in a record."""
         return 4 if self.kv_storage == "int4" else self.kv_bits
-
-    @property
-    def stored_kv_lanes(self) -> int:
-        """K/V elements per bus beat of a record."""
-        return self.bus_bits // self.stored_kv_bits
 
     @property
     def header_words(self) -> int:
@@ -272,10 +272,6 @@ class AcceleratorConfig(Configuration):
     def max_record_beats(self) -> int:
         """Bus words of the longest K/V record, that of a head of ``max_head_dim``."""
         return record_beats(self.max_head_dim, kv_bits=self.stored_kv_bits, bus_bits=self.bus_bits)
-
-    def row_cycles(self, record_beats: int, beats: int) -> int:
-        """Cycles in which attention takes a record of which K and V have ``beats`` each in attention: they may lie in fewer words."""
-        return record_beats + 2 * (beats - ceil_div(beats * self.stored_kv_bits, self.kv_bits))
 
     @property
     def head_sum_magnitude(self) -> int:

@@ -286,7 +286,7 @@ class _Builder:
         self.memory = VectorMemory(self.model, config)
         self.names: list[str] = []
         self.ops: list[Instruction] = []
-        self.kv_beats = ceil_div(self.padded.head_dim * config.kv_bits, config.bus_bits)
+        self.kv_beats = ceil_div(self.padded.head_dim * config.stored_kv_bits, config.bus_bits)
         self.record_beats = record_beats(self.padded.head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
         self.head_stride = room.capacity * self.record_beats * config.bus_bytes
 

@@ -3,11 +3,12 @@ much, as the page says."""
 
 from dataclasses import replace
 from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
 from llmrtl.accelerators.control.entries import Entry, EntryKind
-from llmrtl.accelerators.kv_records import record_beats
+from llmrtl.accelerators.kv_records import KV_STORAGES, record_beats
 from llmrtl.accelerators.presets import PRESETS, preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
@@ -72,9 +73,10 @@ def check(image, name, rows):
 
 
 @pytest.mark.bench
-def test_contiguous(tmp_path, monkeypatch):
-    """The shipped model at a context of 300."""
-    config = preset("edge")
+@pytest.mark.parametrize("storage", KV_STORAGES)
+def test_contiguous(tmp_path, monkeypatch, storage):
+    """The shipped model at a context of 300; records of half as many beats."""
+    config = replace(preset("edge"), name=f"edge_{storage}", kv_storage=storage)
     program = monitored(config)  # before the folder changes: it is kept
     monkeypatch.chdir(tmp_path)
     image = compile_model(Checkpoint.open(ROOT / "models/stories"), config, fraction_bits=20)
@@ -85,7 +87,7 @@ def test_contiguous(tmp_path, monkeypatch):
     run = simulate(program, image, tmp_path / "image.bin", [1], 2, start_position=300,
                    preload=[(machine.write_cache(records), records)])
     assert run.error is None and said(run) == [(step.token, step.value) for step in machine.generate([1], 2)]
-    check(image, "edge", [301, 302])
+    check(image, config.name, [301, 302])
 
 
 @pytest.mark.bench
@@ -171,10 +173,7 @@ def exempt():
             for lanes in range(1, config.query_lanes + 1):
                 if record < UTILIZATION * (row := row_interval(config, head_dim, lanes)):
                     shapes.append((head_dim, lanes, record, row))
-
-        def kind(shape, packed=config.kv_storage == "int4"):
-            return (0,) if packed else shape[2:]
-        for _, group in groupby(sorted(shapes, key=kind), key=kind):
+        for _, group in groupby(sorted(shapes, key=itemgetter(2, 3)), key=itemgetter(2, 3)):
             dims, lanes, beats, rows = zip(*group, strict=True)
             share = [round(100 * a / b) for a, b in zip(beats, rows, strict=True)]
             names = ", ".join(f"`{each.name}`" for each in configs)

@@ -90,7 +90,7 @@ class Attention(wiring.Component):
     i_rows : In(stream of bus_bits)
         Row after row: header (K scale in bits 0..31, V scale in 32..63: 16-bit mantissa, then signed
         exponent), beats of K, beats of V, zero padded. The header is in the top 64 bits of K's last beat if K leaves
-        them free, else it takes whole beats. With ``kv_storage = "int4"`` half as many beats of K and V, each taken in two cycles.
+        them free, else it takes whole beats. With ``kv_storage = "int4"`` half as many beats of K and V.
     o : Out(stream of {x: V x signed(32), last})
         Results, ``words`` words per lane, lane after lane.
     o_exponent : Out(stream of {exponent: signed(16)})
@@ -109,7 +109,7 @@ class Attention(wiring.Component):
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
     first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
     Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes. A shorter row takes
-    as many cycles as it has beats (``row_cycles`` of the configuration), but at least ``lanes`` and at least 3. A row that moves a
+    as many cycles as it has beats, but at least ``lanes`` and at least 3. A row that moves a
     lane's running maximum or top V exponent by s bits takes more passes (``Mix``): none for s of 0, 1, 4 and from 32 on; the first
     rows of an operation mostly do. An operation takes ``lanes * beats + 3`` cycles more, which a buffer hides while rows take fewer
     cycles in ``Mix`` than they have beats, and at least about 25 cycles per lane, for its divisions.
@@ -118,7 +118,7 @@ class Attention(wiring.Component):
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         beats = max_beats(config)
-        self.interval = max(config.row_cycles(config.max_record_beats, beats), config.query_lanes, MINIMUM_ROW)
+        self.interval = max(config.max_record_beats, config.query_lanes, MINIMUM_ROW)
         turns = 2 if config.query_lanes > 1 else 1
         zeros = config.max_context.bit_length() - 3
         mixed, divided = 51 + config.query_lanes + (turns - 1) * beats, 62 - beats + zeros // 4 + zeros % 4
@@ -157,7 +157,7 @@ class Attention(wiring.Component):
             connect(m, commands.o[k], buffer.i)
             connect(m, buffer.o, part.i_command)
 
-        m.submodules.keys = keys = StreamBuffer(config.bus_bits)
+        m.submodules.keys = keys = StreamBuffer(config.kv_beat_bits)
         m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
         m.submodules.mixed = mixed = StreamBuffer(mix.o.p.shape())

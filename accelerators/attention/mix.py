@@ -55,7 +55,7 @@ class Mix(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        Multipliers: ``ceil(query_lanes / 2) * bus_bits / kv_bits``. Accumulators are exact:
+        Multipliers: ``ceil(query_lanes / 2) * kv_lanes``. Accumulators are exact:
         ``probability_bits + kv_bits + bit_length(max_context)`` bits.
 
     Members
@@ -63,7 +63,7 @@ class Mix(wiring.Component):
     i_command : In(stream of command_layout)
     i_weights : In(stream of weight_layout)
         Row after row, lanes 0 .. lanes - 1, ``last`` on the last lane. The first row's shifts do not matter.
-    i_values : In(stream of bus_bits)
+    i_values : In(stream of kv_beat_bits)
         Beats of V, row after row, element 0 in the lowest bits; signed ``kv_bits`` each.
     o : Out(stream of mixed_layout)
         Sums: V-words of lane 0, then of lane 1 ...; ``last`` on the last word of a lane.
@@ -83,7 +83,7 @@ class Mix(wiring.Component):
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_weights": In(stream.Signature(weight_layout(config))),
-            "i_values": In(stream.Signature(config.bus_bits)),
+            "i_values": In(stream.Signature(config.kv_beat_bits)),
             "o": Out(stream.Signature(mixed_layout(config))),
         })
 

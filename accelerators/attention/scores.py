@@ -25,7 +25,7 @@ class Scores(wiring.Component):
     ----------
     config : AcceleratorConfig
         ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes``, ``max_head_dim`` and ``max_context``
-        matter. Multipliers: ``query_lanes * bus_bits / kv_bits``.
+        matter. Multipliers: ``query_lanes * kv_lanes``.
 
     Members
     -------
@@ -34,12 +34,12 @@ class Scores(wiring.Component):
     i_query : In(stream of query_layout)
         Lane after lane, ``last`` on the last word of each. The tail of a last beat that is not full keeps old
         elements: keys are zero there.
-    i_keys : In(stream of bus_bits)
+    i_keys : In(stream of kv_beat_bits)
         Beats of K, row after row, element 0 in the lowest bits; signed ``kv_bits`` each.
     o : Out(stream of dot_layout)
         Lanes 0 .. lanes - 1 of each row.
 
-    Latency: 6 + log2(bus_bits / kv_bits) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
+    Latency: 6 + log2(kv_lanes) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
     beat, and one idle cycle between operations, but a row takes at least ``lanes`` cycles; the attribute is the most between two
     beats of the largest head with all lanes in use.
     """
@@ -52,7 +52,7 @@ class Scores(wiring.Component):
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),
-            "i_keys": In(stream.Signature(config.bus_bits)),
+            "i_keys": In(stream.Signature(config.kv_beat_bits)),
             "o": Out(stream.Signature(dot_layout(config))),
         })
 

@@ -82,7 +82,7 @@ class RecordPacker(wiring.Component):
         m = Module()
         bits = self.config.bus_bits
         header_beats = ceil_div(HEADER_BITS, bits)
-        data_beats = 2 * ceil_div(self.config.max_head_dim, self.config.stored_kv_lanes)
+        data_beats = 2 * ceil_div(self.config.max_head_dim, self.config.kv_lanes)
         elements = Value.cast(self.i.p.q)
         if self.config.kv_storage == "int4":
             elements = Cat(rounded(q) for q in self.i.p.q)
@@ -140,7 +140,7 @@ class RecordPacker(wiring.Component):
     def _tail(self, m: Module):
         """Whether the header of the record at hand lies in K's tail, whether that is known, whether words may go in, and a
         signal that ends the record."""
-        room, parts = self.config.header_words, self.config.stored_kv_lanes // self.config.vector_lanes
+        room, parts = self.config.header_words, self.config.kv_lanes // self.config.vector_lanes
         ends = Signal()
         if not room:
             return Const(0), Const(1), Const(1), ends

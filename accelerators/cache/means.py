@@ -76,7 +76,7 @@ class BlockMeans(wiring.Component):
         self._bits = config.kv_bits + FACTOR_BITS + config.block_size.bit_length() - 1  # of a sum, signed
         self._depth = GRID_LATENCY + 2
         beats, sums = max_beats(config) + ROUND_TRIP, 2 * max_beats(config) + ROUND_TRIP
-        self._beats = Queue(config.bus_bits, beats)  # a key may come before its scale, in the last beat: it waits
+        self._beats = Queue(config.kv_beat_bits, beats)  # a key may come before its scale, in the last beat: it waits
         self._sums = CreditQueue(data.ArrayLayout(signed(self._bits), config.kv_lanes), sums)
         self._quantize = NormQuantize(config)
         # The value's scale is begun when the key has been divided: a product, and 6 cycles of ``StepScale``.

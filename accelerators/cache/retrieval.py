@@ -122,7 +122,7 @@ class BlockScores(wiring.Component):
             ]
             if config.attention_runs:
                 m.d.comb += [buffer.i.p.begins.eq(1), buffer.i.p.ends.eq(1)]
-        m.submodules.keys = keys = StreamBuffer(config.bus_bits)
+        m.submodules.keys = keys = StreamBuffer(config.kv_beat_bits)
         m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
         for source, sink in (

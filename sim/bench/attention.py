@@ -171,7 +171,7 @@ class RowSplitterBench(_PartBench):
         """From the last beat of the first header; gaps between beats."""
         config = self.config
         if header_in_tail(config.max_head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits):
-            beats = ceil_div(config.max_head_dim, config.stored_kv_lanes)
+            beats = ceil_div(config.max_head_dim, config.kv_lanes)
         else:
             beats = ceil_div(HEADER_BITS, config.bus_bits)
         return {"latency": trace.latency("i", "o_header", beats - 1), "interval": trace.interval("i")}

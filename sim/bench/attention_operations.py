@@ -222,7 +222,7 @@ class Operations:
 
     def _stored(self, vector: np.ndarray) -> list[int]:
         """Beats of a K or V vector in a record."""
-        elements, lanes = stored(vector, self.config), self.config.stored_kv_lanes
+        elements, lanes = stored(vector, self.config), self.config.kv_lanes
         return [_packed(elements[at:at + lanes], self.config.stored_kv_bits) for at in range(0, len(elements), lanes)]
 
     def words(self, vector: np.ndarray, name: str) -> list[dict[str, Any]]:

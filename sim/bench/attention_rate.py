@@ -31,7 +31,7 @@ def row_interval(config: AcceleratorConfig, head_dim: int, lanes: int) -> int:
     and 3."""
     beats, turns = ceil_div(head_dim, config.kv_lanes), ceil_div(lanes, mix_lanes(config))
     record = record_beats(head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
-    return max(config.row_cycles(record, beats), lanes, turns * beats, 3)
+    return max(record, lanes, turns * beats, 3)
 
 
 def _pass_cycles(weights: list[dict[str, Any]], lanes: int, served: int, beats: int) -> int:

@@ -74,7 +74,7 @@ class Operations:
         """From a beat of memory data, around its gearbox, to the unit."""
         self.written = StreamBuffer.latency
         """From a unit's result to vector memory."""
-        packer_queue = max(3, 4 * ceil_div(config.max_head_dim, config.stored_kv_lanes))
+        packer_queue = max(3, 4 * ceil_div(config.max_head_dim, config.kv_lanes))
         self.record_written = 2 + queue_latency(packer_queue) + StreamBuffer.latency + BurstWriter.latency + memory.latency - 1
         if config.memory_ports > 1:
             self.record_written += STRIPED_WRITE
@@ -144,7 +144,7 @@ class Operations:
         of different heads overlap; the queries of two are inside at a time."""
         op, config = operation.instruction, self.config
         per_lane = max(self.once(op.words), 4 + MULTIPLY / op.group)
-        cycles = config.row_cycles(self.record_beats, op.beats)
+        cycles = self.record_beats
         header = cycles - 2 * op.beats
         queries = start + 2 * MULTIPLY + self.aligned + op.words - 1 + self.quantized - 2 + op.words - 1 - per_lane
         taken, keys_end, free, last = 0.0, 0.0, start + 2, 0.0

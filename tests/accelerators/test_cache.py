@@ -52,7 +52,7 @@ def test_record_beats(bus_bits, kv_bits):
     """No shorter head has a longer record; the count of words that hardware looks at says the same as the rule."""
     formats = {"kv_storage": "int4"} if kv_bits == 4 else {"kv_bits": kv_bits}
     config = dataclasses.replace(preset("edge"), bus_bits=bus_bits, vector_lanes=2, tables=128, **formats)
-    parts = config.stored_kv_lanes // config.vector_lanes
+    parts = config.kv_lanes // config.vector_lanes
     longest = 0
     for head_dim in range(2, 300, 2):
         in_tail = header_in_tail(head_dim, kv_bits=kv_bits, bus_bits=bus_bits)

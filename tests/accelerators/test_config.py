@@ -203,9 +203,7 @@ def test_derived_widths_of_tiny():
     assert TINY.sum_bits == bits_for_magnitude(127 * 528) == 18
     assert (TINY.kv_lanes, TINY.max_record_beats) == (4, 2 + 2 * 16)
     int4 = preset("tiny_int4")
-    assert (int4.kv_lanes, int4.stored_kv_lanes, int4.max_record_beats) == (4, 8, 2 + 2 * 8)
-    assert [int4.row_cycles(2 + 2 * words, beats) for words, beats in ((8, 16), (2, 3), (1, 1))] == [2 + 32, 2 + 6, 2 + 2]
-    assert TINY.row_cycles(34, 16) == 34
+    assert (TINY.kv_beat_bits, int4.kv_lanes, int4.kv_beat_bits, int4.max_record_beats) == (32, 8, 64, 2 + 2 * 8)
 
 
 @pytest.mark.parametrize("group_size", range(1, 6))
