@@ -245,7 +245,7 @@ class PartingBench(_PartBench):
 
 
 class AttentionBench(_PartBench):
-    """Whole operations."""
+    """Whole operations; items of an output that ``feedback`` names are given to an input, as they come."""
 
     inputs = {"i_command": "commands", "i_query": "queries", "i_lane": "lanes", "i_rows": "rows"}
     outputs = {"o": "results", "o_exponent": "exponents"}
@@ -253,7 +253,12 @@ class AttentionBench(_PartBench):
     mode_outputs = {"o_part": "parts", "o_sums": "partial_sums"}
     evict_outputs = {"o_weights": "row_weights"}
     fallbacks = True
-    modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate", "llmrtl.sim.bench.attention_packed")
+    modules = (*UnitBench.modules, "llmrtl.sim.bench.attention_rate", "llmrtl.sim.bench.attention_packed",
+               "llmrtl.sim.bench.attention_prefix")
+    feedback: Mapping[str, str] = {}
+
+    def react(self, stream: str, payload: Any) -> Items:
+        return {self.feedback[stream]: [payload]} if stream in self.feedback else {}
 
     def measure(self, trace: Trace) -> dict[str, int]:
         """From the last beat to the first result; most cycles per row, but for those that wait for queries."""

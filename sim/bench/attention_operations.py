@@ -108,8 +108,8 @@ class Operations:
         """An operation of one run."""
         self.add_runs([Run(np.zeros(len(q), int), limits, q, scales, k, k_scales, v, v_scales)], mode)
 
-    def add_runs(self, runs: Sequence[Run], mode: Mode = Mode()) -> list[Partial]:
-        """One operation; the state of each lane behind it."""
+    def add_runs(self, runs: Sequence[Run], mode: Mode = Mode(), given: Sequence[Partial] = ()) -> list[Partial]:
+        """One operation; the state of each lane behind it. ``given``: what lanes are merged with; random parts by default."""
         config, streams = self.config, self.streams
         lanes, head_dim = runs[0].q.shape
         states = [LaneState(config, mode.phi) for _ in range(lanes)]
@@ -128,10 +128,10 @@ class Operations:
             streams["states"].append({**part, **flags} if config.attention_modes else total)
             joined.append(state.partial(sums[lane]))
             if mode.merge:
-                given = self._given(lanes, head_dim)
-                streams["given_parts"].append(part_fields(given))
-                streams["given_sums"] += self.words(given.acc, "sums")
-                joined[-1] = merge(joined[-1], given)
+                other = given[lane] if given else self._given(lanes, head_dim)
+                streams["given_parts"].append(part_fields(other))
+                streams["given_sums"] += self.words(other.acc, "sums")
+                joined[-1] = merge(joined[-1], other)
                 words, part = self.words(joined[-1].acc, "sums"), part_fields(joined[-1])
                 total = {name: part[name] for name in total}
             streams["joined_states"].append({**part, **flags})

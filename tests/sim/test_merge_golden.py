@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from llmrtl.accelerators.presets import preset
-from llmrtl.sim.attention_error import cases, operation, outputs
-from llmrtl.sim.golden.attention import Partial, attend, finished
+from llmrtl.sim.attention_error import DEMAND, Figures, cases, naive, operation, outputs
+from llmrtl.sim.attention_error import exact as exactly
+from llmrtl.sim.golden.attention import Partial, Rows, attend, attend_parts, finished
 from llmrtl.sim.golden.lanes import partial
 from llmrtl.sim.golden.merge import merge
 from llmrtl.sim.golden.numerics import Scalar
@@ -58,6 +59,45 @@ def test_eight_parts_differ_little_from_one(case):
     inputs = operation(MODES, case)
     merged, whole = (outputs(MODES, inputs, mode) for mode in ("merged", "running"))
     assert np.linalg.norm(merged - whole) <= (2.5e-4 if case.sink_value == 1.0 else 6e-4) * np.linalg.norm(whole)
+
+
+def in_two_passes(*inputs):
+    return naive(MODES, *inputs)
+
+
+def behind_prefix(inputs, prefix, sequences):
+    """Real results of the lanes of some sequences: parts of the rows of a common prefix, of all lanes at once, each merged with one of
+    its sequence's own rows, which are as many for each. Also lanes and rows of each sequence."""
+    q, scales, *sides = inputs
+
+    def parts(lanes, rows):
+        count = np.full(len(scales[lanes]), len(rows))
+        return attend_parts([Rows(q[lanes], scales[lanes], 0 * count, count, *(side[rows] for side in sides))], MODES)
+
+    heads, common, rest = len(q) // sequences, np.arange(prefix), np.arange(prefix, len(sides[0])).reshape(sequences, -1)
+    lanes = [slice(heads * k, heads * (k + 1)) for k in range(sequences)]
+    pairs = zip(parts(slice(None), common), (part for each in zip(lanes, rest, strict=True) for part in parts(*each)), strict=True)
+    results = [finished(merge(*pair), MODES) for pair in pairs]
+    return np.stack([x * 2.0 ** exponent for x, exponent in results]), lanes, [np.concatenate([common, own]) for own in rest]
+
+
+@pytest.mark.parametrize("case", list(cases((64, 1024))), ids=str)
+def test_common_prefix_meets_the_demand(case):
+    """Four sequences behind a prefix of half of the rows (Hydragen): as exact as attention of each over all that it sees has to be."""
+    drawn = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {drawn}")
+    for seed in (1, drawn):
+        inputs = operation(MODES, case, seed=seed)
+        flat = inputs._replace(v=np.full_like(inputs.v, 127), v_scales=np.tile([0xABCD, -15], (case.rows, 1)))
+        have, lanes, seen = behind_prefix(inputs, case.rows // 2, 4)
+        sums = behind_prefix(flat, case.rows // 2, 4)[0] / (127 * 0xABCD / 0x8000)
+        want, plain = (np.concatenate([attention(inputs.q[of], inputs.scales[of], *(side[rows] for side in inputs[2:]))
+                                       for of, rows in zip(lanes, seen, strict=True)]) for attention in (exactly, in_two_passes))
+        errors = [np.abs(x - want).max() for x in (have, plain)]
+        # Twice an error that is as small itself may be missed by chance.
+        found = Figures(float(np.linalg.norm(have - want) / np.linalg.norm(want)), float(np.abs(sums - 1).max()),
+                        errors[0] / errors[1] if seed == 1 else 0.0)
+        assert found.within(DEMAND), (seed, found)
 
 
 @pytest.mark.parametrize("phis", [(3, 3), (3, None), (9, 0)])
