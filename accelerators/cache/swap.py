@@ -23,8 +23,10 @@ class SwapController(wiring.Component):
     """``PagedCache`` with SWAP_OUT and SWAP_IN (FastSwitch, arXiv:2411.18424): block groups, dirty blocks, reads that wait.
 
     Region 0 of memory is the cache, region 1 has ``slots`` blocks more. A block of a sequence is clean while a slot has the same rows,
-    else dirty: it gets its slot when it leaves and keeps it when it comes back, until it is written. Dirty blocks are copied, clean
-    ones only given back. Blocks that lie one behind the other in both regions are one move, of the rows that there are::
+    else dirty: it gets its slot when it leaves and keeps it when it comes back, until it is written. A last block that is not full
+    gives up its slot as soon as the sequence is back: the next append goes there, and need not wait for that then; others can have the
+    slot meanwhile. So of a sequence that is in only full blocks are clean. Dirty blocks are copied, clean ones only given back. Blocks
+    that lie one behind the other in both regions are one move, of the rows that there are::
 
         i_command --> commands --> PagedCache --> o_copy, o_done
                          | swap: a block at a time, in turn with the others
@@ -72,9 +74,10 @@ class SwapController(wiring.Component):
     Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command; ``swap_out``, ``swap_in`` from a
     command about one block to its move, ``out_block``, ``in_block`` more for each block behind it in the same run. Interval: that
     of ``PagedCache`` for requests that pass at once, those about sequences that are in: reads, and writes of blocks behind the last one
-    that may have a slot. Other writes take 4 cycles more, and 2 for each block of these; if the last one was among them, further
-    writes there pass. EXTEND and FORK pass at once too. So, while nothing is swapped, an append takes at most two cycles more than
-    its beats, as with ``PagedCache``.
+    that may have a slot, among them all appends. Other writes, of rows in full blocks, take 4 cycles more, and 2 for each block that
+    may have a slot; if the last such one was among them, further writes there pass. EXTEND and FORK pass at once too. So an append
+    takes at most two cycles more than its beats, as with ``PagedCache``, whatever was swapped before; while a swap goes on, see
+    ``i_request``.
     """
 
     SAME = ("o_copy", "i_request", "o_read", "o_write", "record_beats", "head_stride", "error", "clear", "free")

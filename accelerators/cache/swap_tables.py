@@ -29,7 +29,7 @@ class SwapTables:
     -------
     mine, keep
         Ports of the memory of sequences: the length of one that is out, else 0, and how many of its entries are ``known``, that is,
-        mean anything. Read is the one that is asked for, written the one in hand.
+        mean anything: of one that is in, of full blocks only. Read is the one that is asked for, written the one in hand.
     entry, enter
         Ports of the memory of entries: of block ``index`` of the sequence in hand, whether a slot has a copy of it, and which. A
         cycle late.

@@ -75,21 +75,22 @@ def place_block(m: Module, tables: SwapTables) -> None:
 
 
 def finish(m: Module, tables: SwapTables) -> None:
-    """All was moved: what left is dropped from the cache, or from the slots, if a move failed; and the swap is told of."""
+    """All was moved: what left is dropped from the cache, or from the slots, if a move failed; what came back keeps the slots of its
+    full blocks, as the next append goes into one that is not; and the swap is told of."""
     controller, swap, leaves, failed, keep = tables.controller, tables.swap, tables.leaves, tables.failed, tables.keep
+    full = swap.limit >> tables.offset_bits
     with m.State("FINISH"):
-        m.d.sync += tables.index.eq(swap.first)
-        m.next = "END"
+        m.d.sync += tables.index.eq(Mux(leaves, swap.first, full))
+        m.next = "DROPPED"
         with m.If(leaves ^ failed):
             m.next = "LEAVE"
-        with m.Elif(leaves):
-            m.next = "LOST"
-    tables.give_up(m, "LOST", "END")
+    tables.give_up(m, "DROPPED", "END")
     with tables.tell(m, "LEAVE", SequenceCommand.SHRINK, swap.first << tables.offset_bits) as done:
         with m.If(done):
             m.next = "END"
     with m.State("END"):
-        m.d.comb += [keep.en.eq(~failed), keep.data.known.eq(swap.known), keep.data.length.eq(Mux(leaves, swap.length, 0))]
+        m.d.comb += [keep.en.eq(~failed), keep.data.known.eq(Mux(leaves, swap.known, full)),
+                     keep.data.length.eq(Mux(leaves, swap.length, 0))]
         m.d.sync += [tables.active.eq(0), controller.o_swapped.valid.eq(1), controller.o_swapped.p.sequence.eq(tables.sequence),
                      controller.o_swapped.p.error.eq(failed)]
         m.next = "IDLE"

@@ -136,7 +136,9 @@ CASES = {
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
     "swap_controller_answers": Case(SwapAnswerContract, "bounded", 34, slow=True),
     "swap_controller_leaves": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_OUT), "bounded", 54, slow=True),
-    "swap_controller_returns": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_IN, out=True), "bounded", 90, slow=True),
+    "swap_controller_returns": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_IN, out=2), "bounded", 90, slow=True),
+    "swap_controller_last_block": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_IN, out=1, block_size=2), "bounded", 72,
+                                       slow=True),
 }
 CASES |= {name: Case(partial(unit_contract, unit), method, depth, slow=name not in _FAST)
           for units, method, depth in ((INDUCTIVE, "induction", 2), (BOUNDED, "bounded", 10))

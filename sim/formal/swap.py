@@ -143,12 +143,12 @@ BOUNDS = SwapBounds()
 class SwapAnswerContract(StreamContract):
     """Within the cycles of ``SwapBounds`` a command is answered, a request is passed on, and a swap that was begun ends, if nobody
     stalls, and a cache that gives possible lengths, and the mover, answer at once. One command and one request come, the first of them
-    at once; with ``about`` only that command, about sequence 0; with ``out`` behind a SWAP_OUT of sequence 0, which had two
-    positions."""
+    at once; with ``about`` only that command, about sequence 0; with ``out`` behind a SWAP_OUT of sequence 0, which had that many
+    positions: when it is back, its full blocks have slots, and a last one that is not full has none."""
 
-    def __init__(self, bounds: SwapBounds = BOUNDS, *, about: SwapCommand | None = None, out: bool = False,
+    def __init__(self, bounds: SwapBounds = BOUNDS, *, about: SwapCommand | None = None, out: int = 0, block_size: int = 1,
                  component: type[SwapController] = SwapController):
-        swap = component(_SMALL, sequences=2, block_size=1, blocks=2, slots=2)
+        swap = component(_SMALL, sequences=2, block_size=block_size, blocks=2, slots=2)
         swap._cache = self.cache = _AnyCache(swap._cache)
         super().__init__(swap)
         self.cache.ports, self.bounds, self.about, self.out = self.ports, bounds, about, out
@@ -157,7 +157,7 @@ class SwapAnswerContract(StreamContract):
         m = super().elaborate(platform)
         swap, cache, offered, wanted = self.component, self.cache, self.component.i_command, self.component.i_request
         command, request = Signal.like(offered.p), Signal.like(wanted.p)
-        busy, moving, pending, begun = Signal(), Signal(), Signal(), Signal(init=not self.out)
+        busy, moving, pending, begun = Signal(), Signal(), Signal(), Signal(init=self.out == 0)
         passes = cache.i_request.valid & cache.i_request.ready
         m.d.sync += [busy.eq((busy | (offered.valid & offered.ready)) & ~swap.o_done.valid),
                      pending.eq((pending | (wanted.valid & wanted.ready)) & ~passes), moving.eq(moving & ~swap.o_swapped.valid)]
@@ -175,6 +175,9 @@ class SwapAnswerContract(StreamContract):
         self._due(m, "request", wanted.valid | pending, passes, self.bounds.request,
                   waits=((busy & swaps) | moving) & (its == command.sequence))
         self._due(m, "swap", moving, swap.o_swapped.valid, self.bounds.swap)
+        if self.out:
+            came_back = (command.command == SwapCommand.SWAP_IN) & swap.o_swapped.valid & ~swap.o_swapped.p.error
+            m.d.comb += Assert(~came_back | (swap.room == swap.slots - self.out // swap.block_size))
 
         m.d.comb += [
             *(Assume(port.ready) for port in (swap.o_done, swap.o_swapped, swap.o_move)),
@@ -198,7 +201,7 @@ class SwapAnswerContract(StreamContract):
             m.d.comb += [
                 Assume(offered.valid == ~came), Assume(~wanted.valid), Assume(wanted.p.as_value() == 0),
                 Assume(first.command == SwapCommand.SWAP_OUT), Assume(Cat(first.sequence, first.other, first.count) == 0),
-                Assume(cache.o_done.p.length == 2), Assume(cache.o_done.p.error == 0), Assume(~swap.i_moved.p.error),
+                Assume(cache.o_done.p.length == self.out), Assume(cache.o_done.p.error == 0), Assume(~swap.i_moved.p.error),
                 Assume(cache.o_look.p.as_value() == 0),
             ]
         return m

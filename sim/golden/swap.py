@@ -38,7 +38,10 @@ class Swap:
 
 
 class SwapTables:
-    """A paged cache whose sequences can leave it for ``slots`` blocks elsewhere, and come back."""
+    """A paged cache whose sequences can leave it for ``slots`` blocks elsewhere, and come back.
+
+    Of a sequence that is in, only full blocks have copies: appends, which go behind them, give up none.
+    """
 
     def __init__(self, *, sequences: int, max_context: int, block_size: int, blocks: int, slots: int) -> None:
         self.cache = PagedTables(sequences=sequences, max_context=max_context, block_size=block_size, blocks=blocks)
@@ -87,6 +90,7 @@ class SwapTables:
             return SequenceResult(UNKNOWN, 0), None
         if self.lengths[sequence]:
             return self._result(SWAPPED, sequence), None
+        assert all(index < self.cache.sequences[sequence].length // self.block_size for index in self.copies[sequence])
         return self.cache.extend(sequence, count)
 
     def fork(self, sequence: int, other: int, count: int) -> SequenceResult:
@@ -183,6 +187,8 @@ class SwapTables:
             self._void(swap.sequence, swap.first, swap.limit)
         elif swap.out or error:
             self.cache.shrink(swap.sequence, swap.first)
+        else:  # the last block, if it is not full: the next append goes there
+            self._void(swap.sequence, swap.limit // self.block_size * self.block_size, swap.limit)
         if not error:
             self.lengths[swap.sequence] = swap.length if swap.out else 0
 

@@ -44,8 +44,9 @@ class SwapTrace(PagedTrace):
 
     Numbers of slots are learned from moves, as those of blocks from addresses; what is moved is copied in the memory that judges, so
     what comes back must be what left. Whenever a swap has ended no two copies may have the same slot, and ``room`` must be what
-    nobody has. A move has the blocks that must move, in order, and no clean one that leaves; it goes as far as blocks lie one behind
-    the other in both regions. Rows of a block that was moved are not read or written before the mover has answered.
+    nobody has: of a sequence that is in, only full blocks have a slot, so that an append gives up none. A move has the blocks that
+    must move, in order, and no clean one that leaves; it goes as far as blocks lie one behind the other in both regions. Rows of a
+    block that was moved are not read or written before the mover has answered.
     """
 
     kinds = (*PagedTrace.kinds, "out", "in", "mark")
@@ -136,6 +137,7 @@ class SwapTrace(PagedTrace):
         if self.away[number]:
             self.command(SwapCommand.EXTEND, number, 0, count, SwapError.SWAPPED, self.total(number))
             return
+        assert all(index < mine.length // self.size for index in self.copies[number]), "an append goes into a block that has a copy"
         if self.swap and -(-(mine.length + count) // self.size) - len(mine.blocks) + 1 > self.free:
             self.settle(free=self.free)  # whether there are as many depends on when the swap ends
         super().extend(number, count)
@@ -247,6 +249,7 @@ class SwapTrace(PagedTrace):
             return
         mine.blocks = mine.blocks + blocks
         mine.length, self.away[number] = total, 0
+        self.give_up(number, total - total % self.size, total)  # of the last block, if it is not full
 
     def land(self) -> int:
         """The swap has ended; blocks that it has freed."""

@@ -83,8 +83,9 @@ class Accelerator:
                     sampled.append((sequence, len(self.content[sequence])))
         assert todo <= self.budget and not members
         self.rows |= written
-        for request in requests if isinstance(self.tables, SwapTables) else ():
-            assert self.tables.request(*request, write=True) != [None]
+        if isinstance(self.tables, SwapTables):
+            room = self.tables.room
+            assert all(self.tables.request(*request, write=True) != [None] for request in requests) and self.tables.room == room
         assert all(self.tables.pool.counts[row // self.tables.block_size] == 1 for row in written), "a shared block is written"
         for sequence, content in enumerate(self.content):
             here = self.tables.sequences[sequence].length  # not all, if it is out

@@ -19,6 +19,7 @@ from llmrtl.accelerators.cache import (
     swap,
     swap_moves,
     swap_tables,
+    swap_walk,
 )
 from llmrtl.accelerators.cache.evict_formats import Outcome
 from llmrtl.accelerators.cache.swap_formats import SwapCommand
@@ -254,6 +255,14 @@ def test_a_slot_that_is_given_back_and_not_counted_is_found(monkeypatch):
     old = "m.d.sync += room.eq(room + 1)"
     put_in(swap_tables, mutant(swap_moves, old, old.replace(" + 1", "")), monkeypatch)
     proof = prove("slot_fault", SlotContract(40), method="bounded", depth=40)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+@pytest.mark.formal
+def test_a_slot_that_a_last_block_keeps_is_found(monkeypatch):
+    put_in(swap, mutant(swap_walk, "full = swap.limit >> tables.offset_bits", "full = swap.end"), monkeypatch)
+    case = CASES["swap_controller_last_block"]
+    proof = prove("kept_slot", case.contract(), method=case.method, depth=case.depth)
     assert not proof.proved and "Assert failed" in proof.log
 
 
