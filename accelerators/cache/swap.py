@@ -59,9 +59,9 @@ class SwapController(wiring.Component):
         SWAP_OUT is given, what was read from it has to be there.
     i_request : In(stream of paged_request); o_read, o_write, o_copy : Out
         See ``PagedCache``. Commands in the order of the requests. One for rows that are still to come, or for a sequence that
-        leaves, waits, and those behind it; of a sequence that comes back, rows are there move by move, from the first on. A write that
-        gives back slots waits while the blocks of a SWAP_OUT before it are counted. All others wait for one block of the swap at most,
-        or one command of the cache.
+        leaves, waits, and those behind it; of a sequence that comes back, rows can be read move by move, from the first on, and writes
+        wait for its end, as it stays in its slots if a move fails. A write that gives back slots waits while the blocks of a SWAP_OUT
+        before it are counted. All others wait for one block of the swap at most, or one command of the cache.
     record_beats, head_stride, clear : In; free : Out
         See ``PagedCache``.
     error : Out(1)

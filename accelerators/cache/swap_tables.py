@@ -108,7 +108,7 @@ class SwapTables:
         that of its sequence, ``unless`` it is another one's. While there is a swap, only what is pending is checked."""
         looked, swap = self.looked, self.swap
         writes = looked.write & (looked.count != 0) & (looked.position >> self.offset_bits < state.known)
-        waits = (self.active & (looked.sequence == swap.sequence) & (self.leaves | (self.request_end > self.arrived))
+        waits = (self.active & (looked.sequence == swap.sequence) & (self.leaves | looked.write | (self.request_end > self.arrived))
                  | self.checking & writes)
         m.d.sync += [self.checked.eq(~unless & (self.pending | ~self.active)), self.waits.eq(waits),
                      self.plain.eq(~waits & ~writes & (state.length == 0) & (looked.sequence < self.controller.sequences))]
