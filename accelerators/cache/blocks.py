@@ -58,11 +58,11 @@ class BlockPool(wiring.Component):
     free : Out(range(blocks + 1))
         Free blocks.
 
-    Latency: 2 cycles. Interval: 3 cycles.
+    Latency: 2 cycles. Interval: 2 cycles: the next command comes with the answer, at the earliest.
     """
 
     latency = 2
-    interval = 3
+    interval = 2
 
     def __init__(self, blocks: int):
         check_int("blocks", blocks, 2, 1 << 16)
@@ -92,7 +92,7 @@ class BlockPool(wiring.Component):
         allocates = command.command == PoolCommand.ALLOCATE
         has_room, reuses, top = Signal(), Signal(), Signal(range(blocks))  # a register late: they stand from a command to its decision
         m.d.comb += [
-            self.i.ready.eq(~deciding & ~self.o.valid), taken.eq(self.i.valid & self.i.ready),
+            self.i.ready.eq(~deciding & (~self.o.valid | self.o.ready)), taken.eq(self.i.valid & self.i.ready),
             read.addr.eq(self.i.p.block), pop.addr.eq(stacked - 1), push.addr.eq(stacked),
             block.eq(Mux(allocates, Mux(reuses, top, fresh), command.block)),
             push.data.eq(block), write.addr.eq(block), write.data.eq(count),
@@ -121,7 +121,7 @@ class BlockPool(wiring.Component):
                         m.d.sync += stacked.eq(stacked - 1)
                     with m.Else():
                         m.d.sync += fresh.eq(fresh + 1)
-                with m.Elif((command.command == PoolCommand.RELEASE) & (count == 0)):
+                with m.Elif((command.command == PoolCommand.RELEASE) & (held == 1)):
                     m.d.comb += push.en.eq(1)
                     m.d.sync += [stacked.eq(stacked + 1), self.free.eq(self.free + 1)]
         return m

@@ -71,20 +71,20 @@ class PagedCache(wiring.Component):
     free : Out(range(blocks + 1))
         Free blocks.
 
-    Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, 1 more for each block that
-    follows, and ``owners`` more for each one that a write must ask the pool about: others may have it, as the sequence was forked
-    there. ``again`` if a request is for the rows of the one before it, which were one run, and no command came between: those of the
-    next head, or of the next layer; and if it lies in the first block that an EXTEND just before it extended. For commands see
-    ``CYCLES``. Interval: ``interval`` cycles between such requests, 3 between others and 1 more for each block behind the first.
+    Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, n more for a run of n blocks from
+    2 on, and ``owners`` more for each one that a write must ask the pool about: others may have it, as the sequence was forked there.
+    ``again``, of any blocks, if a request is for the rows of the one before it, which were one run, and no command came between: those
+    of the next head, or of the next layer; and if it lies in the first block that an EXTEND just before it extended. For commands see
+    ``CYCLES``. Interval: ``interval`` cycles between such requests and those of one block, n + 2 between others, of n blocks.
 
-    So an append takes at most two cycles more than its beats: of r records for which room is made by one EXTEND, in one block, the
-    addresses take ``max(4, 2 * r + 1)`` cycles. If it makes room for several tokens, each block behind the first takes 3 more, and in
-    it the first record of each token and layer 1 more. In a read no beat is lost between blocks, of whatever size.
+    So an append takes at most two cycles more than its beats: of r records for which room is made by one EXTEND, the addresses take
+    ``max(4, 2 * r + 1)`` cycles, and 2 more for each block behind the first, in which there is a record at least (1 less in all if the
+    first was there). In a read no beat is lost between blocks, of whatever size.
     """
 
     interval = 2
 
-    CYCLES = {"extend": 3, "extend_block": 3, "own_tail": 3, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5,
+    CYCLES = {"extend": 3, "extend_block": 2, "own_tail": 3, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5,
               "compare": 3, "compare_block": 2}
     """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing (of an EXTEND also if it takes one
     block, at a block's end), and what comes for each block; for an EXTEND within a block that others may have, to see whether they
@@ -100,7 +100,7 @@ class PagedCache(wiring.Component):
         self.config, self.sequences, self.block_size, self.blocks, self.lookups = config, sequences, block_size, blocks, lookups
         self._pool, self._rows = BlockPool(blocks), RowAddresses(
             config, blocks * block_size, {name: paged_read(config).members[name] for name in ("position", "count", "last", "error")})
-        self.latency = {"again": 2 + self._rows.latency, "read": 3 + self._rows.latency, "write": 3 + self._rows.latency, "owners": 4,
+        self.latency = {"again": 2 + self._rows.latency, "read": 2 + self._rows.latency, "write": 2 + self._rows.latency, "owners": 4,
                         **self.CYCLES}
         super().__init__({
             "i_command": In(stream.Signature(sequence_command(config, sequences))),

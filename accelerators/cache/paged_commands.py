@@ -62,14 +62,14 @@ def decide(m: Module, tables: SequenceTables) -> None:
 
 
 def take(m: Module, tables: SequenceTables) -> None:
-    """In a state, when the pool has a free block and nothing else to do: it gives it."""
+    """In a state, when the pool has a free block, and an answer that is taken at most: it gives it."""
     m.d.comb += [tables.pool.i.valid.eq(1), tables.pool.i.p.command.eq(PoolCommand.ALLOCATE)]
     m.next = "TAKE"
 
 
 def extend(m: Module, tables: SequenceTables) -> None:
-    """EXTEND: an own block at the end, then blocks behind it. What is known of the sequence is there in the cycle in which the pool
-    gives the last one."""
+    """EXTEND: an own block at the end, then blocks behind it, each asked for as the one before it comes. What is known of the sequence
+    is there in the cycle in which the pool gives the last one."""
     cache, pool, state, entry, enter, tail = tables.cache, tables.pool, tables.state, tables.entry, tables.enter, tables.tail
     enough = Signal()
 
@@ -114,6 +114,7 @@ def extend(m: Module, tables: SequenceTables) -> None:
             grown()
     with m.State("TAKEN"):
         m.d.comb += [pool.o.ready.eq(1), enter.en.eq(1)]
+        m.d.sync += tables.index.eq(state.held)
         m.next = "GROW"
         with m.If(~tables.found):
             m.d.comb += tables.first_block.eq(pool.o.p.block)
@@ -121,6 +122,8 @@ def extend(m: Module, tables: SequenceTables) -> None:
         with m.If(enough):
             m.next = "ANSWER"
             tables.tell(m)
+        with m.Elif(pool.free != 0):
+            take(m, tables)
     with m.State("NO_BLOCK"):
         m.d.sync += tables.answer.error.eq(SequenceError.NO_BLOCK)
         m.next = "ANSWER"

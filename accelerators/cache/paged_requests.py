@@ -13,7 +13,7 @@ __all__ = ["send_runs"]
 
 def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
     """States from ``IDLE`` to ``SEND``: a block in each cycle, whose number was looked up in the one before. A run is sent as soon as
-    the next block is elsewhere, or was the last one.
+    the next block is elsewhere, or was the last one; rows of one block at once in ``WALK``, if they are taken.
 
     A request that comes behind a command waits for it in ``CHECK``. What it needs then of an EXTEND is there at once: ``tail``."""
     cache, offset_bits, request, again, lookup, tail = (
@@ -40,19 +40,14 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
         ]
 
     def refuse(following: str) -> None:
-        m.d.sync += [cache.error.eq(1), again.eq(0)]
+        m.d.sync += [cache.error.eq(1), again.eq(0), empty.eq(0)]
         m.next = following
 
     def accept() -> None:
         """In a state: it is the last one of the request before."""
         m.d.comb += cache.i_request.ready.eq(1)
+        m.next = "IDLE"
         with m.If(cache.i_request.valid):
-            m.d.sync += [
-                request.eq(offered), at.eq(offered.position), left.eq(offered.count), end.eq(offered.position + offered.count),
-                inside.eq((offered.count != 0) & (offered.position[:offset_bits] + offered.count <= block_size)),
-                same.eq(Cat(offered[name] == request[name] for name in ("sequence", "position", "count")).all()),
-                behind.eq(Mux(tables.awaits, cache.i_command.valid, ~tables.returns)),
-            ]
             m.next = "CHECK"
 
     m.d.comb += [
@@ -61,6 +56,9 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
         *(rows.i.p[name].eq(request[name]) for name in ("write", "base", "head")),
         rows.i.p.position.eq(start), rows.i.p.count.eq(run.count), rows.i.p.passed.eq(run),
     ]
+    with m.If(empty):  # sent without having been a run
+        m.d.comb += [rows.i.p.position.eq(row(lookup.data, part.position)), rows.i.p.count.eq(part.count),
+                     *(rows.i.p.passed[name].eq(part[name]) for name in ("position", "count", "last"))]
     with m.FSM(name="requests") as states:
         m.d.comb += tables.serving.eq(~states.ongoing("IDLE") & ~behind & ~cache.i_request.ready)
         with m.State("IDLE"):
@@ -68,6 +66,8 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
         with m.State("CHECK"):
             with m.If(tables.returns):
                 m.d.sync += behind.eq(0)
+            with m.If(~behind):  # whether it is needed or not
+                look_up()
             with m.If((~behind | tables.returns) & tail.valid & inside & (request.sequence == tail.sequence)
                       & (tables.index_of(request.position) == tail.index) & (end <= tail.length)):
                 m.d.sync += [start.eq(row(tables.first_block, request.position)), run.position.eq(request.position),
@@ -83,11 +83,10 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
                 m.d.sync += again.eq(0)
                 m.next = "IDLE"
             with m.Else():
-                look_up()
                 m.d.sync += [empty.eq(1), again.eq(1), owned.eq(request.write)]
                 m.next = "WALK"
         with m.State("WALK"):
-            m.d.comb += rows.i.valid.eq(~part.asks & ~joins)
+            m.d.comb += rows.i.valid.eq(~part.asks & Mux(empty, part.last, ~joins))
             with m.If(part.asks):
                 m.next = "OWNERS"
             with m.Elif(joins | rows.i.ready):
@@ -100,6 +99,8 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
                     m.d.sync += again.eq(0)
                 with m.If(part.last):
                     m.next = "SEND"
+                    with m.If(empty & rows.i.ready):
+                        accept()
         with tables.ask(m, "OWNERS", PoolCommand.COUNT, lookup.data, "OWNERS") as known:
             with m.If(known):
                 m.d.sync += part.asks.eq(0)
@@ -111,7 +112,6 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
         with m.State("SEND"):
             m.d.comb += rows.i.valid.eq(1)
             with m.If(rows.i.ready):
-                m.next = "IDLE"
                 accept()
         with m.State("STOP"):
             m.d.comb += rows.i.valid.eq(1)
@@ -121,5 +121,11 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
             answer = rows.i.p.passed
             m.d.comb += [rows.i.valid.eq(1), rows.i.p.count.eq(0), answer.count.eq(0), answer.last.eq(1), answer.error.eq(1)]
             with m.If(rows.i.ready):
-                m.next = "IDLE"
                 accept()
+    with m.If(cache.i_request.valid & cache.i_request.ready):
+        m.d.sync += [
+            request.eq(offered), at.eq(offered.position), left.eq(offered.count), end.eq(offered.position + offered.count),
+            inside.eq((offered.count != 0) & (offered.position[:offset_bits] + offered.count <= block_size)),
+            same.eq(Cat(offered[name] == request[name] for name in ("sequence", "position", "count")).all()),
+            behind.eq(Mux(tables.awaits, cache.i_command.valid, ~tables.returns)),
+        ]

@@ -83,7 +83,7 @@ class SwapController(wiring.Component):
     SAME = ("o_copy", "i_request", "o_read", "o_write", "record_beats", "head_stride", "error", "clear", "free")
     """Members that are those of ``PagedCache``."""
 
-    CYCLES = {"swap_out": 30, "out_block": 18, "swap_in": 23, "in_block": 12}
+    CYCLES = {"swap_out": 30, "out_block": 18, "swap_in": 23, "in_block": 11}
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
                  blocks: int | None = None, slots: int | None = None):

@@ -40,7 +40,7 @@ class PoolContract(StreamContract):
     ``free`` is the number of blocks without owner."""
 
     def __init__(self, blocks: int):
-        super().__init__(BlockPool(blocks), answered=4)
+        super().__init__(BlockPool(blocks), answered=2)
 
     def elaborate(self, platform):
         m = super().elaborate(platform)
@@ -49,11 +49,10 @@ class PoolContract(StreamContract):
         command, result = Signal.like(pool.i.p), pool.o.p
         with m.If(pool.i.valid & pool.i.ready):
             m.d.sync += command.eq(pool.i.p)
-        before, idle = Signal(COUNT_BITS), Signal()
+        before = Signal(COUNT_BITS)
         allocates = command.command == PoolCommand.ALLOCATE
         none_free = Cat(each == 0 for each in owners).any() == 0
-        m.d.comb += [before.eq(owners[result.block]), idle.eq(pool.i.ready)]
-        m.d.comb += Assume(pool.i.p.block < pool.blocks)
+        m.d.comb += [before.eq(owners[result.block]), Assume(pool.i.p.block < pool.blocks)]
         refuses, after = Signal(), Signal(COUNT_BITS)
         with m.Switch(command.command):
             with m.Case(PoolCommand.ALLOCATE):
@@ -71,7 +70,9 @@ class PoolContract(StreamContract):
                              Assert(allocates | (result.block == command.block))]
             with m.If(pool.o.ready & ~refuses):
                 m.d.sync += owners[result.block].eq(after)
-        m.d.comb += Assert(~idle | (pool.free == sum(each == 0 for each in owners)))
+        changes = pool.o.valid & ~refuses
+        unowned = [Mux(changes & (result.block == block), after, each) == 0 for block, each in enumerate(owners)]
+        m.d.comb += Assert(~(pool.i.ready | pool.o.valid) | (pool.free == sum(unowned)))
         return m
 
 

@@ -41,8 +41,8 @@ from llmrtl.sim.formal.units import UNPROVED
 from .mutants import mutant, put_in
 
 TIGHT = (
-    *((name, "answered") for name in ("burst_reader_answers", "burst_writer_answers", "write_arbiter_answers", "port_stripe_answers",
-                                      "row_mover_answers", "window_cache", "record_packer_answers")),
+    *((name, "answered") for name in ("block_pool_owners", "burst_reader_answers", "burst_writer_answers", "write_arbiter_answers",
+                                      "port_stripe_answers", "row_mover_answers", "window_cache", "record_packer_answers")),
     *((name, "within") for name in ("row_addresses_answers", "record_packer_answers", "top_select_answers", "paged_cache_answers",
                                     "evict_cache_adds", "evict_cache_refuses")),
     ("evict_cache_refuses", "taken"),

@@ -131,11 +131,11 @@ MUTANTS = {
     "an old length is forgotten late": (window, "with m.If(same & (self.length == same_length)):", "with m.If(same):"),
     "as many rows as the request before": (window, "(offered.position == run.position) & (offered.count == run.count)",
                                            "(offered.position == run.position)"),
-    "what is only offered is taken for the rows found": (paged_requests, "m.d.comb += cache.i_request.ready.eq(1)\n",
-                                                         "m.d.comb += cache.i_request.ready.eq(1)\n        "
-                                                         "m.d.sync += request.eq(offered)\n"),
-    "a block with an owner is free": (blocks, "(command.command == PoolCommand.RELEASE) & (count == 0)",
-                                      "(command.command == PoolCommand.RELEASE) & (count <= 1)"),
+    "what is only offered is taken for the rows found": (paged_requests, "with m.If(cache.i_request.valid & cache.i_request.ready):\n",
+                                                         "with m.If(cache.i_request.ready):\n        m.d.sync += request.eq(offered)\n"
+                                                         "    with m.If(cache.i_request.valid & cache.i_request.ready):\n"),
+    "a block with an owner is free": (blocks, "(command.command == PoolCommand.RELEASE) & (held == 1)",
+                                      "(command.command == PoolCommand.RELEASE) & (held <= 2)"),
     "a block is lost": (blocks, "m.d.sync += [stacked.eq(stacked + 1), self.free.eq(self.free + 1)]",
                         "m.d.sync += [stacked.eq(stacked + (stacked != 5)), self.free.eq(self.free + 1)]"),
     "the last block is never given": (blocks, '"free": Out(range(blocks + 1), init=blocks)',
@@ -165,6 +165,9 @@ MUTANTS = {
                                   "with m.If((tables.sequence > cache.sequences)"),
     "any two blocks are joined": (paged_requests, "joins.eq(empty | (lookup.data == next_block))",
                                   "joins.eq(empty | (lookup.data >= next_block))"),
+    "the next block of an EXTEND in the place of the one before": (
+        paged_commands, 'm.d.sync += tables.index.eq(state.held)\n        m.next = "GROW"', 'm.next = "GROW"'),
+    "rows that were refused in place of others": (paged_requests, "again.eq(0), empty.eq(0)]", "again.eq(0)]"),
     "a written block is clean": (swap, "with m.Elif(request.write & (request.count != 0) & (first < state.known)):",
                                  "with m.Elif(request.write & (request.count != 0) & (first < state.known) & (state.known > 2)):"),
     "a written block passes at once": (swap_tables, "(looked.position >> self.offset_bits < state.known)",
