@@ -171,13 +171,17 @@ def _simulate(report: Report, emitted: Emitted, bench: str, simulator: str, buil
     instance = _runner(simulator, waves)
     instance.hdl_toplevel = emitted.name
     instance.build_dir = built
+    modules = load(bench).modules
+    # cocotb has pytest rewrite the assertions of all that it imports, longer than many a bench runs: those of the cases are enough.
+    rewritten = " ".join(f"{module.rpartition('.')[2]}.py" for module in modules)
     environment = {"LLMRTL_SIDECAR": str(sidecar), "LLMRTL_BENCH": bench, "LLMRTL_SEED": str(report.seed),
-                   "LLMRTL_FIGURES": str(figures), "COCOTB_ANSI_OUTPUT": "0"}
+                   "LLMRTL_FIGURES": str(figures), "COCOTB_ANSI_OUTPUT": "0", "COCOTB_REWRITE_ASSERTION_FILES": rewritten,
+                   "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     test_filter = r"\.(" + "|".join(map(re.escape, cases)) + ")$" if cases else None
     plusargs = [f"+dumpfile_path={runs / emitted.name}.fst"] if simulator == "icarus" and waves else []
     stopped = None
     try:
-        instance.test(test_module=load(bench).modules, hdl_toplevel=emitted.name, hdl_toplevel_lang="verilog",
+        instance.test(test_module=modules, hdl_toplevel=emitted.name, hdl_toplevel_lang="verilog",
                       build_dir=built, test_dir=runs, waves=waves, plusargs=plusargs,
                       extra_env=environment, log_file=log, results_xml=str(results),
                       test_filter=test_filter, timescale=_TIMESCALE)
