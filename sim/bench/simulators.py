@@ -1,6 +1,5 @@
 """cocotb runners for Verilator (fast, two-state) and Icarus (knows X)."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from cocotb_tools import runner
 
-from ...rtl_gen.verilator import VERILATOR, verilator_environment
+from ...rtl_gen.verilator import QUICK_SPLIT, VERILATOR, keep_runtime, quick_environment
 
 __all__ = ["FastVerilator", "for_icarus", "icarus_missing", "publish_ports"]
 
@@ -59,9 +58,9 @@ class FastVerilator(runner.Verilator):
 
     def _build_command(self) -> list[list[str]]:
         # The bench spends its time in Python: compile the unit quickly, the shared library well.
-        self.env.update(verilator_environment(OPT_FAST="-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O2"))
+        self.env.update(quick_environment("verilator"))
         commands: list[Any] = super()._build_command()
-        commands[0] = [argument for argument in commands[0] if argument != "--public-flat-rw"]
+        commands[0] = [*(argument for argument in commands[0] if argument != "--public-flat-rw"), *QUICK_SPLIT]
         if compiled := [str(path) for path in self._runtime.glob("verilated*.o")]:
             # After verilation: make wants objects that are newer than the makefile it has just written.
             commands.insert(1, ["cp", *compiled, str(self.build_dir)])
@@ -69,9 +68,4 @@ class FastVerilator(runner.Verilator):
 
     def build(self, *args: Any, **options: Any) -> None:
         super().build(*args, **options)
-        self._runtime.mkdir(parents=True, exist_ok=True)
-        for compiled in self.build_dir.glob("verilated*.o"):
-            if not (self._runtime / compiled.name).exists():
-                scratch = self._runtime / f".{compiled.name}.{os.getpid()}"
-                shutil.copyfile(compiled, scratch)
-                os.replace(scratch, self._runtime / compiled.name)
+        keep_runtime(self._runtime, Path(self.build_dir))

@@ -10,22 +10,28 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ...rtl_gen.emit import Emitted
-from ...rtl_gen.verilator import VERILATOR, verilator_environment
+from ...rtl_gen.verilator import QUICK_SPLIT, VERILATOR, keep_runtime, quick_environment, take_runtime, verilator_environment
 from ...rtl_gen.yowasp import build_root
 
-__all__ = ["BuildError", "build_driver"]
+__all__ = ["BuildError", "build_driver", "build_simulator"]
 
 SOURCES = Path(__file__).parent
 TOP = "driven_accelerator"
 PORT = re.compile(r"m_axi_gmem\d*_rdata")
 FST_HEADERS = ("lz4.h", "zlib.h")
-SPEED = {True: "-O2", False: "-O1"}
-"""Of the compiler, for what runs long and for what does not."""
 VERILATOR_TYPES = {"CData": 8, "SData": 16, "IData": 32, "QData": 64}
 
 
 class BuildError(RuntimeError):
     """Verilator or the compiler failed; the message holds the end of its output and the log's path."""
+
+
+def _fast_environment(main: str) -> dict[str, str]:
+    return verilator_environment(OPT_FAST="-O2", OPT_SLOW="-O0", OPT_GLOBAL="-O2")
+
+
+SPEED = {True: (_fast_environment, ("--output-split", "20000")), False: (quick_environment, QUICK_SPLIT)}
+"""Environment and arguments of Verilator, for what runs long and for what does not."""
 
 
 def _interface(emitted: Emitted) -> str:
@@ -79,6 +85,22 @@ def _check_fst_headers() -> None:
                          f"in .vcd needs neither:\n{done.stderr.strip()}")
 
 
+def build_simulator(command: list[str], prefix: str, work: Path, runtime: Path, log: Path, environment: dict[str, str]) -> None:
+    """Run Verilator's ``command``, which writes to ``work``, and then ``make`` there; what they print goes to ``log``. Verilator's own
+    library comes from folder ``runtime``, for builds with the same flags."""
+    def run(command: list[str]) -> None:
+        with open(log, "a") as output:
+            done = subprocess.run(command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            raise BuildError(f"building the simulator failed (log: {log}):\n{tail}")
+    log.unlink(missing_ok=True)
+    run(command)
+    take_runtime(runtime, work)
+    run(["make", "-C", str(work), "-f", f"{prefix}.mk", "-j", "2"])
+    keep_runtime(runtime, work)
+
+
 def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = True) -> Path:
     """Path of the executable for ``emitted``.
 
@@ -95,14 +117,15 @@ def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = Tru
     """
     interface, wrapper = _interface(emitted), _wrapper(emitted)
     trace = [] if wave is None else ["--trace-fst" if wave.suffix == ".fst" else "--trace-vcd"]
-    flags = ["--cc", "--exe", "--build", "-j", "2", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
-             "--top-module", TOP, "--prefix", "Vaccelerator", "-Wno-fatal", "--output-split", "20000",
-             *trace, "-CFLAGS", "-std=c++20"]
-    optimize = dict(OPT_FAST=SPEED[fast], OPT_SLOW="-O0", OPT_GLOBAL="-O2")
-    key = hashlib.sha256(repr((emitted.verilog, wrapper, interface, flags, optimize, version("verilator"))).encode())
+    choose, split = SPEED[fast]
+    environment = choose("driver")
+    flags = ["--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--top-module", TOP,
+             "--prefix", "Vaccelerator", "-Wno-fatal", *split, *trace, "-CFLAGS", "-std=c++20"]
+    key = hashlib.sha256(repr((emitted.verilog, wrapper, interface, flags, environment["MAKEFLAGS"], version("verilator"))).encode())
     for source in (SOURCES / "driver.cpp", *sorted(SOURCES.glob("*.h"))):
         key.update(source.name.encode() + b"\0" + source.read_bytes())
     folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
+    runtime = folder.with_name("-".join(("runtime", version("verilator"), *(option.removeprefix("--") for option in trace))))
     program = folder / "Vaccelerator"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -118,14 +141,9 @@ def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = Tru
         (work / "wrapper.sv").write_text(wrapper)
         (work / "interface.h").write_text(interface)
         log = folder / "build.log"
-        environment = {**os.environ, **verilator_environment(**optimize)}
         command = [str(VERILATOR), *flags, "--Mdir", str(work), "-I" + str(SOURCES), str(work / "accelerator.sv"),
                    str(work / "wrapper.sv"), str(SOURCES / "driver.cpp"), "-o", str(work / "Vaccelerator")]
-        with open(log, "w") as output:
-            done = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
-        if done.returncode:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            raise BuildError(f"building the simulator failed (log: {log}):\n{tail}")
+        build_simulator(command, "Vaccelerator", work, runtime, log, environment)
         os.replace(work / "Vaccelerator", program)
         shutil.rmtree(work)
     return program

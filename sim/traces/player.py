@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...rtl_gen.emit import Emitted
-from ...rtl_gen.verilator import VERILATOR, verilator_environment
+from ...rtl_gen.verilator import QUICK_SPLIT, VERILATOR, keep_runtime, quick_environment, take_runtime
 from ...rtl_gen.yowasp import build_root
 from ..bench.layout import Codec
 
@@ -182,18 +182,13 @@ def compiled_player(emitted: Emitted, header: str, source: Path) -> Path:
         work.mkdir()
         for name, text in texts.items():
             (work / name).write_text(text)
-        environment = {**os.environ, **verilator_environment(OPT_FAST="-O1", OPT_SLOW="-O0", OPT_GLOBAL="-O1")}
+        environment = {**os.environ, **quick_environment("player")}
         _run([str(VERILATOR), "--cc", "--exe", "--top-module", "played", "--prefix", "Vplayed", "-Wno-fatal", "--noassert",
-              "-CFLAGS", "-std=c++20", "--Mdir", str(work), "-I" + str(work), str(work / "unit.sv"), str(work / "wrapper.sv"),
-              str(work / "player.cpp"), "-o", "player"], work, environment)
-        for compiled in runtime.glob("verilated*.o"):  # Verilator's own library, compiled once
-            shutil.copyfile(compiled, work / compiled.name)
+              *QUICK_SPLIT, "-CFLAGS", "-std=c++20", "--Mdir", str(work), "-I" + str(work), str(work / "unit.sv"),
+              str(work / "wrapper.sv"), str(work / "player.cpp"), "-o", "player"], work, environment)
+        take_runtime(runtime, work)
         _run(["make", "-f", "Vplayed.mk", "-j", "2"], work, environment)
-        runtime.mkdir(parents=True, exist_ok=True)
-        for compiled in work.glob("verilated*.o"):
-            if not (runtime / compiled.name).exists():
-                shutil.copyfile(compiled, runtime / f".{compiled.name}.{os.getpid()}")
-                os.replace(runtime / f".{compiled.name}.{os.getpid()}", runtime / compiled.name)
+        keep_runtime(runtime, work)
         os.replace(work / "player", program)
         shutil.rmtree(work)
     return program

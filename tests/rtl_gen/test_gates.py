@@ -9,7 +9,7 @@ from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
 from llmrtl.rtl_gen.generate import emitted_accelerator
-from llmrtl.rtl_gen.verilator import verilator_environment
+from llmrtl.rtl_gen.verilator import QUICK_SPLIT, quick_environment
 from llmrtl.rtl_gen.yowasp import run_yosys
 from llmrtl.sim.golden.machine import Machine
 from llmrtl.sim.native import build
@@ -89,8 +89,7 @@ def test_the_accelerator_of_gates_generates_the_golden_tokens(tmp_path, monkeypa
     memories = [cell for cell in cells if cell["type"] == "DP16KD"]
     assert any("1" in value for cell in memories for name, value in cell["parameters"].items() if name.startswith("INITVAL"))
     # The compiler would take minutes to optimize functions of thousands of gates.
-    plain = dict.fromkeys(("OPT_FAST", "OPT_SLOW", "OPT_GLOBAL"), "-O0")
-    monkeypatch.setattr(build, "verilator_environment", lambda **_: verilator_environment(**plain))
+    monkeypatch.setitem(build.SPEED, False, (lambda main: quick_environment(main, "-O0"), QUICK_SPLIT))
     program = build.build_driver(emitted, fast=False)
     write_checkpoint(tmp_path / "checkpoint", replace(SMALL_LLAMA, max_context=8), seed=7)
     image = compile_model(Checkpoint.open(tmp_path / "checkpoint"), preset("tiny"), fraction_bits=20)
