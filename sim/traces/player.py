@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ...rtl_gen.emit import Emitted
-from ...rtl_gen.verilator import QUICK_SPLIT, VERILATOR, keep_runtime, quick_environment, take_runtime
+from ...rtl_gen.verilator import VERILATOR, keep_runtime, quick_environment, take_runtime
 from ...rtl_gen.yowasp import build_root
 from ..bench.layout import Codec
+from ..native.build import runtime_folder
 
 __all__ = ["Answer", "Event", "Offer", "PlayError", "Set", "Settle", "Step", "Surroundings", "compiled_player", "play"]
 
@@ -170,7 +171,6 @@ def compiled_player(emitted: Emitted, header: str, source: Path) -> Path:
     texts = {"unit.sv": emitted.verilog, "wrapper.sv": _wrapper(emitted), "interface.h": header, "player.cpp": source.read_text()}
     key = hashlib.sha256(repr((texts, version("verilator"))).encode()).hexdigest()[:24]
     folder = build_root() / "sim" / "traces" / key
-    runtime = build_root() / "sim" / "traces" / f"runtime-{version('verilator')}"
     program = folder / "player"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -184,11 +184,11 @@ def compiled_player(emitted: Emitted, header: str, source: Path) -> Path:
             (work / name).write_text(text)
         environment = {**os.environ, **quick_environment("player")}
         _run([str(VERILATOR), "--cc", "--exe", "--top-module", "played", "--prefix", "Vplayed", "-Wno-fatal", "--noassert",
-              *QUICK_SPLIT, "-CFLAGS", "-std=c++20", "--Mdir", str(work), "-I" + str(work), str(work / "unit.sv"),
-              str(work / "wrapper.sv"), str(work / "player.cpp"), "-o", "player"], work, environment)
-        take_runtime(runtime, work)
+              "-CFLAGS", "-std=c++20", "--Mdir", str(work), "-I" + str(work), str(work / "unit.sv"), str(work / "wrapper.sv"),
+              str(work / "player.cpp"), "-o", "player"], work, environment)
+        take_runtime(runtime_folder(), work)
         _run(["make", "-f", "Vplayed.mk", "-j", "2"], work, environment)
-        keep_runtime(runtime, work)
+        keep_runtime(runtime_folder(), work)
         os.replace(work / "player", program)
         shutil.rmtree(work)
     return program
