@@ -6,7 +6,7 @@ EXTRA ?= test
 .PHONY: run test bench formal synth bitstream lint setup clean types
 
 run: setup        ; $(BIN)/llmrtl run --checkpoint models/stories --preset edge --tokens 64
-test: setup       ; $(BIN)/pytest -n 2
+test: setup       ; $(BIN)/pytest -n 2 --dist loadfile
 bench: setup      ; $(BIN)/llmrtl bench && $(BIN)/pytest -m bench
 formal: setup     ; $(BIN)/pytest -n 2 -m "formal or not formal" tests/sim/test_formal.py
 synth: setup      ; $(BIN)/llmrtl synth all

@@ -4,10 +4,12 @@
 no compiler and knows X. `make bench` does so in every preset and in both.
 """
 
+from functools import lru_cache
+
 import pytest
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.registry import UNITS, emit_unit
-from llmrtl.sim.bench.runner import run_unit
+from llmrtl.sim.bench.runner import run_bench
 from llmrtl.sim.bench.simulators import icarus_missing
 
 EACH = [(unit, name) for unit in UNITS.values() for name in unit.presets]
@@ -24,6 +26,11 @@ IN_ICARUS = [case for case in EACH if case[0].icarus and getattr(case[0].config(
 QUICK = {(unit.name, name) for unit, name in IN_ICARUS if unit.name not in LARGE and name != "tiny_modes"} & FIRST
 
 
+@lru_cache(maxsize=128)  # more than `make test` has
+def emitted(unit_name, name):
+    return emit_unit(UNITS[unit_name], UNITS[unit_name].config(name))
+
+
 def each(cases, fast):
     return pytest.mark.parametrize(("unit", "name"), [
         pytest.param(unit, name, id=f"{unit.name}-{name}", marks=() if (unit.name, name) in fast else pytest.mark.bench)
@@ -32,17 +39,17 @@ def each(cases, fast):
 
 @each(EACH, FIRST)
 def test_lint(unit, name):
-    assert lint(emit_unit(unit, unit.config(name))) == []
+    assert lint(emitted(unit.name, name)) == []
 
 
 @each(EACH, FIRST if icarus_missing() else FIRST - QUICK)
 def test_verilator(unit, name):
-    report = run_unit(unit, unit.config(name), "verilator")
+    report = run_bench(emitted(unit.name, name), unit.bench, "verilator")
     assert report.ok, str(report)
 
 
 @each(IN_ICARUS, QUICK)
 @pytest.mark.skipif(icarus_missing() is not None, reason=str(icarus_missing()))
 def test_icarus(unit, name):
-    report = run_unit(unit, unit.config(name), "icarus")
+    report = run_bench(emitted(unit.name, name), unit.bench, "icarus")
     assert report.ok, str(report)
