@@ -19,7 +19,8 @@ def unify_maximum(image: Image, maximum: int, *, fallback: bool = True) -> Image
         Base-2 logit, -128 to 127: it should be above all logits, and the first row of a text at most ``unified_window`` below it.
     fallback : bool
         Behind each ATTEND there is one with a running maximum, which is done if a lane came to a row above the unified one: the results
-        then are those of ``image`` itself, bit for bit. Else such lanes go on from that row with a running maximum.
+        of all its lanes then are those of a running maximum, bit for bit. Where no lane did, those of the unified maximum stay, which
+        are the same but for rounding. If false, a lane that comes to such a row goes on from it with a running maximum.
 
     Raises ``ValueError`` for an accelerator that has no unified maximum, for a ``maximum`` out of its range, and for an ATTEND that has
     one, or is split or a fallback.
