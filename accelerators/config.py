@@ -67,6 +67,9 @@ class AcceleratorConfig(Configuration):
         Wider operand, signed, of the device's multipliers; the other one has 18 bits.
     query_lanes : int
         (token, head) pairs that share one K/V stream; at least the model's heads per KV head.
+    row_cycles : int
+        Beats of the shortest K/V rows with which attention keeps up, 2 to 64; 0: ``query_lanes``, and 3 at least, with the smallest
+        hardware. Shorter rows take more (``docs/attention.md``, Cycles); not with ``cache = "evict"``.
     kv_bits, head_activation_bits : 8 or 16
         Quantized queries, keys and values, activations into the LM head.
     kv_storage : ``"int"`` or ``"int4"``
@@ -155,6 +158,7 @@ class AcceleratorConfig(Configuration):
     swap_slots: int = 0
     selective_recompute: bool = False
     block_retrieval: bool = False
+    row_cycles: int = 0
 
     def __post_init__(self) -> None:
         check_rules(self)
@@ -167,6 +171,23 @@ class AcceleratorConfig(Configuration):
     def attention_runs(self) -> bool:
         """Attention takes the rows of an operation in several runs, and lanes see any range of a run."""
         return self.cache in ("window", "paged") or self.block_retrieval
+
+    @property
+    def mix_lanes(self) -> int:
+        """Query lanes that the value mix of attention serves at once: half of them, because K takes half of the beats."""
+        return ceil_div(self.query_lanes, 2)
+
+    @property
+    def softmax_ways(self) -> int:
+        """Query lanes of a row that go through the softmax side by side: so many that all take at most ``row_cycles`` cycles, and that
+        ``mix_lanes`` are whole groups of them."""
+        least = ceil_div(self.query_lanes, self.row_cycles) if self.row_cycles else 1
+        return next(ways for ways in range(least, self.mix_lanes + 1) if self.mix_lanes % ways == 0)
+
+    @property
+    def least_row_cycles(self) -> int:
+        """Cycles of a row, however few beats and lanes it has: until sums of the value mix can be added to again."""
+        return 2 if self.row_cycles == 2 else 3
 
     @property
     def part_word_bits(self) -> int:
@@ -288,4 +309,4 @@ class AcceleratorConfig(Configuration):
 
 _LATER = {field.name: field.default for field in fields(AcceleratorConfig)
           if field.name in ("cache", "sequences", "block_size", "kv_storage", "attention_modes", "cache_heads", "swap_slots",
-                            "selective_recompute", "block_retrieval")}
+                            "selective_recompute", "block_retrieval", "row_cycles")}

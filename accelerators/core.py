@@ -143,11 +143,9 @@ class Core(wiring.Component):
         ]
 
     def _tell_fallbacks(self, m: Module, parts: Parts) -> None:
-        """At the end of an ATTEND the front end is told whether a lane was above its unified maximum: then the count of them, which
-        grows by one at a time, was odd and even meanwhile."""
-        frontend, executor, odd = parts.frontend, parts.executor, parts.attention.passed[0]
-        before, passed = Signal(), Signal()
-        m.d.sync += [before.eq(odd), passed.eq(passed | (odd != before))]
+        """At the end of an ATTEND the front end is told whether a lane was above its unified maximum."""
+        frontend, executor, passed = parts.frontend, parts.executor, Signal()
+        m.d.sync += passed.eq(passed | parts.attention.passes)
         with m.If(executor.operation_start):
             m.d.sync += passed.eq(0)
         m.d.comb += [frontend.attended.eq(executor.attended), frontend.passed.eq(passed)]

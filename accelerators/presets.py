@@ -3,7 +3,8 @@
 - ``tiny``: the smallest useful accelerator, for tests and the demonstration; ``tiny_window``: with a KV cache of sinks and a ring,
   ``tiny_paged``: of several sequences, on a wider bus and with four token lanes, ``tiny_swap``: of several that also swaps,
   ``tiny_int4``: of 4-bit elements, ``tiny_evict``: of a budget of rows; ``tiny_modes``: all modes of attention; ``tiny_recompute``:
-  with lists of tokens to compute again; ``tiny_retrieval``: with attention to the blocks that fit a query best.
+  with lists of tokens to compute again; ``tiny_retrieval``: with attention to the blocks that fit a query best; ``tiny_short``: on a
+  wider bus, of which short K/V rows fill every cycle.
 - ``edge``: a ULX3S-class ECP5 board, 16-bit SDRAM behind a 64-bit port.
 - ``ulx3s``: for the bitstream of that board: its SDRAM gives 16 bits per cycle, so a 32-bit port and half of the tables do.
 - ``kv260``: AMD KV260, four 128-bit ports; BitNet b1.58 of 0.73B to 2B parameters.
@@ -41,6 +42,7 @@ PRESETS = {
         replace(with_cache(_TINY, "window"), name="tiny_modes", attention_modes=True, probability_bits=26, max_context=512),
         replace(_TINY, name="tiny_recompute", selective_recompute=True),
         replace(_TINY, name="tiny_retrieval", block_retrieval=True, block_size=8, max_context=256),
+        replace(_TINY, name="tiny_short", row_cycles=2, bus_bits=128, vector_lanes=4, tables=26, data_beats=256, max_context=512),
         AcceleratorConfig(
             name="edge", bus_bits=64, vector_lanes=2, token_lanes=4, tables=16, table_rows=1,
             query_lanes=4, max_vector=1056, max_block_rows=1024, vector_memory=4096, max_head_dim=64,

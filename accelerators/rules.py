@@ -45,6 +45,10 @@ def check_rules(config: "AcceleratorConfig") -> None:
                          f"{config.tile_activations}, not {config.buffer_tokens}")
     check_int("multiplier_bits", config.multiplier_bits, 18, 27, multiple_of=9)
     check_int("query_lanes", config.query_lanes, 1, 64)
+    check_int("row_cycles", config.row_cycles, 0, 64)
+    if config.row_cycles == 1 or (config.row_cycles and config.cache == "evict"):
+        raise ValueError(f"row_cycles must be 0 or at least 2, the fewest beats of a K/V record, and with cache = 'evict' 0, not "
+                         f"{config.row_cycles} with {config.cache!r}")
     for name, least in (("kv_bits", 8), ("head_bits", 4), ("head_activation_bits", 8)):
         check_int(name, getattr(config, name), least, 16, power_of_two=True)
     check_int("embedding_bits", config.embedding_bits, 16, 32, power_of_two=True)

@@ -139,6 +139,7 @@ def _shapes() -> dict[str, ModelShape]:
     small = SHAPES["tiny"]
     return {
         "gqa": small,
+        "short": replace(small, hidden_size=32, head_dim=8),
         "mha": replace(small, hidden_size=96, intermediate_size=256, heads=6, kv_heads=6),
         "llama": replace(small, hidden_size=96, intermediate_size=144, layers=3, heads=4, kv_heads=1, activation="silu",
                          sub_norms=False, tied=False),
@@ -202,6 +203,7 @@ def _cases() -> Iterator[Case]:
     yield Case("coarse-wide", variants["coarse"], shapes["wide"], prompt=9)
     yield Case("int4-gqa", variants["int4"], shapes["gqa"], prompt=40, tokens=6)
     yield Case("double-wide", variants["double"], shapes["wide"], prompt=7)
+    yield Case("short-gqa", PRESETS["tiny_short"], shapes["short"], prompt=100, tokens=6)
     yield Case("small-kv260-wide", variants["small_kv260"], shapes["wide"], prompt=10)
     for seed in (1, 2, 3):
         yield _random(seed)

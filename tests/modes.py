@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from llmrtl.accelerators.config import AcceleratorConfig
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import compile_model
@@ -13,10 +14,10 @@ from .checkpoints import SMALL_BITNET, write_checkpoint
 MODES = preset("tiny_modes")
 
 
-def modes_image(folder: Path, window: tuple[int, int]) -> Image:
+def modes_image(folder: Path, window: tuple[int, int], config: AcceleratorConfig = MODES) -> Image:
     """With as many sinks and positions of a window."""
     write_checkpoint(folder, SMALL_BITNET, seed=7)
-    return compile_model(Checkpoint.open(folder), MODES, fraction_bits=20, window=window, context=200)
+    return compile_model(Checkpoint.open(folder), config, fraction_bits=20, window=window, context=200)
 
 
 def run(program: Path, image: Image, folder: Path, prompt: list[int], count: int, **options) -> Run:

@@ -7,12 +7,14 @@ import pytest
 from llmrtl.accelerators.control.errors import ErrorCause
 from llmrtl.accelerators.control.isa import INSTRUCTION_BYTES, Opcode
 from llmrtl.accelerators.presets import preset
+from llmrtl.rtl_gen.generate import emitted_accelerator
 from llmrtl.rtl_gen.split import program_of, split_attention, with_code
 from llmrtl.rtl_gen.unify import unify_maximum
 from llmrtl.sim.golden.machine import Machine
+from llmrtl.sim.native.build import build_driver
 
 from .checkpoints import SMALL_BITNET
-from .modes import modes_image, run
+from .modes import MODES, modes_image, run
 from .tokens import said, steps
 
 PROMPT, NEW = [1, 2, 3, 4, 5], 24
@@ -113,6 +115,19 @@ def test_tokens_and_fallbacks(modes_program, image, tmp_path, maximum, fallback)
     else:
         assert missed < LANES
         assert passed if maximum <= 0 else True
+
+
+@pytest.mark.bench
+def test_lanes_that_pass_side_by_side(tmp_path):
+    """Two lanes may leave their unified maximum in the same cycle: both are counted, and the fallback is done."""
+    config = replace(MODES, name="modes_side_by_side", row_cycles=3)
+    assert config.softmax_ways == 2
+    image, program = modes_image(tmp_path / "model", (2, 8), config), build_driver(emitted_accelerator(config))
+    for maximum in (-2, 0):
+        changed = unify_maximum(image, maximum)
+        done = run(program, changed, tmp_path, PROMPT, NEW)
+        assert done.error is None and said(done) == steps(changed, PROMPT, NEW)
+        assert done.registers["ATTENTION_PASSED"]
 
 
 @pytest.mark.bench

@@ -24,7 +24,7 @@ from .checkpoints import SMALL_BITNET, write_checkpoint
 
 CONFIG = preset("tiny_retrieval")
 PAIRED = replace(CONFIG, name="retrieval_paired", token_lanes=4, chunks=2, query_lanes=5, bus_bits=64, vector_lanes=4, tables=16,
-                 block_size=4)
+                 block_size=4, row_cycles=2)
 OTHERS = (PAIRED, replace(CONFIG, name="retrieval_int4", kv_storage="int4", block_size=16),
           replace(CONFIG, name="retrieval_wide", kv_bits=16, block_size=4))
 SHAPE = replace(SMALL_BITNET, layers=2, max_context=256)

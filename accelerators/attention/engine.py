@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..cache.evict_scores import attention_weight_layout
 from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..streams import Fork, Queue, StreamBuffer, connect
 from .finish import Finish
 from .formats import (
@@ -18,23 +19,24 @@ from .formats import (
     part_streams,
     query_layout,
     result_layout,
-    score_layout,
 )
 from .joining import Joining
 from .lanes import LaneTable
-from .mix import HAZARD, Mix
+from .mix import Mix
 from .parting import Parting
 from .rows import RowSplitter
 from .scores import Scores
 from .softmax import Softmax
 from .weights import AttentionWeights
 
-__all__ = ["MINIMUM_ROW", "Attention"]
+__all__ = ["Attention", "row_cycles"]
 
 HEADER_QUEUE = 16
 
-MINIMUM_ROW = HAZARD + 1
-"""Cycles of a row of few beats."""
+
+def row_cycles(config: AcceleratorConfig) -> int:
+    """Cycles of a row of the largest head with all lanes in use."""
+    return max(config.max_record_beats, ceil_div(config.query_lanes, config.softmax_ways), config.least_row_cycles)
 
 
 class Attention(wiring.Component):
@@ -72,7 +74,7 @@ class Attention(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes`` (V), ``max_head_dim``,
+        ``query_lanes`` (L), ``row_cycles``, ``bus_bits``, ``kv_bits``, ``vector_lanes`` (V), ``max_head_dim``,
         ``max_context``, ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``.
 
     Members
@@ -102,6 +104,8 @@ class Attention(wiring.Component):
         operation at most ``max_context``.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left a unified maximum (``Softmax``).
+    passes : Out(1)
+        With ``attention_modes``: ``passed`` has just grown.
     o_weights : Out(stream of attention_weight_layout)
         With ``cache = "evict"``, a packet per operation: see ``AttentionWeights``; those of ``max_budget`` rows at most. An operation
         waits if the weights of two before it have not left: ``lanes`` times twice its rows, and some 25 cycles per lane.
@@ -109,19 +113,20 @@ class Attention(wiring.Component):
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
     first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
     Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes. A shorter row takes
-    as many cycles as it has beats, but at least ``lanes`` and at least 3. A row that moves a
-    lane's running maximum or top V exponent by s bits takes more passes (``Mix``): none for s of 0, 1, 4 and from 32 on; the first
-    rows of an operation mostly do. An operation takes ``lanes * beats + 3`` cycles more, which a buffer hides while rows take fewer
-    cycles in ``Mix`` than they have beats, and at least about 25 cycles per lane, for its divisions.
+    as many cycles as it has beats, but at least ``lanes`` and at least 3; with ``row_cycles`` at least so many. A row that moves a
+    lane's running maximum or top V exponent by s bits takes more passes (``Mix``): none for s of 0, 1, 4 and from 32 on, with
+    ``row_cycles`` of all up to 6 but 3; the first rows of an operation mostly do. An operation takes ``lanes * beats + 3`` cycles
+    more, which a buffer hides while rows take fewer cycles in ``Mix`` than they have beats, and at least about 25 cycles per lane,
+    for its divisions.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         beats = max_beats(config)
-        self.interval = max(config.max_record_beats, config.query_lanes, MINIMUM_ROW)
-        turns = 2 if config.query_lanes > 1 else 1
+        self.interval = row_cycles(config)
+        turns, groups = 2 if config.query_lanes > 1 else 1, ceil_div(config.query_lanes, config.softmax_ways)
         zeros = config.max_context.bit_length() - 3
-        mixed, divided = 51 + config.query_lanes + (turns - 1) * beats, 62 - beats + zeros // 4 + zeros % 4
+        mixed, divided = 51 + groups + (turns - 1) * beats, 62 - beats + zeros // 4 + zeros % 4
         self.latency = (config.kv_lanes - 1).bit_length() + max(mixed, divided)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
@@ -130,7 +135,7 @@ class Attention(wiring.Component):
             "i_rows": In(stream.Signature(config.bus_bits)),
             "o": Out(stream.Signature(result_layout(config))),
             "o_exponent": Out(stream.Signature(EXPONENT)),
-            **({**part_streams("o", config), **part_streams("i", config), "missed": Out(32), "passed": Out(32)}
+            **({**part_streams("o", config), **part_streams("i", config), "missed": Out(32), "passed": Out(32), "passes": Out(1)}
                if config.attention_modes else {}),
             **({"o_weights": Out(stream.Signature(attention_weight_layout(config)))} if config.cache == "evict" else {}),
         })
@@ -161,12 +166,12 @@ class Attention(wiring.Component):
         m.submodules.headers = headers = Queue(HEADER, HEADER_QUEUE)
         m.submodules.dots = dots = StreamBuffer(dot_layout(config))
         m.submodules.mixed = mixed = StreamBuffer(mix.o.p.shape())
-        m.submodules.logits = logits = StreamBuffer(score_layout(config))
+        m.submodules.logits = logits = StreamBuffer(lanes.o.p.shape())
         ends = [(softmax.o_total, finish.i_total), (mix.o, mixed.i), (mixed.o, finish.i)]
         if config.attention_modes:
             m.submodules.joining = joining = Joining(config)
             m.submodules.parting = parting = Parting(config)
-            m.d.comb += [self.missed.eq(softmax.missed), self.passed.eq(softmax.passed)]
+            m.d.comb += [self.missed.eq(softmax.missed), self.passed.eq(softmax.passed), self.passes.eq(softmax.passes)]
             ends = [(softmax.o_total, joining.i_state), (mix.o, mixed.i), (mixed.o, joining.i),
                     (wiring.flipped(self.i_part), joining.i_part), (wiring.flipped(self.i_sums), joining.i_sums),
                     (joining.o_state, parting.i_state), (joining.o, parting.i),

@@ -10,9 +10,10 @@ from ..config import AcceleratorConfig
 from ..integers import bits_for_magnitude, ceil_div
 from ..numerics import SCALAR
 
-__all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "command_layout", "dot_bits", "dot_layout", "lane_layout", "max_beats",
-           "mix_lanes", "mixed_layout", "modes_layout", "part_streams", "partial_layout", "query_layout", "result_layout",
-           "row_sum_bits", "score_layout", "state_layout", "total_layout", "weight_drops", "weight_layout"]
+__all__ = ["EXPONENT", "HEADER", "SCALE16", "WEIGHT_BITS", "beat_numbers", "command_layout", "dot_bits", "dot_layout",
+           "lane_layout", "max_beats", "mixed_layout", "modes_layout", "part_streams", "partial_layout",
+           "query_layout", "result_layout", "row_sum_bits", "score_layout", "side_by_side", "state_layout", "total_layout",
+           "ways_of", "weight_drops", "weight_layout"]
 
 WEIGHT_BITS = 17
 """Width of the factor that multiplies a V element: an 18-bit signed multiplier takes it."""
@@ -32,9 +33,19 @@ def max_beats(config: AcceleratorConfig) -> int:
     return ceil_div(config.max_head_dim, config.kv_lanes)
 
 
-def mix_lanes(config: AcceleratorConfig) -> int:
-    """Query lanes that the value mix serves at once: half of them, because K takes half of the beats."""
-    return ceil_div(config.query_lanes, 2)
+def beat_numbers(config: AcceleratorConfig) -> range:
+    """Numbers of the beats of a K (or V) vector, for a counter of one bit at least."""
+    return range(max(max_beats(config), 2))
+
+
+def side_by_side(config: AcceleratorConfig, item: data.StructLayout) -> data.Layout:
+    """Payload of ``softmax_ways`` items of lanes next to each other; a single one is just that."""
+    return item if config.softmax_ways == 1 else data.ArrayLayout(item, config.softmax_ways)
+
+
+def ways_of(config: AcceleratorConfig, payload: data.View) -> list[Any]:
+    """The items in a payload of ``side_by_side``."""
+    return [payload] if config.softmax_ways == 1 else [payload[way] for way in range(config.softmax_ways)]
 
 
 def dot_bits(config: AcceleratorConfig) -> int:
@@ -72,17 +83,20 @@ def query_layout(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout({"q": data.ArrayLayout(signed(config.kv_bits), config.vector_lanes), "last": 1})
 
 
-def dot_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Dot product of one lane; ``last`` on the last lane of a row."""
-    return data.StructLayout({"dot": signed(dot_bits(config)), "last": 1})
+def dot_layout(config: AcceleratorConfig) -> data.Layout:
+    """Dot products of a group of lanes, mostly of one lane; ``last`` on the last lane or group of a row."""
+    return side_by_side(config, data.StructLayout({"dot": signed(dot_bits(config)), "last": 1}))
 
 
 def score_layout(config: AcceleratorConfig) -> data.StructLayout:
     """What the softmax needs about one (row, lane): ``first`` on row 0, ``final`` on the last row,
-    ``visible`` if the lane sees the row, ``last`` on the last lane of a row; with ``attention_modes`` those of the command."""
+    ``visible`` if the lane sees the row, ``last`` on the last lane of a row; with ``attention_modes`` those of the command. Where lanes
+    go side by side, ``lane`` is the number of their group, and those that are not in use are not ``present``: they see nothing."""
+    ways = config.softmax_ways
     return data.StructLayout({
-        "dot": signed(dot_bits(config)), "lane": range(max(config.query_lanes, 2)), "query": SCALE16,
-        "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1, **modes_layout(config)})
+        "dot": signed(dot_bits(config)), "lane": range(max(ceil_div(config.query_lanes, ways), 2)), "query": SCALE16,
+        "key": SCALE16, "value": SCALE16, "visible": 1, "first": 1, "final": 1, "last": 1, **({"present": 1} if ways > 1 else {}),
+        **modes_layout(config)})
 
 
 def weight_drops(config: AcceleratorConfig) -> tuple[int, ...]:

@@ -1,17 +1,20 @@
 """Value mix: V rows times their weights, summed over the rows."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..integers import ceil_div
 from ..pipeline import Pipeline
+from .drain import AHEAD, drain_sums
 from .formats import (
+    beat_numbers,
     command_layout,
     max_beats,
-    mix_lanes,
     mixed_layout,
+    side_by_side,
+    ways_of,
     weight_drops,
     weight_layout,
 )
@@ -22,19 +25,27 @@ ROW_SLOTS = 16
 """Rows whose weights can wait for their turn."""
 
 LARGE_STEP = 4
-"""Accumulators move down by 0, 1 or this many bits per pass: with the addend, six inputs per bit, one lookup table."""
-
-AHEAD = 2
-"""Cycles from reading a V beat and its weights until the accumulators are read: the product takes them."""
+"""Accumulators move down by 0, 1 or this many bits per pass: with the addend, six inputs per bit, one lookup table. With
+``row_cycles``, where there is no cycle to spare, by this many or none before a register and by 0, 1 or 2 behind it."""
 
 HAZARD = 2
-"""Cycles from reading accumulators until the new ones are written."""
+"""Cycles from reading accumulators until the new ones are written. They can be read again one later, in the same one if what is being
+written is forwarded."""
 
 
-def extra_passes(shift):
+def extra_passes(config: AcceleratorConfig, shift):
     """Passes that move accumulators down by ``shift`` bits (5 bits of an unsigned value), beyond the first."""
-    steps = (shift >> 2) + (shift & 3)
+    if config.row_cycles:
+        large, small = shift[2:], shift[1] + shift[0]
+        steps = Mux(large > small, large, small)
+    else:
+        steps = (shift >> 2) + (shift & 3)
     return Mux(steps == 0, 0, steps - 1)[:4]
+
+
+def forwards(config: AcceleratorConfig) -> bool:
+    """Accumulators that are being written are forwarded to a read, so that rows may take 2 cycles."""
+    return config.least_row_cycles == HAZARD
 
 
 class Mix(wiring.Component):
@@ -50,7 +61,8 @@ class Mix(wiring.Component):
     other bank.
 
     Rescaling is rare, so its shifter is small: accumulators move down by 0, 1 or 4 bits per pass over a row, and a
-    row whose lanes move by more takes more passes, of which the last one adds the row. Floors of shifts add up.
+    row whose lanes move by more takes more passes, of which the last one adds the row. Floors of shifts add up. With ``row_cycles``
+    they move by up to 6 bits per pass, but not by 3.
 
     Parameters
     ----------
@@ -61,16 +73,17 @@ class Mix(wiring.Component):
     Members
     -------
     i_command : In(stream of command_layout)
-    i_weights : In(stream of weight_layout)
+    i_weights : In(stream of weight_layout, of lanes side by side)
         Row after row, lanes 0 .. lanes - 1, ``last`` on the last lane. The first row's shifts do not matter.
     i_values : In(stream of kv_beat_bits)
         Beats of V, row after row, element 0 in the lowest bits; signed ``kv_bits`` each.
     o : Out(stream of mixed_layout)
         Sums: V-words of lane 0, then of lane 1 ...; ``last`` on the last word of a lane.
 
-    A row takes ``turns * beats`` cycles, at least 3; ``turns`` is 2 if more than half of the lanes are in
+    A row takes ``turns * beats`` cycles, at least ``least_row_cycles``, 3 or 2; ``turns`` is 2 if more than half of the lanes are in
     use, else 1. A turn of which a lane moves by s bits (s < 32) takes ``max(1, s // 4 + s % 4)`` passes of ``beats``
-    cycles, at least 3 each. An operation takes 2 cycles more, and ``lanes * beats`` in which sums are read.
+    cycles, at least so many each; with ``row_cycles`` ``max(1, s // 4, (s % 4 + 1) // 2)`` passes. An operation takes 2 cycles more,
+    and ``lanes * beats`` in which sums are read.
     Latency: 9 + ``turns * beats`` cycles from a last row's last weight to the first sum; the attribute is for all
     lanes and one beat.
     """
@@ -82,7 +95,7 @@ class Mix(wiring.Component):
         self.latency = 9 + (2 if config.query_lanes > 1 else 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
-            "i_weights": In(stream.Signature(weight_layout(config))),
+            "i_weights": In(stream.Signature(side_by_side(config, weight_layout(config)))),
             "i_values": In(stream.Signature(config.kv_beat_bits)),
             "o": Out(stream.Signature(mixed_layout(config))),
         })
@@ -94,9 +107,9 @@ class Mix(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        lanes, runs = mix_lanes(config), config.attention_runs
+        lanes, runs = config.mix_lanes, config.attention_runs
         command = Signal(command_layout(config), init={"beats": 1})
-        beat, second, bank = Signal(range(max_beats(config))), Signal(), Signal()
+        beat, second, bank = Signal(beat_numbers(config)), Signal(), Signal()
         step = Signal(4)  # passes of the turn that are done
         rows_done = Signal(range(config.max_context))
         issue, row_done, drain_issue, hazard = Signal(), Signal(), Signal(), Signal()
@@ -151,7 +164,11 @@ class Mix(wiring.Component):
         width = config.accumulator_bits
         shape = data.ArrayLayout(data.ArrayLayout(signed(width), config.kv_lanes), lanes)
         m.submodules.sums = sums = memory.Memory(shape=shape, depth=4 << len(beat), init=[])
-        read, write = sums.read_port(), sums.write_port()
+        if forwards(config):
+            write = sums.write_port()
+            read = sums.read_port(transparent_for=[write])
+        else:
+            read, write = sums.read_port(), sums.write_port()
         pipeline = Pipeline(m)
         register = pipeline.register
         writes, addresses = [issue], [Cat(beat, second, bank)]
@@ -160,7 +177,7 @@ class Mix(wiring.Component):
             addresses.append(register(addresses[-1]))
         m.d.comb += [
             hazard.eq(Cat(w & (a == addresses[0])
-                          for w, a in zip(writes[1:HAZARD + 1], addresses[1:], strict=False)).any()),
+                          for w, a in zip(writes[1:config.least_row_cycles], addresses[1:], strict=False)).any()),
             read.addr.eq(Mux(register(drain_issue, AHEAD, reset=True), register(drain.as_value(), AHEAD), addresses[AHEAD])),
             write.addr.eq(addresses[-1]),
             write.en.eq(writes[-1]),
@@ -171,36 +188,47 @@ class Mix(wiring.Component):
         drops = weight_drops(config)
         for k in range(lanes):
             weight = weights[k]
-            steps = weight.shift[2:5] + weight.shift[:2]
             clears = register(first | weight.shift[5], AHEAD)
             moves_far = register(step < weight.shift[2:5])
-            moves_near = register((step < steps) & ~(step < weight.shift[2:5]))
-            moves_far, moves_near = register(moves_far, HAZARD), register(moves_near, HAZARD)
+            if config.row_cycles:
+                moves_far = register(moves_far)
+                moves_two = register(weight.shift[1] & (step == 0), 1 + HAZARD)
+                moves_near = register(weight.shift[0] & (step == weight.shift[1]), 1 + HAZARD)
+            else:
+                steps = weight.shift[2:5] + weight.shift[:2]
+                moves_near = register((step < steps) & ~(step < weight.shift[2:5]))
+                moves_far, moves_near = register(moves_far, HAZARD), register(moves_near, HAZARD)
             factor, coarse = register(Mux(adds, weight.factor, 0)), register(weight.coarse, 2)
             for j in range(config.kv_lanes):
                 product = register(value[j] * factor)
                 moved = [product.shift_left(drop) for drop in drops]
                 term = register(Mux(coarse[-1], moved[-1], Mux(coarse[0], moved[1], product) if drops[1:] else product))
-                old = register(Mux(clears, 0, read.data[k][j]).as_signed())
-                kept = Mux(moves_far, old >> LARGE_STEP, Mux(moves_near, old >> 1, old))
+                if config.row_cycles:
+                    before = read.data[k][j]
+                    old = register(Mux(clears, 0, Mux(moves_far, before >> LARGE_STEP, before)).as_signed())
+                    kept = Mux(moves_two, old >> 2, Mux(moves_near, old >> 1, old))
+                else:
+                    old = register(Mux(clears, 0, read.data[k][j]).as_signed())
+                    kept = Mux(moves_far, old >> LARGE_STEP, Mux(moves_near, old >> 1, old))
                 m.d.comb += write.data[k][j].eq(term + kept)
 
-        self._drain(m, command, bank, drain_start, draining, drain_issue, drain, read.data)
+        drain_sums(m, self, command, bank, drain_start, draining, drain_issue, drain, read.data)
         return m
 
     def _weights(self, m: Module, second: Signal, last_turn: Signal, turn_done: Signal, row_done: Signal):
         """Row slots: weights of the turn at hand (one cycle later), whether the row's will be there in the next
         cycle, and the number of the turn's last pass (a register, read one turn ahead)."""
-        lanes = mix_lanes(self.config)
+        lanes, ways = self.config.mix_lanes, self.config.softmax_ways
+        items = ways_of(self.config, self.i_weights.p)
         slots = range(ROW_SLOTS)
         row_in, row_out, ready = Signal(slots), Signal(slots), Signal(range(ROW_SLOTS + 1))
-        position, half = Signal(range(max(lanes, 2))), Signal()
+        position, half = Signal(range(max(lanes // ways, 2))), Signal()  # of a group
         accepted = self.i_weights.valid & self.i_weights.ready
-        completes = accepted & self.i_weights.p.last
+        completes = accepted & items[0].last
         m.d.comb += self.i_weights.ready.eq(ready != ROW_SLOTS)
         with m.If(accepted):
             m.d.sync += position.eq(position + 1)
-            with m.If(position == lanes - 1):
+            with m.If(position == lanes // ways - 1):
                 m.d.sync += [position.eq(0), half.eq(1)]
         with m.If(completes):
             m.d.sync += [position.eq(0), half.eq(0), row_in.eq(row_in + 1)]
@@ -211,8 +239,8 @@ class Mix(wiring.Component):
                                                                 depth=2 * ROW_SLOTS, init=[])
             read, write = slot.read_port(), slot.write_port()
             m.d.comb += [
-                write.addr.eq(Cat(half, row_in)), write.data.eq(self.i_weights.p),
-                write.en.eq(accepted & (position == k)),
+                write.addr.eq(Cat(half, row_in)), write.data.eq(items[k % ways]),
+                write.en.eq(accepted & (position == k // ways)),
                 read.addr.eq(Cat(second, row_out)),
             ]
             ports.append(read.data)
@@ -220,8 +248,11 @@ class Mix(wiring.Component):
         # The most passes of the lanes of a half.
         m.submodules.passes = most = memory.Memory(shape=4, depth=2 * ROW_SLOTS, init=[])
         read, ahead, write = most.read_port(domain="comb"), most.read_port(domain="comb"), most.write_port()
-        so_far, shift = Signal(4), self.i_weights.p.shift
-        needed = Mux(shift[5], 0, extra_passes(shift[:5]))
+        first = items[0]
+        so_far, shift = Signal(4), first.shift
+        needs = [Mux(shift[5], 0, extra_passes(self.config, shift[:5]))]
+        needs += [Mux(item.shift[5], 0, extra_passes(self.config, item.shift[:5])) for item in items[1:]]
+        needed = self._largest(m, needs)
         m.d.comb += [
             write.addr.eq(Cat(half, row_in)), write.en.eq(accepted),
             write.data.eq(Mux((position != 0) & (so_far > needed), so_far, needed)),
@@ -235,6 +266,15 @@ class Mix(wiring.Component):
         m.d.sync += [here.eq(read.data), there.eq(ahead.data), moved.eq(turn_done)]
         m.d.comb += last_step.eq(Mux(moved, there, here))
         return ports, Mux(row_done, ready > 1, ready != 0), last_step
+
+    @staticmethod
+    def _largest(m: Module, values: list[Value]) -> Value:
+        """Of values of 4 bits."""
+        while len(values) > 1:
+            larger = [Signal(4) for _ in range(len(values) // 2)]
+            m.d.comb += [most.eq(Mux(a > b, a, b)) for most, a, b in zip(larger, values[::2], values[1::2], strict=False)]
+            values = larger + values[2 * len(larger):]
+        return values[0]
 
     def _values(self, m: Module, beat: Signal, beats, row_done: Signal):
         """V buffer: the beat at hand (one cycle later), and whether the whole row will be there in the next cycle."""
@@ -258,61 +298,3 @@ class Mix(wiring.Component):
         counted = Signal()
         m.d.sync += [end.eq(end + accepted), counted.eq(row_done), level.eq(Mux(counted, level - beats, level) + accepted)]
         return read.data, Mux(row_done | counted, level >= beats << 1, level >= beats)
-
-    def _drain(self, m: Module, command, bank: Signal, start: Signal, draining: Signal, issue: Signal,
-               address, read_sums) -> None:
-        """Reads the sums of a finished operation, lane after lane: a beat of all lanes at a time, of which the V-words of
-        one lane leave."""
-        config = self.config
-        lanes, parts = mix_lanes(config), config.kv_lanes // config.vector_lanes
-        lane, position = Signal(range(config.query_lanes + 1)), Signal(range(max(lanes, 2)))
-        part, left, last_word = Signal(range(max(parts, 2))), Signal(16), Signal()  # words left behind this one
-        held = Signal.like(read_sums, reset_less=True)
-        wait = Signal(range(AHEAD + 1))  # until the sums come that are read
-        last_number, last_lane = Signal.like(left), Signal.like(lane)
-        free = self.o.ready | ~self.o.valid
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.FSM(name="drain"):
-            with m.State("IDLE"):
-                with m.If(start):
-                    m.d.sync += [last_number.eq(command.words - 1), last_lane.eq(command.lanes - 1),
-                                 draining.eq(1), lane.eq(0), position.eq(0),
-                                 address.beat.eq(0), address.second.eq(0), address.bank.eq(bank)]
-                    m.next = "FLUSH"
-            with m.State("FLUSH"):  # HAZARD + 1 cycles from the last row to the first read
-                m.d.sync += [left.eq(last_number), last_word.eq(last_number == 0)]
-                m.next = "READ"
-            with m.State("READ"):
-                m.d.comb += issue.eq(1)
-                m.d.sync += wait.eq(AHEAD)
-                m.next = "HOLD"
-            with m.State("HOLD"):
-                m.d.sync += [wait.eq(wait - 1), held.eq(read_sums), part.eq(0)]
-                with m.If(wait == 0):
-                    m.next = "WORDS"
-            with m.State("WORDS"):
-                with m.If(free):
-                    m.d.sync += [self.o.valid.eq(1), self.o.p.last.eq(last_word), part.eq(part + 1), left.eq(left - 1),
-                                 last_word.eq(left == 1)]
-                    with m.If(part == parts - 1):
-                        m.d.sync += address.beat.eq(address.beat + 1)
-                        m.next = "READ"
-                    with m.If(last_word):
-                        m.d.sync += [left.eq(last_number), last_word.eq(last_number == 0), address.beat.eq(0), lane.eq(lane + 1),
-                                     position.eq(position + 1)]
-                        with m.If(position == lanes - 1):
-                            m.d.sync += [position.eq(0), address.second.eq(1)]
-                        m.next = "READ"
-                        with m.If(lane == last_lane):
-                            m.d.sync += draining.eq(0)
-                            m.next = "IDLE"
-        choice = Signal(self.o.p.sums.shape())
-        with m.Switch(Cat(part, position)):
-            for k in range(lanes):
-                for p in range(parts):
-                    with m.Case(p | k << len(part)):
-                        m.d.comb += [choice[v].eq(held[k][p * config.vector_lanes + v])
-                                     for v in range(config.vector_lanes)]
-        with m.If(free):
-            m.d.sync += self.o.p.sums.eq(choice)

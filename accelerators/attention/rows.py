@@ -8,7 +8,7 @@ from ..cache.int4 import expanded
 from ..config import AcceleratorConfig
 from ..integers import ceil_div
 from ..kv_records import HEADER_BITS
-from .formats import HEADER, command_layout, max_beats
+from .formats import HEADER, beat_numbers, command_layout
 
 __all__ = ["RowSplitter"]
 
@@ -67,7 +67,7 @@ class RowSplitter(wiring.Component):
         header_beats = ceil_div(HEADER_BITS, width)
         command = Signal(command_layout(self.config))
         row = Signal(range(self.config.max_context))
-        beat = Signal(range(max(max_beats(self.config), header_beats)))
+        beat = Signal(range(max(len(beat_numbers(self.config)), header_beats)))
         header = self.o_header.p.as_value()
         last = beat == command.beats - 1
         in_tail = Signal() if room else Const(0)

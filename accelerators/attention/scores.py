@@ -1,13 +1,14 @@
 """Scores: dot products of the stored queries with a stream of keys."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
+from ..integers import ceil_div
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue
-from .formats import command_layout, dot_bits, dot_layout, max_beats, query_layout
+from .formats import beat_numbers, command_layout, dot_bits, dot_layout, max_beats, query_layout, ways_of
 
 __all__ = ["Scores"]
 
@@ -17,14 +18,15 @@ class Scores(wiring.Component):
 
         i_query -> query memory (2 banks, all lanes side by side)
                         |
-        i_keys -------> x -> adder tree per lane -> sum over beats -> o, lane after lane
+        i_keys -------> x -> adder tree per lane -> sum over beats -> o
 
-    The queries of the next operation go into the other bank while the keys of this one stream.
+    The queries of the next operation go into the other bank while the keys of this one stream. Lanes leave one after the other, or
+    groups of ``softmax_ways`` side by side.
 
     Parameters
     ----------
     config : AcceleratorConfig
-        ``query_lanes`` (L), ``bus_bits``, ``kv_bits``, ``vector_lanes``, ``max_head_dim`` and ``max_context``
+        ``query_lanes`` (L), ``row_cycles``, ``bus_bits``, ``kv_bits``, ``vector_lanes``, ``max_head_dim`` and ``max_context``
         matter. Multipliers: ``query_lanes * kv_lanes``.
 
     Members
@@ -37,18 +39,18 @@ class Scores(wiring.Component):
     i_keys : In(stream of kv_beat_bits)
         Beats of K, row after row, element 0 in the lowest bits; signed ``kv_bits`` each.
     o : Out(stream of dot_layout)
-        Lanes 0 .. lanes - 1 of each row.
+        Lanes 0 .. lanes - 1 of each row; in a group that has less than ``softmax_ways`` of them the others do not matter.
 
     Latency: 6 + log2(kv_lanes) cycles from the last beat of a row to lane 0. Interval: 1 cycle per
-    beat, and one idle cycle between operations, but a row takes at least ``lanes`` cycles; the attribute is the most between two
-    beats of the largest head with all lanes in use.
+    beat, and one idle cycle between operations, but a row takes at least a cycle for each lane (or group of them); the attribute is
+    the most between two beats of the largest head with all lanes in use.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         self._depth = 3 + (config.kv_lanes - 1).bit_length()  # registers from the last beat of a row to its dot products
         self.latency = self._depth + CreditQueue.latency + 1
-        self.interval = max(1, config.query_lanes - max_beats(config) + 1)
+        self.interval = max(1, ceil_div(config.query_lanes, config.softmax_ways) - max_beats(config) + 1)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),
@@ -67,12 +69,14 @@ class Scores(wiring.Component):
         loaded_valid, loaded_bank, take = Signal(), Signal(), Signal()
         queries = self._load(m, loaded, loaded_valid, loaded_bank, take)
 
+        ways = config.softmax_ways
+        groups = range(ceil_div(config.query_lanes, ways) + 1)
         dots = Signal(data.ArrayLayout(signed(dot_bits(config)), config.query_lanes), reset_less=True)
         m.submodules.rows = rows = CreditQueue(
-            data.StructLayout({"dots": dots.shape(), "lanes": range(config.query_lanes + 1)}), self._depth + ROUND_TRIP)
+            data.StructLayout({"dots": dots.shape(), "lanes": groups}), self._depth + ROUND_TRIP)
 
         command = Signal(command_layout(config))
-        active, bank, beat = Signal(), Signal(), Signal(range(max_beats(config)))
+        active, bank, beat = Signal(), Signal(), Signal(beat_numbers(config))
         rows_done = Signal(range(config.max_context))
         accepted, last_row = Signal(), Signal()
         last_beat = Signal.like(beat)
@@ -94,13 +98,19 @@ class Scores(wiring.Component):
             m.d.sync += [command.eq(loaded), bank.eq(loaded_bank), active.eq(1), last_row.eq(loaded.rows == 1),
                          last_beat.eq(loaded.beats - 1)]
 
+        count = command.lanes  # what leaves of a row: lanes, or groups of them
+        if ways > 1:
+            count = Signal(groups)
+            with m.If(take):
+                m.d.sync += count.eq(Array(ceil_div(number, ways) for number in range(config.query_lanes + 1))[loaded.lanes])
+
         # Products, one register per level of the trees, sums over the beats of a row.
         pipeline = Pipeline(m)
         register = pipeline.register
         key_layout = data.ArrayLayout(signed(config.kv_bits), config.kv_lanes)
         key = register(data.View(key_layout, self.i_keys.p))
         first, valid = register(beat == 0, 2), register(accepted, 2, reset=True)
-        ends_row, lanes = register(ends_row, 2), register(command.lanes, 2)
+        ends_row, lanes = register(ends_row, 2), register(count, 2)
         totals = []
         for port in queries:
             m.d.comb += port.addr.eq(Cat(beat, bank))
@@ -113,18 +123,21 @@ class Scores(wiring.Component):
         m.d.comb += [rows.i.valid.eq(register(valid & ends_row, reset=True)), rows.i.p.dots.eq(dots),
                      rows.i.p.lanes.eq(register(lanes))]
 
-        # One lane after the other.
+        # One lane, or group of them, after the other.
         waiting = Signal.like(dots)
-        remaining, lanes = Signal(range(config.query_lanes + 1)), rows.o.p.lanes
-        m.d.comb += [
-            self.o.p.dot.eq(waiting[0]),
-            rows.o.ready.eq(~self.o.valid | (self.o.ready & self.o.p.last)),
-        ]
+        items = ways_of(config, self.o.p)
+        remaining, lanes = Signal(groups), rows.o.p.lanes
+        m.d.comb += [item.dot.eq(waiting[way]) for way, item in enumerate(items)]
+        m.d.comb += rows.o.ready.eq(~self.o.valid | (self.o.ready & items[0].last))
         with m.If(rows.o.valid & rows.o.ready):
-            m.d.sync += [waiting.eq(rows.o.p.dots), remaining.eq(lanes), self.o.valid.eq(1), self.o.p.last.eq(lanes == 1)]
+            m.d.sync += [waiting.eq(rows.o.p.dots), remaining.eq(lanes), self.o.valid.eq(1)]
+            for item in items:
+                m.d.sync += item.last.eq(lanes == 1)
         with m.Elif(self.o.valid & self.o.ready):
-            m.d.sync += [remaining.eq(remaining - 1), self.o.valid.eq(remaining != 1), self.o.p.last.eq(remaining == 2)]
-            m.d.sync += [waiting[k].eq(waiting[k + 1]) for k in range(config.query_lanes - 1)]
+            m.d.sync += [remaining.eq(remaining - 1), self.o.valid.eq(remaining != 1)]
+            for item in items:
+                m.d.sync += item.last.eq(remaining == 2)
+            m.d.sync += [waiting[k].eq(waiting[k + ways]) for k in range(config.query_lanes - ways)]
         return m
 
     def _load(self, m: Module, loaded: data.View, loaded_valid: Signal, loaded_bank: Signal,
@@ -134,7 +147,7 @@ class Scores(wiring.Component):
         parts = config.kv_lanes // config.vector_lanes
         key_layout = data.ArrayLayout(signed(config.kv_bits), config.kv_lanes)
         loading = Signal()
-        part, beat = Signal(range(max(parts, 2))), Signal(range(max_beats(config)))
+        part, beat = Signal(range(max(parts, 2))), Signal(beat_numbers(config))
         lane = Signal(range(max(config.query_lanes, 2)))
         accepted = self.i_query.valid & self.i_query.ready
         m.d.comb += [self.i_command.ready.eq(~loading & ~loaded_valid), self.i_query.ready.eq(loading)]

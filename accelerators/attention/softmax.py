@@ -1,4 +1,7 @@
-"""Streaming softmax: dot products in, weights of V rows out, one (row, lane) per cycle."""
+"""Streaming softmax: dot products in, weights of V rows out, a lane (or some side by side) per cycle."""
+
+from itertools import pairwise
+from typing import NamedTuple
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
@@ -6,9 +9,11 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..exp import POW2_LATENCY, pow2_negative
+from ..integers import ceil_div
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
-from .formats import WEIGHT_BITS, row_sum_bits, score_layout, state_layout, weight_drops, weight_layout
+from .formats import WEIGHT_BITS, row_sum_bits, score_layout, side_by_side, state_layout, ways_of, weight_drops, weight_layout
+from .logit import scaled_logit
 from .weights import probability_layout
 
 __all__ = ["Softmax"]
@@ -29,6 +34,17 @@ def clipped(value: Value, limit: int) -> Value:
     return Mux(value[bits:].any(), limit, value[:bits])
 
 
+class _Lane(NamedTuple):
+    """An item 5 stages before the queues, if there is one (``valid``): its probability, its lane's maximum; at an earlier stage,
+    whether its lane has just left a unified maximum."""
+
+    valid: Value
+    item: data.View
+    p: Value
+    peak: data.View
+    leaves: data.View
+
+
 class Softmax(wiring.Component):
     """Online softmax (FlashAttention-2, arXiv:2307.08691) in integers (after ITA, arXiv:2307.03493).
 
@@ -46,29 +62,33 @@ class Softmax(wiring.Component):
     first row alone keeps the sum at ``2**(B-1-W)`` or more, so the lane is as exact as a running maximum with ``B - W`` = 23
     probability bits.
 
+    ``softmax_ways`` lanes of a row go side by side through as many copies of all this: lanes have nothing in common but their V row.
+
     Parameters
     ----------
     config : AcceleratorConfig
-        ``query_lanes``, ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``, ``max_context``,
+        ``query_lanes``, ``row_cycles``, ``logit_frac_bits`` (F), ``probability_bits`` (B), ``exp_segments``, ``max_context``,
         ``max_head_dim`` and ``kv_bits`` matter.
 
     Members
     -------
-    i : In(stream of score_layout)
+    i : In(stream of score_layout, of lanes side by side)
         One (row, lane): rows in order, all lanes of a row, lane 0 first. Without ``attention_runs`` the rows that a lane
-        sees come before those that it does not. The same lane twice in a row costs a cycle.
-    o_weight : Out(stream of weight_layout)
+        sees come before those that it does not. The same lane (or group of them) twice in a row costs a cycle.
+    o_weight : Out(stream of weight_layout, of lanes side by side)
         For every item: factor of the V row and shift of the lane's accumulators; both 0 if the lane does not
         see the row.
     o_total : Out(stream of state_layout)
-        For every item with ``final``: sum (B fraction bits) and exponent t, which counts if ``defined``: then
-        ``sum`` is at least ``2**(B-1)``, or ``2**22`` below a unified maximum.
+        For every lane of an item with ``final``, one after the other: sum (B fraction bits) and exponent t, which counts if
+        ``defined``: then ``sum`` is at least ``2**(B-1)``, or ``2**22`` below a unified maximum.
     missed, passed : Out(32)
         With ``attention_modes``: lanes since reset that left the unified maximum, for either reason.
+    passes : Out(1)
+        With ``attention_modes``: ``passed`` has just grown.
     o_probability : Out(stream of probability_layout)
         With ``cache = "evict"``, for every item: what ``AttentionWeights`` takes, 5 cycles before the weight.
 
-    Latency: 24 cycles. Interval: 1 cycle. ``query_lanes`` (3 at least) totals can wait; then no
+    Latency: 24 cycles. Interval: 1 cycle. Totals of all lanes (of 3 items at least) can wait; then no
     further ``final`` item is taken.
     """
 
@@ -77,11 +97,12 @@ class Softmax(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
+        self._groups = max(ceil_div(config.query_lanes, config.softmax_ways), 2)
         super().__init__({
-            "i": In(stream.Signature(score_layout(config))),
-            "o_weight": Out(stream.Signature(weight_layout(config))),
+            "i": In(stream.Signature(side_by_side(config, score_layout(config)))),
+            "o_weight": Out(stream.Signature(side_by_side(config, weight_layout(config)))),
             "o_total": Out(stream.Signature(state_layout(config))),
-            **({"missed": Out(32), "passed": Out(32)} if config.attention_modes else {}),
+            **({"missed": Out(32), "passed": Out(32), "passes": Out(1)} if config.attention_modes else {}),
             **({"o_probability": Out(stream.Signature(probability_layout(config)))} if config.cache == "evict" else {}),
         })
 
@@ -92,17 +113,22 @@ class Softmax(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        frac, bits = config.logit_frac_bits, config.probability_bits
-        pipeline = Pipeline(m)
-        register = pipeline.register
+        register = Pipeline(m).register
+        items = ways_of(config, self.i.p)
+        first = items[0]  # what lanes have in common is that of each of them
 
         accepted = self.i.valid & self.i.ready
-        previous, recent = register(self.i.p.lane), register(accepted, reset=True)
+        previous, recent = register(first.lane), register(accepted, reset=True)
         m.submodules.weights = weights = CreditQueue(self.o_weight.p.shape(), DEPTH + ROUND_TRIP)
-        m.submodules.totals = totals = CreditQueue(self.o_total.p.shape(), max(config.query_lanes, 3))
+        present = {"present": 1} if len(items) > 1 else {}
+        total = side_by_side(config, data.StructLayout({**self.o_total.p.shape().members, **present}))
+        m.submodules.totals = totals = CreditQueue(total, max(ceil_div(config.query_lanes, len(items)), 3))
         connect(m, weights.o, wiring.flipped(self.o_weight))
-        connect(m, totals.o, wiring.flipped(self.o_total))
-        open_ = weights.credit & (totals.credit | ~self.i.p.final) & ~(recent & (previous == self.i.p.lane))
+        if len(items) > 1:
+            self._one_by_one(m, totals.o)
+        else:
+            connect(m, totals.o, wiring.flipped(self.o_total))
+        open_ = weights.credit & (totals.credit | ~first.final) & ~(recent & (previous == first.lane))
         taps = None
         if config.cache == "evict":
             m.submodules.taps = taps = CreditQueue(self.o_probability.p.shape(), PROBABILITY_DEPTH + ROUND_TRIP)
@@ -110,14 +136,33 @@ class Softmax(wiring.Component):
             m.d.comb += taps.spend.eq(accepted)
             open_ &= taps.credit
         m.d.comb += [
-            self.i.ready.eq(open_), weights.spend.eq(accepted), totals.spend.eq(accepted & self.i.p.final),
+            self.i.ready.eq(open_), weights.spend.eq(accepted), totals.spend.eq(accepted & first.final),
         ]
+        lanes = [self._lane(m, f"_{way}" if way else "", accepted, *ends)
+                 for way, ends in enumerate(zip(items, ways_of(config, weights.i.p), ways_of(config, totals.i.p), strict=True))]
+        valid, item, p, peak, _ = lanes[0]
+        m.d.comb += [weights.i.valid.eq(register(valid, 5, reset=True)), totals.i.valid.eq(register(valid & item.final, 5, reset=True))]
+        if taps is not None:
+            m.d.comb += [taps.i.valid.eq(valid), taps.i.p.p.eq(p), taps.i.p.maximum.eq(peak.maximum), taps.i.p.lane.eq(item.lane),
+                         taps.i.p.last.eq(item.final & item.last)]
+        if config.attention_modes:
+            m.d.sync += [self.missed.eq(self.missed + sum(lane.leaves.missed for lane in lanes)),
+                         self.passed.eq(self.passed + sum(lane.leaves.passed for lane in lanes)),
+                         self.passes.eq(Cat(lane.leaves.passed for lane in lanes).any())]
+        return m
+
+    def _lane(self, m: Module, suffix: str, accepted: Value, item: data.View, weight_out: data.View, total_out: data.View) -> _Lane:
+        """What becomes of an item, up to both queues. ``suffix``: of the names of memories."""
+        config = self.config
+        frac, bits = config.logit_frac_bits, config.probability_bits
+        pipeline = Pipeline(m)
+        register = pipeline.register
 
         # Logit and its ceiling: 8 stages. The running maximum: two more, one for its memory.
-        logit = self._logit(pipeline)
+        logit = scaled_logit(pipeline, item, frac)
         ceiling = register((logit + ((1 << frac) - 1))[frac:].as_signed())
-        logit, valid, item = register(logit), register(accepted, 8, reset=True), register(self.i.p, 8)
-        peak = register(self._peak(m, pipeline, valid, item, ceiling))
+        logit, valid, item = register(logit), register(accepted, 8, reset=True), register(item, 8)
+        peak = leaves = register(self._peak(m, suffix, pipeline, valid, item, ceiling))
         logit, valid, item = register(logit, 2), register(valid, 2, reset=True), register(item, 2)
 
         # Differences: one stage.
@@ -150,70 +195,44 @@ class Softmax(wiring.Component):
             large, largest = weight[WEIGHT_BITS:].any(), weight[WEIGHT_BITS - 1 + drops[1]:].any()
             coarse, dropped = Mux(large, Cat(~largest, largest), 0), Mux(largest, rounded[2], rounded[1])
         m.d.comb += [
-            weights.i.p.factor.eq(register(Mux(large, dropped, weight))),
-            weights.i.p.coarse.eq(register(coarse)),
-            weights.i.p.shift.eq(register(shift, 5)),
-            weights.i.p.last.eq(register(item.last, 5)),
-            totals.i.p.sum.eq(register(self._total(m, pipeline, valid, item, moved, p), 4)),
-            totals.i.p.exponent.eq(register(peak.top, 5)),
-            totals.i.p.defined.eq(register(peak.defined, 5)),
-            weights.i.valid.eq(register(valid, 5, reset=True)),
-            totals.i.valid.eq(register(valid & item.final, 5, reset=True)),
+            weight_out.factor.eq(register(Mux(large, dropped, weight))),
+            weight_out.coarse.eq(register(coarse)),
+            weight_out.shift.eq(register(shift, 5)),
+            weight_out.last.eq(register(item.last, 5)),
+            total_out.sum.eq(register(self._total(m, suffix, pipeline, valid, item, moved, p), 4)),
+            total_out.exponent.eq(register(peak.top, 5)),
+            total_out.defined.eq(register(peak.defined, 5)),
         ]
-        if taps is not None:
-            m.d.comb += [taps.i.valid.eq(valid), taps.i.p.p.eq(p), taps.i.p.maximum.eq(peak.maximum), taps.i.p.lane.eq(item.lane),
-                         taps.i.p.last.eq(item.final & item.last)]
         if config.attention_modes:
-            m.d.comb += [totals.i.p.maximum.eq(register(peak.maximum, 5)),
-                         *(totals.i.p[name].eq(register(item[name], 5)) for name in ("merge", "partial"))]
-        return m
+            m.d.comb += total_out.maximum.eq(register(peak.maximum, 5))
+        m.d.comb += [total_out[name].eq(register(item[name], 5)) for name in ("merge", "partial", "present")
+                     if name in total_out.shape().members]
+        return _Lane(valid, item, p, peak, leaves)
 
-    def _logit(self, pipeline: Pipeline) -> Value:
-        """``dot * query * key`` in F fraction bits, saturated to F + 12 bits: 7 stages."""
-        register, item = pipeline.register, self.i.p
-        frac = self.config.logit_frac_bits
-        scale = register(item.query.mantissa * item.key.mantissa)
-        right = register(-(item.query.exponent + item.key.exponent + 23 + frac))
-        dot = register(item.dot)
+    def _one_by_one(self, m: Module, totals: stream.Interface) -> None:
+        """Totals that come side by side leave one after the other."""
+        ways = ways_of(self.config, totals.p)
+        way = Signal(range(len(ways)))
+        last = Signal()
+        m.d.comb += [self.o_total.valid.eq(totals.valid), totals.ready.eq(self.o_total.ready & last)]
+        with m.If(self.o_total.valid & self.o_total.ready):
+            m.d.sync += way.eq(Mux(last, 0, way + 1))
+        with m.Switch(way):
+            for number, (total, after) in enumerate(pairwise([*ways, None])):
+                with m.Case(number):
+                    m.d.comb += [last.eq(1 if after is None else ~after.present),
+                                 *(self.o_total.p[name].eq(total[name]) for name in self.o_total.p.shape().members)]
 
-        scale = register((scale + (1 << 14))[15:])
-        left, right = register(right < 0), register(Mux(right >= 64, 63, right)[:6])
-        dot = register(dot)
-
-        product = pipeline.multiply(dot, scale)
-        left, right = register(left, 2), register(right, 2)
-
-        doubled = product << 1
-        coarse = register(doubled >> (right & 0x38))
-        zero, left, fine = register(product == 0), register(left), register(right[:3])
-
-        shifted = register(coarse >> fine)
-        zero, left = register(zero), register(left)
-
-        rounded = (shifted + 1) >> 1
-        high = rounded[frac + 11:]
-        negative = shifted[-1]
-        logit = Signal(signed(frac + 12))
-        with pipeline.m.If(left & zero):
-            pipeline.m.d.comb += logit.eq(0)
-        with pipeline.m.Elif(left | (high.any() & ~high.all())):
-            pipeline.m.d.comb += logit.eq(Cat((~negative).replicate(frac + 11), negative))
-        with pipeline.m.Else():
-            pipeline.m.d.comb += logit.eq(rounded)
-        return register(logit)
-
-    def _peak(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View,
-              ceiling: Value) -> data.View:
+    def _peak(self, m: Module, suffix: str, pipeline: Pipeline, valid: Value, item: data.View, ceiling: Value) -> data.View:
         """Running maximum and top V exponent of the item's lane, before and after it, one stage later."""
         runs, modes = self.config.attention_runs, self.config.attention_modes
         state = data.StructLayout({"maximum": signed(13), "top": signed(16), "defined": 1, **({"seen": 1} if runs else {}),
                                    **({"unified": 1} if modes else {})})
-        depth = max(self.config.query_lanes, 2)
-        m.submodules.peaks = peaks = memory.Memory(shape=state, depth=depth, init=[])
+        m.submodules[f"peaks{suffix}"] = peaks = memory.Memory(shape=state, depth=self._groups, init=[])
         read, write = peaks.read_port(domain="comb"), peaks.write_port()
         peak = Signal(data.StructLayout({
             "maximum": signed(13), "old_maximum": signed(13), "top": signed(16), "old_top": signed(16),
-            "defined": 1, "scaled": 1, "moves": 1, "raises": 1}))
+            "defined": 1, "scaled": 1, "moves": 1, "raises": 1, **({"missed": 1, "passed": 1} if modes else {})}))
         m.d.comb += read.addr.eq(item.lane)
         register = pipeline.register
         if modes:
@@ -246,15 +265,14 @@ class Softmax(wiring.Component):
             with m.If(begins & within):
                 m.d.comb += peak.maximum.eq(item.phi)
             m.d.comb += write.data.unified.eq(Mux(begins, within, old.unified & ~peak.moves))
-            m.d.sync += [self.missed.eq(self.missed + (valid & begins & item.unified & ~within)),
-                         self.passed.eq(self.passed + (valid & peak.moves & old.unified))]
+            m.d.comb += [peak.missed.eq(valid & begins & item.unified & ~within), peak.passed.eq(valid & peak.moves & old.unified)]
         return peak
 
-    def _total(self, m: Module, pipeline: Pipeline, valid: Value, item: data.View, moved: Value,
+    def _total(self, m: Module, suffix: str, pipeline: Pipeline, valid: Value, item: data.View, moved: Value,
                p: Value) -> Value:
         """Sum of probabilities of the item's lane, one stage later: two stages from read to write."""
         bits = row_sum_bits(self.config)
-        m.submodules.sums = sums = memory.Memory(shape=bits, depth=max(self.config.query_lanes, 2), init=[])
+        m.submodules[f"sums{suffix}"] = sums = memory.Memory(shape=bits, depth=self._groups, init=[])
         read, write = sums.read_port(domain="comb"), sums.write_port()
         kept = pipeline.register(Mux(item.first | moved[5], 0, read.data >> moved[:5]))
         m.d.comb += [

@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..attention.formats import HEADER, max_beats
+from ..attention.formats import HEADER, beat_numbers, max_beats
 from ..attention.rows import RowSplitter
 from ..config import AcceleratorConfig
 from ..elementwise.norm_quantize import NormQuantize
@@ -129,7 +129,7 @@ class BlockMeans(wiring.Component):
         """Adds beat after beat to the sums of its place; those of a block's last row go to the queue."""
         config = self.config
         command, active = Signal(means_command(config)), Signal()
-        beat, in_values, row_of_block = Signal(range(max(max_beats(config), 2))), Signal(), Signal(range(max(config.block_size, 2)))
+        beat, in_values, row_of_block = Signal(beat_numbers(config)), Signal(), Signal(range(max(config.block_size, 2)))
         rows_left, accepted = Signal(range(config.max_context + 1)), Signal()
         ends_vector, last_row = beat == command.beats - 1, rows_left == 1
         ends_row = accepted & ends_vector & in_values

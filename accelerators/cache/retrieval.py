@@ -1,5 +1,7 @@
 """Scores of a cache's blocks for a query, and the blocks that fit it best."""
 
+from dataclasses import replace
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -89,7 +91,7 @@ class BlockScores(wiring.Component):
     interval = 1
 
     def __init__(self, config: AcceleratorConfig):
-        self.config = config
+        self.config = config = replace(config, row_cycles=0)
         self._scores = Scores(config)
         buffers = 2 * StreamBuffer.latency
         self.latency = buffers + self._scores.latency + LaneTable.latency + config.query_lanes - 1 + DEPTH + CreditQueue.latency

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..attention.formats import max_beats
+from ..attention.formats import beat_numbers, max_beats
 from ..attention.rows import RowSplitter
 from ..checks import check_int
 from ..config import THRESHOLD_FRACTION, AcceleratorConfig
@@ -116,7 +116,7 @@ class SimilarKey(wiring.Component):
 
         # Which beat of which row comes, and the candidate's.
         command = Signal.like(self.i_command.p)
-        beat, row, rows_begun = Signal(range(max_beats(config))), Signal(range(self.slots)), Signal()
+        beat, row, rows_begun = Signal(beat_numbers(config)), Signal(range(self.slots)), Signal()
         m.submodules.candidate = candidate = memory.Memory(shape=config.bus_bits, depth=max(2, max_beats(config)), init=[])
         write, read = candidate.write_port(), candidate.read_port(domain="comb")
         accepted, last = keys.valid & keys.ready, beat == self.beats - 1

@@ -51,7 +51,7 @@ class _PartBench(UnitBench):
         outputs = {**self.outputs, **(self.mode_outputs if self.config.attention_modes else {}),
                    **(self.evict_outputs if self.config.cache == "evict" else {})}
         stimulus.expected = {port: streams[name] for port, name in outputs.items()}
-        stimulus.weights = streams["weights"]
+        stimulus.weights = operations.weights
         counted = self.fallbacks and self.config.attention_modes
         stimulus.fallbacks = {"missed": operations.missed, "passed": operations.passed} if counted else {}
         return stimulus
@@ -63,8 +63,11 @@ class _PartBench(UnitBench):
     @staticmethod
     def _filled(items: list[Any]) -> list[Any]:
         """As input, what does not matter is 0."""
-        return [{key: 0 if value is None else value for key, value in item.items()}
-                if isinstance(item, dict) else item for item in items]
+        def filled(item: Any) -> Any:
+            if isinstance(item, list):
+                return [filled(each) for each in item]
+            return {key: filled(value) for key, value in item.items()} if isinstance(item, dict) else 0 if item is None else item
+        return [filled(item) for item in items]
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         operations = Operations(self.config, rng.getrandbits(32))

@@ -69,6 +69,8 @@ class Operations:
         ``probabilities``, ``row_weights``, ``totals``, ``sums``, ``results``, ``exponents``; with modes ``partial_sums`` and
         ``parts``, of all operations together ``all_sums`` and ``states``, behind merges ``joined_sums`` and ``joined_states``; what
         lanes are merged with, ``given_sums`` and ``given_parts``.
+    weights : list
+        Those of ``streams["weights"]``, one by one where lanes come side by side.
     missed, passed : int
         Lanes that left a unified maximum.
     """
@@ -81,6 +83,7 @@ class Operations:
             "commands", "queries", "lanes", "rows", "headers", "keys", "values", "dots", "scores", "weights",
             "probabilities", "row_weights", "states", "totals", "all_sums", "sums", "results", "exponents", "parts", "partial_sums",
             "joined_states", "joined_sums", "given_parts", "given_sums")}
+        self.weights: list[dict[str, Any]] = []
         self.missed = self.passed = 0
 
     def add_random(self) -> None:
@@ -193,21 +196,38 @@ class Operations:
             else:
                 front = [bits >> start & (1 << config.bus_bits) - 1 for start in range(0, HEADER_BITS, config.bus_bits)]
             streams["rows"] += front + keys + values
+            group = self.config.softmax_ways
+            present = {"present": 1} if group > 1 else {}
+            first_weight = len(self.weights)
+            dots, scores = [], []
             for lane, state in enumerate(states):
                 query = int(scales[lane][0]) >> 8, int(scales[lane][1])
                 dot, last = int(q[lane] @ k[row]), lane == lanes - 1
                 visible, final = bool(starts[lane] <= row < limits[lane]), ends and row == rows - 1
-                streams["dots"].append({"dot": dot, "last": last})
-                streams["scores"].append({
-                    "dot": dot, "lane": lane, "query": {"mantissa": query[0], "exponent": query[1]}, **header,
-                    "visible": visible, "first": begins and row == 0, "final": final, "last": last, **modes})
+                ends_row = lane // group == (lanes - 1) // group  # on all lanes of the last group
+                dots.append({"dot": dot, "last": ends_row})
+                scores.append({
+                    "dot": dot, "lane": lane // group, "query": {"mantissa": query[0], "exponent": query[1]}, **header,
+                    "visible": visible, "first": begins and row == 0, "final": final, "last": ends_row, **present, **modes})
                 weight, shift = state.step(dot, query, k_scales[row], v_scales[row]) if visible else (0, 0)
                 sums[lane] = scaled_down(sums[lane], shift) + weight * v[row]
                 streams["probabilities"].append({"p": state.p if visible else 0, "maximum": state.maximum, "lane": lane,
                                                  "last": final and last})
                 coarse = int(weight_range(weight, config))
-                streams["weights"].append({
-                    "factor": weight >> int(weight_drops(config)[coarse]), "coarse": coarse, "shift": shift, "last": last})
+                self.weights.append({
+                    "factor": weight >> int(weight_drops(config)[coarse]), "coarse": coarse, "shift": shift, "last": ends_row})
+            weights = self.weights[first_weight:]
+            any_query = {"mantissa": None, "exponent": None}
+            for name, items, none in (("dots", dots, {"dot": None}), ("weights", weights, {"factor": 0, "coarse": 0, "shift": 0}),
+                                      ("scores", scores, {"dot": None, "query": any_query, "visible": 0, "present": 0})):
+                streams[name] += self._side_by_side(items, none)
+
+    def _side_by_side(self, items: list[dict[str, Any]], none: dict[str, Any]) -> list[Any]:
+        """Items of the lanes of a row, as many side by side as the softmax takes; ``none``: what is different in a lane that is not in
+        use."""
+        ways = self.config.softmax_ways
+        padded = items + [items[-1] | none] * (-len(items) % ways)
+        return items if ways == 1 else [padded[at:at + ways] for at in range(0, len(padded), ways)]
 
     def random_run(self, lanes: int, words: int, rows: int, spread: int) -> Run:
         """Scales that reach ``spread`` bits to both sides; lanes see any rows, or none."""

@@ -142,5 +142,5 @@ CASES = {
 }
 CASES |= {name: Case(partial(unit_contract, unit), method, depth, slow=name not in _FAST)
           for units, method, depth in ((INDUCTIVE, "induction", 2), (BOUNDED, "bounded", 10))
-          for unit in units for name in (f"unit_{unit}",)}
+          for unit in units for name in (f"unit_{unit}".replace(" ", "_"),)}
 CASES |= {f"unit_{unit}": Case(contract, "bounded", 10, slow=True) for unit, contract in SMALLER.items()}

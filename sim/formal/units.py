@@ -22,6 +22,7 @@ INDUCTIVE = (
     "ternary_table", "ternary_lanes", "ternary_direct", "ternary_accumulators", "expert_gemm", "expert_rounder", "expert_memory",
     "expert_streamer", "uart_receiver", "ternary_engine", "expert_activation", "expert_combine", "expert_router",
     "expert_selector", "expert_decoder", "expert_sequencer",
+    *(f"{unit} at tiny_short" for unit in ("attention_scores", "attention_lane_table", "attention_softmax", "attention_mix")),
 )
 """Units proved by induction of two steps: the rule follows from the registers before the port, whatever stands in all others."""
 
@@ -51,6 +52,7 @@ UNPROVED = {
 
 
 def unit_contract(name: str, **options) -> StreamContract:
-    """Of a registered unit, with the smallest of its presets."""
+    """Of a registered unit, with the smallest of its presets, or of ``UNIT at PRESET``."""
+    name, _, chosen = name.partition(" at ")
     unit = UNITS[name]
-    return StreamContract(build(unit, unit.config(unit.presets[0])), **options)
+    return StreamContract(build(unit, unit.config(chosen or unit.presets[0])), **options)

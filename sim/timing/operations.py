@@ -154,14 +154,14 @@ class Operations:
                 lanes, rows = tokens * op.group, operation.position + first_token + tokens
                 queries = max(queries, taken) + lanes * per_lane
                 taken = max(queries + 2, keys_end + 2)
-                turns = 2 if lanes > ceil_div(config.query_lanes, 2) else 1
-                row = max(cycles, lanes, 3, turns * op.beats)
+                turns, groups = ceil_div(lanes, config.mix_lanes), ceil_div(lanes, config.softmax_ways)
+                row = max(cycles, groups, config.least_row_cycles, turns * op.beats)
                 pace = row / self.record_beats
                 end = yield from self.data.take(rows * self.record_beats, max(free, taken - header), pace)
                 keys_end = end - row + cycles - op.beats - 1 + StreamBuffer.latency
                 free = end + 1
                 division = RECIPROCAL_BITS + 3 + self._zero_steps(rows)
-                results = max(self._first_result(keys_end, lanes, turns * op.beats, rows), last + division - op.words + 1)
+                results = max(self._first_result(keys_end, groups, turns * op.beats, rows), last + division - op.words + 1)
                 drain = op.beats * (AHEAD + 2) + op.words
                 last = results + (lanes - 1) * max(division, drain) + op.words - 1
         return last + self.written
@@ -171,10 +171,10 @@ class Operations:
         zeros = self.config.max_context.bit_length() - 1 - int(log2(LIKELY_SUM * min(rows, NEAR_ROWS) * 2) // 1 - 1)
         return zeros // 4 + zeros % 4
 
-    def _first_result(self, keys_end: float, lanes: int, mix_beats: int, rows: int) -> float:
-        """From the last beat of the last key: as the latency of ``Attention``, for these lanes and rows."""
+    def _first_result(self, keys_end: float, groups: int, mix_beats: int, rows: int) -> float:
+        """From the last beat of the last key: as the latency of ``Attention``, for these lanes (groups of them) and rows."""
         tree = (self.config.kv_lanes - 1).bit_length()
-        return keys_end + tree + max(49 + lanes + mix_beats, 60 + self._zero_steps(rows))
+        return keys_end + tree + max(49 + groups + mix_beats, 60 + self._zero_steps(rows))
 
     def pairs(self, operation: Operation, start: float) -> Waits[float]:
         """RESIDUAL and GLU: words of two vectors in turn, token after token."""

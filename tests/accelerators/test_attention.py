@@ -9,6 +9,7 @@ from llmrtl.accelerators.exp import Pow2Negative
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.lint import lint
 from llmrtl.rtl_gen.registry import emit_unit, unit
+from llmrtl.rtl_gen.yosys import synthesize
 from llmrtl.sim.bench.attention import AttentionBench
 from llmrtl.sim.bench.runner import run_unit
 
@@ -24,6 +25,13 @@ CONFIGS = {config.name: config for config in (
     replace(preset("kv260"), name="wide_modes", cache="window", attention_modes=True, probability_bits=26),
     replace(EDGE, name="coarse", bus_bits=256, tables=64, query_lanes=2, probability_bits=12, exp_segments=8,
             logit_frac_bits=16),
+    replace(preset("tiny_short"), name="short_of_five", query_lanes=5, token_lanes=5),
+    replace(preset("tiny_short"), name="groups_of_two", query_lanes=7, row_cycles=4, kv_storage="int4"),
+    replace(preset("tiny_short"), name="short_one", query_lanes=1),
+    replace(preset("tiny_short"), name="short_runs", cache="window", query_lanes=8),
+    replace(preset("tiny_paged"), name="short_paged", row_cycles=3, max_context=512),
+    replace(preset("tiny_modes"), name="short_modes", row_cycles=3),
+    replace(preset("kv260"), name="wide_short", row_cycles=2, max_head_dim=64),
 )}
 
 
@@ -32,8 +40,21 @@ CONFIGS = {config.name: config for config in (
 def test_other_shapes(name):
     assert lint(emit_unit("attention", CONFIGS[name])) == []
     report = run_unit(unit("attention"), CONFIGS[name], "verilator",
-                      cases=["back_to_back", "boundary", "stress", "rate_of_modes"])
+                      cases=["back_to_back", "boundary", "stress", "rate_of_modes", "rate_of_short_rows"])
     assert report.ok, str(report)
+
+
+@pytest.mark.bench
+def test_parts_of_lanes_side_by_side():
+    report = run_unit(unit("attention_split"), CONFIGS["short_modes"], "verilator", cases=["back_to_back", "stress"])
+    assert report.ok, str(report)
+
+
+def test_many_lanes_side_by_side():
+    """The passes of all are compared in a tree, not in 2**12 cells."""
+    config = replace(preset("tiny_short"), name="most", query_lanes=24, max_head_dim=8, max_context=8)
+    assert config.softmax_ways == 12
+    assert emit_unit("attention_mix", config).verilog.count("\n") < 20_000
 
 
 @pytest.mark.bench
@@ -93,6 +114,16 @@ def test_full_rate_of_the_port():
         assert len(operation) == 256 * 13
         assert operation[-1] - operation[0] + 1 <= len(operation) + 2
     assert third[0] - second[-1] <= 2
+
+
+@pytest.mark.bench
+def test_area_of_short_rows():
+    """Two ways through the softmax and sums that are forwarded take at most a quarter more lookup tables."""
+    short = preset("tiny_short")
+    ours, without = (synthesize(emit_unit("attention", config), "ecp5") for config in (short, replace(short, row_cycles=0)))
+    print(f"{ours.lut} LUT, {without.lut} without; {ours.dsp} DSP, {without.dsp} without")
+    assert without.lut < ours.lut <= 1.25 * without.lut
+    assert ours.dsp == without.dsp + 6
 
 
 @pytest.mark.parametrize(("config", "head_dim", "lanes", "cycles"), [

@@ -110,7 +110,8 @@ def test_json_round_trip(each):
     assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
     # Left out at their default, so that the hashes of older configurations stay.
     later = {"cache": "contiguous", "sequences": 4, "block_size": 16, "kv_storage": "int", "attention_modes": False,
-             "cache_heads": 16, "swap_slots": 0, "selective_recompute": False, "block_retrieval": False}
+             "cache_heads": 16, "swap_slots": 0, "selective_recompute": False, "block_retrieval": False,
+             "row_cycles": 0}
     assert each.to_json().items() == asdict(each).items() - later.items()
     with pytest.raises(ValueError, match=f"^{type(each).__name__} has no parameter 'bus_width'$"):
         type(each).from_json({**each.to_json(), "bus_width": 64})
@@ -183,6 +184,26 @@ def test_block_retrieval_needs_a_contiguous_cache():
         replace(ours, attention_modes=True, probability_bits=24)
     with pytest.raises(TypeError, match=r"^block_retrieval must be True or False, not 1$"):
         replace(TINY, block_retrieval=1)
+
+
+@pytest.mark.parametrize(("lanes", "cycles", "ways", "least"), [
+    (4, 0, 1, 3), (4, 4, 1, 3), (4, 64, 1, 3), (4, 3, 2, 3), (4, 2, 2, 2), (1, 2, 1, 2), (5, 2, 3, 2), (7, 4, 2, 3), (7, 3, 4, 3),
+    (12, 5, 3, 3), (64, 2, 32, 2)])
+def test_lanes_side_by_side(lanes, cycles, ways, least):
+    """So many that all take at most ``row_cycles`` cycles, and that they divide the half of lanes that the value mix serves at once."""
+    config = replace(TINY, query_lanes=lanes, row_cycles=cycles)
+    assert (config.softmax_ways, config.least_row_cycles) == (ways, least)
+    assert config.mix_lanes % ways == 0 and (cycles == 0 or ceil_div(lanes, ways) <= cycles)
+
+
+def test_row_cycles_are_beats():
+    for value, cache in ((1, "contiguous"), (2, "evict"), (4, "evict")):
+        with pytest.raises(ValueError, match=f"^row_cycles must be 0 or at least 2, the fewest beats of a K/V record, and with cache = "
+                                             f"'evict' 0, not {value} with '{cache}'$"):
+            replace(TINY, row_cycles=value, cache=cache, max_context=256)
+    for value in (-1, 65):
+        with pytest.raises(ValueError, match=rf"^row_cycles must be in 0\.\.64, not {value}$"):
+            replace(TINY, row_cycles=value)
 
 
 def test_sums_of_attention_have_at_most_57_bits():

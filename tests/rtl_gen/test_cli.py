@@ -213,10 +213,10 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
     (("--prompt-ids", "1", "--preset", "huge"),
      "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_recompute, tiny_retrieval, "
-     "tiny_swap, tiny_window, ulx3s, not 'huge'\n"),
+     "tiny_short, tiny_swap, tiny_window, ulx3s, not 'huge'\n"),
     (("--prompt-ids", "1", "--preset", "egde"),
      "preset must be one of edge, kv260, tiny, tiny_evict, tiny_int4, tiny_modes, tiny_paged, tiny_recompute, tiny_retrieval, "
-     "tiny_swap, tiny_window, ulx3s, not 'egde'; did you mean 'edge'?\n"),
+     "tiny_short, tiny_swap, tiny_window, ulx3s, not 'egde'; did you mean 'edge'?\n"),
 ])
 def test_bad_run(model, tmp_path, capsys, folder, unbuilt, options, message):
     """Nothing is begun, and no summary of an earlier run is left to be taken for one of this."""

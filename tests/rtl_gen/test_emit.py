@@ -197,7 +197,7 @@ def test_registry_names():
 
 def test_presets():
     assert {name: config.name for name, config in PRESETS.items()} == {name: name for name in PRESETS}
-    with pytest.raises(ValueError, match=r"preset must be one of edge, .*tiny_retrieval, tiny_swap, tiny_window, ulx3s, not 'huge'"):
+    with pytest.raises(ValueError, match=r"preset must be one of edge, .*tiny_short, tiny_swap, tiny_window, ulx3s, not 'huge'"):
         preset("huge")
 
 
