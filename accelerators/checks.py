@@ -1,7 +1,7 @@
 """Checks of parameters, and the base of the descriptions that have them."""
 
 import re
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 __all__ = ["Configuration", "check_int", "check_name"]
@@ -43,4 +43,8 @@ class Configuration:
         for key in data:
             if key not in known:
                 raise ValueError(f"{cls.__name__} has no parameter {key!r}")
+        needed = [field.name for field in fields(cls)  # type: ignore[arg-type]
+                  if field.default is MISSING and field.default_factory is MISSING and field.name not in data]
+        if needed:
+            raise ValueError(f"{cls.__name__} needs {', '.join(needed)}")
         return cls(**data)

@@ -10,7 +10,9 @@
 - ``kv260``: AMD KV260, four 128-bit ports; BitNet b1.58 of 0.73B to 2B parameters.
 """
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from .config import AcceleratorConfig
 from .names import unknown_name
@@ -64,8 +66,30 @@ PRESETS = {
 
 
 def preset(name: str) -> AcceleratorConfig:
-    """The configuration called ``name``; ``ValueError`` with the known names, and a near one, otherwise."""
+    """The configuration called ``name``, or the one in a file ``NAME.json``: an object of parameters of ``AcceleratorConfig``, of which
+    those that are left out are the ones of its ``"preset"``, and ``"name"`` that of the file.
+
+    Raises ``ValueError`` with the known names, and a near one, for another name, and with the file's name for what breaks a rule there.
+    """
+    if name.endswith(".json"):
+        return _read(Path(name))
     try:
         return PRESETS[name]
     except KeyError:
         raise unknown_name("preset", name, PRESETS) from None
+
+
+def _read(path: Path) -> AcceleratorConfig:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(given, dict):
+            raise TypeError("must hold a JSON object, not " + type(given).__name__)
+        base = given.pop("preset", None)
+        if not isinstance(base, str | None) or str(base).endswith(".json"):
+            raise TypeError(f"preset must be the name of one, not {base!r}")
+        config = AcceleratorConfig.from_json({**({} if base is None else asdict(preset(base))), "name": path.stem, **given})
+        if config.name in PRESETS:
+            raise ValueError(f"name must not be that of a preset, not {config.name!r}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a configuration: {error}") from error
+    return config

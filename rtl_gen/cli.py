@@ -21,7 +21,7 @@ from .run_command import error_text
 __all__ = ["build_parser", "main"]
 
 _tokens, _count, _seed, _clock = whole(*TOKEN_LIMITS), whole(0, TOKEN_LIMITS[1]), whole(*SEED_LIMITS), number(*CLOCK_MHZ, "MHz")
-_PRESET = "accelerator configuration (see `llmrtl list`)"
+_PRESET = "accelerator configuration (see `llmrtl list`), or a file of one: NAME.json"
 
 
 def _formats(option: Callable[..., None]) -> None:

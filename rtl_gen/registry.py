@@ -13,7 +13,7 @@ from ..accelerators.checks import Configuration
 from ..accelerators.experts.config import EXPERT_PRESETS
 from ..accelerators.memory.sdram_chips import SDRAM_PRESETS
 from ..accelerators.names import unknown_name
-from ..accelerators.presets import PRESETS
+from ..accelerators.presets import PRESETS, preset
 from .emit import Emitted, emit
 from .loading import load
 
@@ -55,8 +55,11 @@ class Unit:
     also_measured: tuple[str, ...] = ()
 
     def config(self, name: str | None = None) -> Any:
-        """The configuration called ``name``, or the measured one; ``ValueError`` for one that the unit does not know."""
+        """The configuration called ``name`` (or in a file, see ``preset``), or the measured one; ``ValueError`` for one that the unit
+        does not know."""
         name = self.measured if name is None else name
+        if name.endswith(".json") and self.configs is PRESETS:
+            return preset(name)
         if name not in self.configs:
             raise unknown_name("preset", name, self.configs)
         return self.configs[name]

@@ -1,6 +1,7 @@
 """Configurations: every rule refuses with its message, JSON round trip, derived widths, presets."""
 
 import json
+import re
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -9,6 +10,7 @@ from llmrtl.accelerators.config import AcceleratorConfig
 from llmrtl.accelerators.integers import bits_for_magnitude, ceil_div
 from llmrtl.accelerators.model_shape import ModelShape
 from llmrtl.accelerators.presets import PRESETS, preset
+from llmrtl.rtl_gen.registry import UNITS
 
 TINY = preset("tiny")
 MODEL = ModelShape(hidden_size=192, intermediate_size=512, layers=4, heads=6, kv_heads=2, head_dim=32, vocab_size=1024,
@@ -264,6 +266,38 @@ def test_presets():
     with pytest.raises(ValueError) as caught:
         preset("huge")
     assert str(caught.value) == f"preset must be one of {', '.join(sorted(PRESETS))}, not 'huge'"
+
+
+def test_a_preset_with_other_parameters(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "kv260", "row_cycles": 2}')
+    assert preset(str(file)) == replace(preset("kv260"), name="mine", row_cycles=2)
+    file.write_text('{"preset": "kv260", "name": "ours", "chunks": 1}')
+    assert preset(str(file)) == replace(preset("kv260"), name="ours", chunks=1)
+    file.write_text(json.dumps(asdict(TINY) | {"name": "whole"}))
+    assert preset(str(file)) == replace(TINY, name="whole")
+    assert UNITS["attention"].config(str(file)) == preset(str(file))
+    with pytest.raises(ValueError, match=r"preset must be one of duplex, .*, not '.*mine\.json'"):
+        UNITS["expert_gemm"].config(str(file))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "Expecting property name"),
+    ("[1]", "must hold a JSON object, not list$"),
+    ('{"preset": "tinny"}', "preset must be one of edge, .*, not 'tinny'; did you mean 'tiny'"),
+    ('{"preset": 3}', "preset must be the name of one, not 3$"),
+    ('{"preset": "mine.json"}', "preset must be the name of one, not 'mine.json'$"),
+    ('{"preset": "tiny", "name": "edge"}', "name must not be that of a preset, not 'edge'$"),
+    ('{"preset": "tiny", "rows": 2}', "AcceleratorConfig has no parameter 'rows'$"),
+    ('{"preset": "tiny", "row_cycles": 1}', "row_cycles must be 0 or at least 2"),
+    ('{"preset": "tiny", "row_cycles": "2"}', "row_cycles must be an integer, not '2'$"),
+    ('{"bus_bits": 64, "vector_lanes": 2}', "AcceleratorConfig needs token_lanes, tables, "),
+])
+def test_bad_files_of_configurations(tmp_path, text, message):
+    file = tmp_path / "mine.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))}: not a configuration: {message}"):
+        preset(str(file))
 
 
 def test_helpers():

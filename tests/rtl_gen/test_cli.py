@@ -326,6 +326,18 @@ def test_verilog(tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["gearbox.json", "gearbox.sv"]
 
 
+def test_verilog_of_a_configuration_in_a_file(tmp_path, capsys):
+    file = tmp_path / "mine.json"
+    file.write_text('{"preset": "tiny", "row_cycles": 2, "query_lanes": 3}')
+    assert main(["verilog", "attention_scores", "--preset", str(file), "-o", str(tmp_path)]) == 0
+    sidecar = json.loads((tmp_path / "attention_scores.json").read_text())
+    assert [sidecar["config"][name] for name in ("name", "row_cycles", "query_lanes")] == ["mine", 2, 3]
+    file.write_text('{"preset": "tiny", "row_cycles": 1}')
+    assert main(["verilog", "attention_scores", "--preset", str(file), "-o", str(tmp_path / "none")]) == 2
+    assert f"llmrtl verilog: error: {file}: not a configuration: row_cycles must be 0 or" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_verilog_of_the_accelerator_comes_with_its_registers(tmp_path, capsys):
     assert main(["verilog", "accelerator", "--preset", "tiny", "-o", str(tmp_path)]) == 0
     files = {file.name: file.read_text() for file in tmp_path.iterdir()}
