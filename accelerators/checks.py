@@ -1,10 +1,12 @@
 """Checks of parameters, and the base of the descriptions that have them."""
 
+import json
 import re
 from dataclasses import MISSING, asdict, fields
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Configuration", "check_int", "check_name"]
+__all__ = ["Configuration", "check_int", "check_name", "json_object"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -29,6 +31,14 @@ def check_name(name: Any) -> None:
     """Refuse what cannot be part of a file name."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"name must be made of letters, digits, '_', '-', '.' and start with one of the first two, not {name!r}")
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What is in a JSON file; ``ValueError`` or ``TypeError`` unless it is an object."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise TypeError(f"must hold a JSON object, not {type(content).__name__}")
+    return content
 
 
 class Configuration:

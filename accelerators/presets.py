@@ -10,10 +10,10 @@
 - ``kv260``: AMD KV260, four 128-bit ports; BitNet b1.58 of 0.73B to 2B parameters.
 """
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from .checks import json_object
 from .config import AcceleratorConfig
 from .names import unknown_name
 
@@ -81,9 +81,7 @@ def preset(name: str) -> AcceleratorConfig:
 
 def _read(path: Path) -> AcceleratorConfig:
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(given, dict):
-            raise TypeError("must hold a JSON object, not " + type(given).__name__)
+        given = json_object(path)
         base = given.pop("preset", None)
         if not isinstance(base, str | None) or str(base).endswith(".json"):
             raise TypeError(f"preset must be the name of one, not {base!r}")

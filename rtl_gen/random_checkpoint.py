@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import TensorSpec, serialize_file
 
-from ..accelerators.checks import check_int
+from ..accelerators.checks import check_int, json_object
 from ..accelerators.model_shape import ModelShape
 from .checkpoint import gain_lengths, projection_shapes
 from .huggingface import HuggingFaceCheckpoint
@@ -71,10 +71,7 @@ def shape_named(text: str) -> ModelShape:
     if path.suffix != ".json":
         raise ValueError(f"shape must be one of {', '.join(SHAPES)}, or a .json file, not {text!r}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError(f"must hold a JSON object, not {type(content).__name__}")
-        return ModelShape.from_json(content)
+        return ModelShape.from_json(json_object(path))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a model shape: {error}") from error
 

@@ -84,7 +84,7 @@ def test_shapes_by_name_and_file(tmp_path):
     for content, message in (('{"hidden_size": 32', "not a model shape"), ("[]", "must hold a JSON object, not list"),
                              (json.dumps(asdict(SMALL_LLAMA) | {"heads": 3, "kv_heads": 2}), "heads must be a multiple of kv_heads"),
                              (json.dumps(asdict(SMALL_LLAMA) | {"width": 3}), "no parameter 'width'"),
-                             ('{"layers": 2}', "missing")):
+                             ('{"layers": 2}', "not a model shape: ModelShape needs hidden_size, ")):
         file.write_text(content)
         with pytest.raises(ValueError, match=message):
             shape_named(str(file))
