@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ...rtl_gen.emit import Emitted
-from ...rtl_gen.verilator import VERILATOR, keep_runtime, quick_environment, take_runtime
+from ...rtl_gen.verilator import VERILATOR, quick_environment
 from ...rtl_gen.yowasp import build_root
 from ..bench.layout import Codec
-from ..native.build import runtime_folder
+from ..native.build import build_simulator, runtime_folder
 
 __all__ = ["Answer", "Event", "Offer", "PlayError", "Set", "Settle", "Step", "Surroundings", "compiled_player", "play"]
 
@@ -167,7 +167,7 @@ def _wrapper(emitted: Emitted) -> str:
 
 def compiled_player(emitted: Emitted, header: str, source: Path) -> Path:
     """A program around the unit (class ``Vplayed``, ports without double underscores, ``header`` as interface.h); one that was built
-    before is reused."""
+    before is reused. Raises ``BuildError``."""
     texts = {"unit.sv": emitted.verilog, "wrapper.sv": _wrapper(emitted), "interface.h": header, "player.cpp": source.read_text()}
     key = hashlib.sha256(repr((texts, version("verilator"))).encode()).hexdigest()[:24]
     folder = build_root() / "sim" / "traces" / key
@@ -182,22 +182,13 @@ def compiled_player(emitted: Emitted, header: str, source: Path) -> Path:
         work.mkdir()
         for name, text in texts.items():
             (work / name).write_text(text)
-        environment = {**os.environ, **quick_environment("player")}
-        _run([str(VERILATOR), "--cc", "--exe", "--top-module", "played", "--prefix", "Vplayed", "-Wno-fatal", "--noassert",
-              "-CFLAGS", "-std=c++20", "--Mdir", str(work), "-I" + str(work), str(work / "unit.sv"), str(work / "wrapper.sv"),
-              str(work / "player.cpp"), "-o", "player"], work, environment)
-        take_runtime(runtime_folder(), work)
-        _run(["make", "-f", "Vplayed.mk", "-j", "2"], work, environment)
-        keep_runtime(runtime_folder(), work)
+        command = [str(VERILATOR), "--cc", "--exe", "--top-module", "played", "--prefix", "Vplayed", "-Wno-fatal", "--noassert",
+                   "-CFLAGS", "-std=c++20", "--Mdir", str(work), "-I" + str(work), str(work / "unit.sv"), str(work / "wrapper.sv"),
+                   str(work / "player.cpp"), "-o", str(work / "player")]
+        build_simulator(command, "Vplayed", work, runtime_folder(), folder / "build.log", quick_environment("player"))
         os.replace(work / "player", program)
         shutil.rmtree(work)
     return program
-
-
-def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise PlayError(f"{Path(command[0]).name} failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
 
 
 def play(emitted: Emitted, steps: Iterable[Step], *, seed: int, source: int = 256, sink: int = 256,
