@@ -15,7 +15,6 @@ from llmrtl.rtl_gen.cli import build_parser, main
 from llmrtl.rtl_gen.commands import console_file
 from llmrtl.rtl_gen.generate import emitted_accelerator
 from llmrtl.rtl_gen.registry import UNITS, build
-from llmrtl.rtl_gen.regmap_export import c_header, systemrdl
 from llmrtl.sim.native.build import BuildError
 from llmrtl.sim.native.run import simulate
 
@@ -317,33 +316,6 @@ def test_simulate_has_the_same_limits(options, message):
 def test_missing_checkpoint(tmp_path, capsys):
     assert main(["run", "--checkpoint", str(tmp_path / "none"), "--prompt-ids", "1"]) == 2
     assert str(tmp_path / "none") in capsys.readouterr().err
-
-
-def test_verilog(tmp_path, capsys):
-    assert main(["verilog", "gearbox", "--preset", "tiny", "-o", str(tmp_path)]) == 0
-    assert "module gearbox" in (tmp_path / "gearbox.sv").read_text()
-    assert json.loads((tmp_path / "gearbox.json").read_text())["config"]["name"] == "tiny"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["gearbox.json", "gearbox.sv"]
-
-
-def test_verilog_of_a_configuration_in_a_file(tmp_path, capsys):
-    file = tmp_path / "mine.json"
-    file.write_text('{"preset": "tiny", "row_cycles": 2, "query_lanes": 3}')
-    assert main(["verilog", "attention_scores", "--preset", str(file), "-o", str(tmp_path)]) == 0
-    sidecar = json.loads((tmp_path / "attention_scores.json").read_text())
-    assert [sidecar["config"][name] for name in ("name", "row_cycles", "query_lanes")] == ["mine", 2, 3]
-    file.write_text('{"preset": "tiny", "row_cycles": 1}')
-    assert main(["verilog", "attention_scores", "--preset", str(file), "-o", str(tmp_path / "none")]) == 2
-    assert f"llmrtl verilog: error: {file}: not a configuration: row_cycles must be 0 or" in capsys.readouterr().err
-    assert not (tmp_path / "none").exists()
-
-
-def test_verilog_of_the_accelerator_comes_with_its_registers(tmp_path, capsys):
-    assert main(["verilog", "accelerator", "--preset", "tiny", "-o", str(tmp_path)]) == 0
-    files = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert sorted(files) == [f"accelerator_tiny{suffix}" for suffix in (".h", ".json", ".rdl", ".sv")]
-    assert set(capsys.readouterr().out.split()) == {str(tmp_path / name) for name in files}
-    assert files["accelerator_tiny.h"] == c_header(preset("tiny")) and files["accelerator_tiny.rdl"] == systemrdl(preset("tiny"))
 
 
 def test_unknown_unit(tmp_path, capsys):
