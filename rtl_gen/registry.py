@@ -17,7 +17,10 @@ from ..accelerators.presets import PRESETS, preset
 from .emit import Emitted, emit
 from .loading import load
 
-__all__ = ["UNITS", "Unit", "build", "by_name", "emit_unit", "unit"]
+__all__ = ["AT", "UNITS", "Unit", "build", "by_name", "emit_unit", "unit"]
+
+AT = " at "
+"""Between a unit's name and that of a preset."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Unit:
         """The configuration called ``name`` (or in a file, see ``preset``), or the measured one; ``ValueError`` for one that the unit
         does not know."""
         name = self.measured if name is None else name
-        if name.endswith(".json") and self.configs is PRESETS:
+        if self.configs is PRESETS:
             return preset(name)
         if name not in self.configs:
             raise unknown_name("preset", name, self.configs)

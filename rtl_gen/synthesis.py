@@ -22,7 +22,7 @@ from .cell_figures import show_cells
 from .emit import Emitted
 from .generate import emitted_accelerator
 from .nextpnr import DEVICE, Placement, in_harness, place_and_route
-from .registry import UNITS, build, emit_unit, unit
+from .registry import AT, UNITS, build, emit_unit, unit
 from .report import DATA_DEPENDENT, Book, Measurement, bench_folder
 from .yosys import TARGETS, Synthesis, synthesize
 
@@ -34,9 +34,6 @@ SEEDS = (1,)
 """Seeds with which the accelerator is placed: a run takes half an hour, and not every seed can be routed. Units are placed once."""
 
 ENGINE_SEEDS = (1, 2)
-
-AT = " at "
-"""Between the name of a unit and that of a preset in ``also_measured``."""
 
 _SMALL = ("lut", "ff", "bram", "uram", "dsp", "lutram")
 _PLACED = ("LUT", "FF", "BRAM", "DSP")

@@ -29,12 +29,12 @@ from .scores import Scores
 from .softmax import Softmax
 from .weights import AttentionWeights
 
-__all__ = ["Attention", "row_cycles"]
+__all__ = ["Attention", "longest_row_cycles"]
 
 HEADER_QUEUE = 16
 
 
-def row_cycles(config: AcceleratorConfig) -> int:
+def longest_row_cycles(config: AcceleratorConfig) -> int:
     """Cycles of a row of the largest head with all lanes in use."""
     return max(config.max_record_beats, ceil_div(config.query_lanes, config.softmax_ways), config.least_row_cycles)
 
@@ -113,17 +113,17 @@ class Attention(wiring.Component):
     Latency: ``latency`` cycles from the last beat of an operation of L lanes and the largest head to the
     first result, if the first lane's probabilities add up to 4 to 8 (the division normalizes their sum).
     Interval: ``interval`` cycles per row of the largest head: every beat is taken as it comes. A shorter row takes
-    as many cycles as it has beats, but at least ``lanes`` and at least 3; with ``row_cycles`` at least so many. A row that moves a
-    lane's running maximum or top V exponent by s bits takes more passes (``Mix``): none for s of 0, 1, 4 and from 32 on, with
-    ``row_cycles`` of all up to 6 but 3; the first rows of an operation mostly do. An operation takes ``lanes * beats + 3`` cycles
-    more, which a buffer hides while rows take fewer cycles in ``Mix`` than they have beats, and at least about 25 cycles per lane,
-    for its divisions.
+    as many cycles as it has beats, but at least one for each lane, or group of ``softmax_ways`` of them, and at least 3, or 2 if
+    ``row_cycles`` is 2. A row that moves a lane's running maximum or top V exponent by s bits takes more passes (``Mix``): none for
+    s of 0, 1, 4 and from 32 on, with ``row_cycles`` of all up to 6 but 3; the first rows of an operation mostly do. An operation
+    takes ``lanes * beats + 3`` cycles more, which a buffer hides while rows take fewer cycles in ``Mix`` than they have beats, and at
+    least about 25 cycles per lane, for its divisions.
     """
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
         beats = max_beats(config)
-        self.interval = row_cycles(config)
+        self.interval = longest_row_cycles(config)
         turns, groups = 2 if config.query_lanes > 1 else 1, ceil_div(config.query_lanes, config.softmax_ways)
         zeros = config.max_context.bit_length() - 3
         mixed, divided = 51 + groups + (turns - 1) * beats, 62 - beats + zeros // 4 + zeros % 4

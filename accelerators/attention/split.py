@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import AcceleratorConfig
 from ..streams import connect
-from .engine import Attention, row_cycles
+from .engine import Attention, longest_row_cycles
 from .finish import Finish
 from .formats import EXPONENT, command_layout, lane_layout, query_layout, result_layout
 from .reduce import PartialReduce, reduce_layout
@@ -45,7 +45,7 @@ class SplitAttention(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self.interval = row_cycles(config)
+        self.interval = longest_row_cycles(config)
         super().__init__({
             "i_command": In(stream.Signature(command_layout(config))),
             "i_query": In(stream.Signature(query_layout(config))),

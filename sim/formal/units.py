@@ -7,7 +7,7 @@ from ...accelerators.cache.evict_cache import EvictCache
 from ...accelerators.cache.evict_scores import EvictScores
 from ...accelerators.cache.means import BlockMeans
 from ...accelerators.presets import preset
-from ...rtl_gen.registry import UNITS, build
+from ...rtl_gen.registry import AT, UNITS, build
 from .contract import StreamContract
 from .controllers import WrittenContract
 
@@ -53,6 +53,6 @@ UNPROVED = {
 
 def unit_contract(name: str, **options) -> StreamContract:
     """Of a registered unit, with the smallest of its presets, or of ``UNIT at PRESET``."""
-    name, _, chosen = name.partition(" at ")
+    name, _, chosen = name.partition(AT)
     unit = UNITS[name]
     return StreamContract(build(unit, unit.config(chosen or unit.presets[0])), **options)
