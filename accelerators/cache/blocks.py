@@ -24,8 +24,6 @@ class PoolCommand(IntEnum):
     """One more has ``block``."""
     RELEASE = 2
     """One fewer has ``block``; at 0 it is free again."""
-    COUNT = 3
-    """How many have ``block``."""
 
 
 def pool_command(blocks: int) -> data.StructLayout:
@@ -54,9 +52,13 @@ class BlockPool(wiring.Component):
     i : In(stream of pool_command)
     o : Out(stream of pool_result)
         One for each command. ``count`` is the count after the command; 0 is free. ``refused``: nothing has changed, because no
-        block is free (ALLOCATE), nobody has the block (SHARE, RELEASE), or 255 have it (SHARE); ``count`` is what it is.
+        block is free (ALLOCATE), nobody has the block (SHARE, RELEASE), 255 have it (SHARE), or there is no such command; ``count`` is
+        0 or 255 then.
     free : Out(range(blocks + 1))
         Free blocks.
+    asked : In(2 x range(blocks)); shared : Out(2)
+        Of each block that is asked about, one that somebody has, in the same cycle: others have it too. A command counts from the
+        cycle of its answer on.
 
     Latency: 2 cycles. Interval: 2 cycles: the next command comes with the answer, at the earliest.
     """
@@ -71,6 +73,8 @@ class BlockPool(wiring.Component):
             "i": In(stream.Signature(pool_command(blocks))),
             "o": Out(stream.Signature(pool_result(blocks))),
             "free": Out(range(blocks + 1), init=blocks),
+            "asked": In(data.ArrayLayout(range(blocks), 2)),
+            "shared": Out(2),
         })
 
     @classmethod
@@ -82,9 +86,14 @@ class BlockPool(wiring.Component):
         m = Module()
         blocks = self.blocks
         m.submodules.counts = counts = memory.Memory(shape=COUNT_BITS, depth=blocks, init=[])
+        m.submodules.several = several = memory.Memory(shape=1, depth=blocks, init=[])
         m.submodules.returned = returned = memory.Memory(shape=range(blocks), depth=blocks, init=[])
         read, write = counts.read_port(domain="comb"), counts.write_port()
         pop, push = returned.read_port(domain="comb"), returned.write_port()
+        note = several.write_port()
+        for number, asked in enumerate(self.asked):
+            look = several.read_port(domain="comb")
+            m.d.comb += [look.addr.eq(asked), self.shared[number].eq(look.data)]
         fresh, stacked = Signal(range(blocks + 1)), Signal(range(blocks + 1))  # first block never given out; blocks on the stack
         command, held = Signal.like(self.i.p), Signal(COUNT_BITS)
         taken, deciding = Signal(), Signal()
@@ -96,19 +105,19 @@ class BlockPool(wiring.Component):
             read.addr.eq(self.i.p.block), pop.addr.eq(stacked - 1), push.addr.eq(stacked),
             block.eq(Mux(allocates, Mux(reuses, top, fresh), command.block)),
             push.data.eq(block), write.addr.eq(block), write.data.eq(count),
+            note.en.eq(write.en), note.addr.eq(block),
         ]
         m.d.sync += [deciding.eq(taken), has_room.eq(self.free != 0), reuses.eq(stacked != 0), top.eq(pop.data)]
         with m.If(taken):
             m.d.sync += [command.eq(self.i.p), held.eq(Mux(self.i.p.block < fresh, read.data, 0))]
+        m.d.comb += refused.eq(1)
         with m.Switch(command.command):
             with m.Case(PoolCommand.ALLOCATE):
                 m.d.comb += [refused.eq(~has_room), count.eq(~refused)]
             with m.Case(PoolCommand.SHARE):
-                m.d.comb += [refused.eq((held == 0) | held.all()), count.eq(held + ~refused)]
+                m.d.comb += [refused.eq((held == 0) | held.all()), count.eq(held + ~refused), note.data.eq(1)]
             with m.Case(PoolCommand.RELEASE):
-                m.d.comb += [refused.eq(held == 0), count.eq(held - ~refused)]
-            with m.Case(PoolCommand.COUNT):
-                m.d.comb += count.eq(held)
+                m.d.comb += [refused.eq(held == 0), count.eq(held - ~refused), note.data.eq(held > 2)]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(deciding):

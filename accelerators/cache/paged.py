@@ -8,7 +8,7 @@ from ..checks import check_int
 from ..config import AcceleratorConfig, block_count
 from ..memory.bursts import ADDRESS_BITS
 from .addresses import RowAddresses
-from .blocks import BlockPool, PoolCommand
+from .blocks import BlockPool
 from .contiguous import give
 from .paged_commands import compare, decide, drop, extend, fork
 from .paged_formats import (
@@ -49,7 +49,7 @@ class PagedCache(wiring.Component):
     blocks : int
         Blocks of the pool, 2 to 2**16; ``block_count`` by default.
     lookups : bool
-        Has ``i_look``, ``o_look`` and the command SHRINK, for ``SwapController``.
+        Has ``i_look`` and ``o_look``, for ``SwapController``.
 
     Members
     -------
@@ -63,7 +63,8 @@ class PagedCache(wiring.Component):
         length of its sequence (one that is not there has none) is answered by one with ``error``, a write that comes to a block that
         others have too also, behind the commands for the rows before that block.
     i_look : In(stream of lookup_layout); o_look : Out(stream of block_layout)
-        With ``lookups``: one answer for each, after 5 cycles; they give way to commands and requests.
+        With ``lookups``: one answer for each, after 3 cycles, of a ``release`` 5, and what is left of the command that is under way.
+        Commands and requests about the same sequence have to be done; all others take as long as without.
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
     error : Out(1)
@@ -72,23 +73,23 @@ class PagedCache(wiring.Component):
         Free blocks.
 
     Latency (a dictionary): ``read`` and ``write`` cycles from a request of one block to its command, n more for a run of n blocks from
-    2 on, and ``owners`` more for each one that a write must ask the pool about: others may have it, as the sequence was forked there.
-    ``again``, of any blocks, if a request is for the rows of the one before it, which were one run, and no command came between: those
-    of the next head, or of the next layer; and if it lies in the first block that an EXTEND just before it extended. For commands see
-    ``CYCLES``. Interval: ``interval`` cycles between such requests and those of one block, n + 2 between others, of n blocks.
+    2 on. ``again``, of any blocks, if a request is for the rows of the one before it, which were one run, and no command came between:
+    those of the next head, or of the next layer; and if it lies in the first block that an EXTEND just before it extended. For commands
+    see ``CYCLES``. Interval: ``interval`` cycles between such requests and those of one block, n + 2 between others, of n blocks.
 
     So an append takes at most two cycles more than its beats: of r records for which room is made by one EXTEND, the addresses take
     ``max(4, 2 * r + 1)`` cycles, and 2 more for each block behind the first, in which there is a record at least (1 less in all if the
-    first was there). In a read no beat is lost between blocks, of whatever size.
+    first was there). If it needs a copy on write, ``copy`` more, and the copy, which has the beats of r records at least; nothing more
+    if others had the block once and left it. In a read no beat is lost between blocks, of whatever size.
     """
 
     interval = 2
 
-    CYCLES = {"extend": 3, "extend_block": 2, "own_tail": 3, "copy": 7, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5,
-              "compare": 3, "compare_block": 2}
+    CYCLES = {"extend": 3, "extend_block": 2, "copy": 2, "fork": 2, "fork_block": 4, "free": 3, "free_block": 5, "compare": 3,
+              "compare_block": 2}
     """Of commands, from ``i_command`` to ``o_done`` when nobody stalls: of one that does nothing (of an EXTEND also if it takes one
-    block, at a block's end), and what comes for each block; for an EXTEND within a block that others may have, to see whether they
-    do; and for the copy then."""
+    block, at a block's end), and what comes for each block; and for an EXTEND within a block that others have too, without what
+    ``o_copy`` waits."""
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
                  blocks: int | None = None, lookups: bool = False):
@@ -100,8 +101,7 @@ class PagedCache(wiring.Component):
         self.config, self.sequences, self.block_size, self.blocks, self.lookups = config, sequences, block_size, blocks, lookups
         self._pool, self._rows = BlockPool(blocks), RowAddresses(
             config, blocks * block_size, {name: paged_read(config).members[name] for name in ("position", "count", "last", "error")})
-        self.latency = {"again": 2 + self._rows.latency, "read": 2 + self._rows.latency, "write": 2 + self._rows.latency, "owners": 4,
-                        **self.CYCLES}
+        self.latency = {**dict.fromkeys(("again", "read", "write"), 2 + self._rows.latency), **self.CYCLES}
         super().__init__({
             "i_command": In(stream.Signature(sequence_command(config, sequences))),
             "o_done": Out(stream.Signature(sequence_result(config))),
@@ -116,7 +116,7 @@ class PagedCache(wiring.Component):
             "free": Out(range(blocks + 1)),
         } | ({
             "i_look": In(stream.Signature(lookup_layout(config, sequences, block_size))),
-            "o_look": Out(stream.Signature(block_layout(blocks))),
+            "o_look": Out(stream.Signature(block_layout(config, blocks, block_size))),
         } if lookups else {}))
 
     @classmethod
@@ -143,31 +143,9 @@ class PagedCache(wiring.Component):
                              tables.index.eq(tables.index_of(tables.mine.length))]
                 with m.If(self.i_command.valid):
                     m.next = "DECIDE"
-                if self.lookups:
-                    with m.Elif(self.i_look.valid & ~self.i_request.valid & ~tables.serving):
-                        m.d.comb += self.i_look.ready.eq(1)
-                        m.d.sync += [tables.sequence.eq(self.i_look.p.sequence), tables.index.eq(self.i_look.p.index)]
-                        m.next = "LOOKUP_READ"
             for command in (decide, extend, fork, compare, drop):
                 command(m, tables)
             with m.State("ANSWER"):
                 tables.tell(m)
-            if self.lookups:
-                self._look(m, tables)
         send_runs(m, tables, rows)
         return m
-
-    def _look(self, m: Module, tables: SequenceTables) -> None:
-        """States that say which block a sequence has, and whether others have it too."""
-        with m.State("LOOKUP_READ"):
-            m.next = "LOOKUP"
-        with tables.ask(m, "LOOKUP", PoolCommand.COUNT, tables.entry.data, "LOOKUP") as known:
-            with m.If(known):
-                m.d.sync += self.o_look.p.shared.eq(tables.pool.o.p.count > 1)
-                m.next = "LOOKUP_TELL"
-        with m.State("LOOKUP_TELL"):
-            m.d.comb += self.o_look.valid.eq(1)
-            with m.If(self.o_look.ready):
-                m.d.comb += tables.returns.eq(1)
-                m.next = "IDLE"
-        m.d.comb += self.o_look.p.block.eq(tables.block)

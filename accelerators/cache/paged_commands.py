@@ -1,6 +1,6 @@
 """The commands of a paged KV cache: states of its machine, from ``DECIDE`` to ``ANSWER``."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 
 from .blocks import PoolCommand
 from .paged_formats import SequenceCommand, SequenceError
@@ -23,19 +23,14 @@ def decide(m: Module, tables: SequenceTables) -> None:
         with m.Else(), m.Switch(command.command):
             with m.Case(SequenceCommand.EXTEND):
                 inside = state.length[:tables.offset_bits].any()
-                m.d.sync += needed.eq(tables.blocks_of(total))
+                m.d.sync += [needed.eq(tables.blocks_of(total)), tables.inside.eq(inside & (command.count != 0))]
                 m.next = "GROW"
                 with m.If(total > cache.config.max_context):
                     m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
                     m.next = "ANSWER"
-                with m.Elif(command.count != 0):
-                    with m.If(inside & (tables.index < state.shared)):
-                        m.next = "TAIL"
-                    with m.Elif(~inside & (tables.index == state.held) & (pool.free != 0)):
-                        take(m, tables)
+                with m.Elif((command.count != 0) & ~inside & (tables.index == state.held) & (pool.free != 0)):
+                    take(m, tables, "TAKE")
             with m.Case(SequenceCommand.FORK):
-                with m.If(tables.blocks_of(command.count) > tables.source.shared):
-                    m.d.sync += tables.source.shared.eq(tables.blocks_of(command.count))
                 m.d.sync += [tables.index.eq(0), needed.eq(tables.blocks_of(command.count)), reads_other.eq(1)]
                 with m.If(command.count > tables.source.length):
                     m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
@@ -51,20 +46,14 @@ def decide(m: Module, tables: SequenceTables) -> None:
                     m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
                 with m.Elif(command.count != 0):
                     m.next = "COMPARE_READ"
-            if cache.lookups:
-                with m.Case(SequenceCommand.SHRINK):
-                    m.next = "DROP"
-                    with m.If(command.count > state.length):
-                        m.d.sync += answer.error.eq(SequenceError.TOO_LONG)
-                        m.next = "ANSWER"
             with m.Default():
                 m.d.sync += answer.error.eq(SequenceError.UNKNOWN)
 
 
-def take(m: Module, tables: SequenceTables) -> None:
-    """In a state, when the pool has a free block, and an answer that is taken at most: it gives it."""
+def take(m: Module, tables: SequenceTables, following: str) -> None:
+    """In a state, when the pool has a free block and decides nothing: it gives it."""
     m.d.comb += [tables.pool.i.valid.eq(1), tables.pool.i.p.command.eq(PoolCommand.ALLOCATE)]
-    m.next = "TAKE"
+    m.next = following
 
 
 def extend(m: Module, tables: SequenceTables) -> None:
@@ -74,46 +63,48 @@ def extend(m: Module, tables: SequenceTables) -> None:
     enough = Signal()
 
     def grown() -> None:
+        behind = tables.index_of(state.length) + 1
         m.d.sync += [state.length.eq(tables.total), tail.valid.eq(tables.command.count != 0), tail.sequence.eq(tables.sequence),
-                     tail.index.eq(tables.index_of(state.length)), tail.length.eq(tables.total)]
+                     tail.index.eq(tables.index_of(state.length)),
+                     tail.end.eq(Mux(tables.needed == behind, tables.total, behind << tables.offset_bits))]
 
-    with tables.ask(m, "TAIL", PoolCommand.COUNT, entry.data, "TAIL") as known:
-        with m.If(known):
-            m.d.sync += tables.copied_from.eq(pool.o.p.block)
-            m.next = "GROW"
-            with m.If(pool.o.p.count > 1):
-                m.next = "OWN"
-            with m.Else():
-                m.d.sync += state.shared.eq(tables.index)
-    with tables.ask(m, "OWN", PoolCommand.ALLOCATE, 0, "NO_BLOCK") as given:
-        with m.If(given):
-            m.d.comb += enter.en.eq(1)
-            m.d.sync += state.shared.eq(tables.index)
-            m.next = "COPY"
-    with m.State("COPY"):
-        m.d.comb += cache.o_copy.valid.eq(1)
-        with m.If(cache.o_copy.ready):
-            m.next = "LEAVE"
-    with tables.ask(m, "LEAVE", PoolCommand.RELEASE, tables.copied_from, "LEAVE") as left:
-        with m.If(left):
-            m.next = "GROW"
     with m.State("GROW"):
-        m.d.sync += [tables.index.eq(state.held), tables.found.eq(1)]
+        m.d.comb += pool.i.p.command.eq(PoolCommand.ALLOCATE)
         m.next = "NO_BLOCK"
-        with m.If(~tables.found):
-            m.d.sync += tail.block.eq(entry.data)
-        with m.If(state.held >= tables.needed):
-            grown()
-            m.next = "ANSWER"
-        with m.Elif(pool.free != 0):
-            take(m, tables)
+        with m.If(tables.inside & tables.shared):
+            m.d.sync += tables.copied_from.eq(entry.data)
+            with m.If(pool.free != 0):
+                take(m, tables, "OWN")
+        with m.Else():
+            m.d.sync += [tables.index.eq(state.held), tables.found.eq(1)]
+            with m.If(~tables.found):
+                m.d.sync += tail.block.eq(entry.data)
+            with m.If(state.held >= tables.needed):
+                grown()
+                m.next = "ANSWER"
+            with m.Elif(pool.free != 0):
+                m.next = "GROW"
+                with m.If(pool.i.ready):
+                    take(m, tables, "TAKE")
+    with m.State("OWN"):  # the pool decides
+        m.next = "COPY"
+    with m.State("COPY"):
+        m.d.comb += [cache.o_copy.valid.eq(1), pool.o.ready.eq(cache.o_copy.ready)]
+        with m.If(cache.o_copy.ready):
+            m.d.comb += [enter.en.eq(1), pool.i.valid.eq(1), pool.i.p.command.eq(PoolCommand.RELEASE),
+                         pool.i.p.block.eq(tables.copied_from)]
+            m.d.sync += [tail.block.eq(pool.o.p.block), tables.found.eq(1), tables.inside.eq(0)]
+            m.next = "GROW"
+            with m.If(state.held >= tables.needed):
+                grown()
+                m.next = "ANSWER"
     with m.State("TAKE"):  # the pool decides
         m.d.sync += [state.held.eq(state.held + 1), enough.eq(state.held + 1 == tables.needed)]
         m.next = "TAKEN"
         with m.If(state.held + 1 == tables.needed):
             grown()
     with m.State("TAKEN"):
-        m.d.comb += [pool.o.ready.eq(1), enter.en.eq(1)]
+        m.d.comb += enter.en.eq(1)
         m.d.sync += tables.index.eq(state.held)
         m.next = "GROW"
         with m.If(~tables.found):
@@ -123,7 +114,7 @@ def extend(m: Module, tables: SequenceTables) -> None:
             m.next = "ANSWER"
             tables.tell(m)
         with m.Elif(pool.free != 0):
-            take(m, tables)
+            take(m, tables, "TAKE")
     with m.State("NO_BLOCK"):
         m.d.sync += tables.answer.error.eq(SequenceError.NO_BLOCK)
         m.next = "ANSWER"
@@ -133,8 +124,6 @@ def fork(m: Module, tables: SequenceTables) -> None:
     """FORK: an owner more for each block of the other sequence; all are given back if one has too many."""
     index, state = tables.index, tables.state
     with m.State("SHARE_READ"):
-        m.d.comb += [tables.keep.en.eq(1), tables.keeps_other.eq(1)]
-        m.d.sync += state.shared.eq(tables.needed)
         m.next = "SHARE"
     with tables.ask(m, "SHARE", PoolCommand.SHARE, tables.entry.data, "SHARED_TOO_OFTEN") as shared:
         with m.If(shared):
@@ -169,15 +158,13 @@ def compare(m: Module, tables: SequenceTables) -> None:
 
 
 def drop(m: Module, tables: SequenceTables) -> None:
-    """FREE, and what a FORK had when it failed; SHRINK."""
+    """FREE, and what a FORK had when it failed."""
     state = tables.state
     with m.State("DROP"):
-        m.d.sync += [tables.reads_other.eq(0), tables.index.eq(state.held - 1), state.length.eq(tables.stays)]
+        m.d.sync += [tables.reads_other.eq(0), tables.index.eq(state.held - 1), state.length.eq(0)]
         m.next = "DROP_READ"
-        with m.If(state.held == tables.least):
+        with m.If(state.held == 0):
             m.next = "ANSWER"
-            with m.If(state.shared > tables.least):
-                m.d.sync += state.shared.eq(tables.least)
     with m.State("DROP_READ"):
         m.next = "GIVE_BACK"
     with tables.ask(m, "GIVE_BACK", PoolCommand.RELEASE, tables.entry.data, "GIVE_BACK") as gone:

@@ -24,8 +24,6 @@ class SequenceCommand(IntEnum):
     """It has no positions any more."""
     COMPARE = 3
     """Whether its first ``count`` positions, whole blocks, lie in the same blocks as those of ``other``."""
-    SHRINK = 4
-    """Only its first ``count`` positions are left; blocks behind them are given back. Of a cache with ``lookups``."""
 
 
 class SequenceError(IntEnum):
@@ -36,8 +34,7 @@ class SequenceError(IntEnum):
     NO_BLOCK = 1
     """EXTEND: the pool has no block left."""
     TOO_LONG = 2
-    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has; COMPARE: more than one of the two has; SHRINK:
-    more than it has."""
+    """EXTEND: more positions than a sequence can have; FORK: more than ``other`` has; COMPARE: more than one of the two has."""
     NOT_EMPTY = 3
     """FORK: the sequence has positions or blocks."""
     SHARED_TOO_OFTEN = 4
@@ -86,10 +83,11 @@ def paged_write() -> data.StructLayout:
 
 
 def lookup_layout(config: AcceleratorConfig, sequences: int, block_size: int) -> data.StructLayout:
-    """``{sequence, index}``: block ``index`` of a sequence, one that it has."""
-    return data.StructLayout({"sequence": range(sequences), "index": range(ceil_div(config.max_context, block_size))})
+    """``{sequence, index, release}``: block ``index`` of a sequence, one that it has; or with ``release`` its last one, which is given
+    back: the sequence is as long as the blocks before it then."""
+    return data.StructLayout({"sequence": range(sequences), "index": range(ceil_div(config.max_context, block_size)), "release": 1})
 
 
-def block_layout(blocks: int) -> data.StructLayout:
-    """``{block, shared}``: its number; others have it too."""
-    return data.StructLayout({"block": range(blocks), "shared": 1})
+def block_layout(config: AcceleratorConfig, blocks: int, block_size: int) -> data.StructLayout:
+    """``{block, index, shared}``: its number; its place in the sequence; others have, or had, it too."""
+    return data.StructLayout({"block": range(blocks), "index": range(ceil_div(config.max_context, block_size)), "shared": 1})

@@ -4,7 +4,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
 
 from .addresses import RowAddresses
-from .blocks import PoolCommand
 from .paged_formats import positions
 from .paged_tables import SequenceTables
 
@@ -19,12 +18,12 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
     cache, offset_bits, request, again, lookup, tail = (
         tables.cache, tables.offset_bits, tables.request, tables.again, tables.lookup, tables.tail)
     offered, block_size, each = cache.i_request.p, cache.block_size, positions(cache.config)
-    behind, same, owned, inside, end = Signal(), Signal(), Signal(), Signal(), Signal(len(offered.position) + 1)
+    behind, same, owned, end = Signal(), Signal(), Signal(), Signal(len(offered.position) + 1)
+    beyond, none = Signal(), Signal()
     at, left = Signal(each), Signal(each)  # what is still to be looked up
-    # The rows in a block whose number has been looked up; it may have other owners.
-    part = Signal(data.StructLayout({"position": each, "count": range(block_size + 1), "last": 1, "asks": 1}))
+    part = Signal(data.StructLayout({"position": each, "count": range(block_size + 1), "last": 1}))  # in a block that was looked up
     run, start, empty = Signal.like(rows.i.p.passed), Signal(range(cache.blocks * block_size)), Signal()
-    next_block, joins = Signal(range(cache.blocks + 1)), Signal()
+    next_block, joins, denied = Signal(range(cache.blocks + 1)), Signal(), Signal()
 
     def row(block, position):
         return (block << offset_bits) | position[:offset_bits]
@@ -35,7 +34,6 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
         m.d.comb += lookup.en.eq(1)
         m.d.sync += [
             part.position.eq(at), part.count.eq(Mux(left < room, left, room)), part.last.eq(left <= room),
-            part.asks.eq(request.write & ((at >> offset_bits) < tables.asked.shared)),
             at.eq(((at >> offset_bits) + 1) << offset_bits), left.eq(left - room),
         ]
 
@@ -52,7 +50,8 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
 
     m.d.comb += [
         lookup.en.eq(0), lookup.addr.eq(tables.index_of(at) | request.sequence << tables.index_bits),
-        joins.eq(empty | (lookup.data == next_block)),
+        joins.eq(empty | (lookup.data == next_block)), none.eq(request.count == 0),
+        denied.eq(beyond | (request.write & ~none & tables.denied)),
         *(rows.i.p[name].eq(request[name]) for name in ("write", "base", "head")),
         rows.i.p.position.eq(start), rows.i.p.count.eq(run.count), rows.i.p.passed.eq(run),
     ]
@@ -68,8 +67,8 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
                 m.d.sync += behind.eq(0)
             with m.If(~behind):  # whether it is needed or not
                 look_up()
-            with m.If((~behind | tables.returns) & tail.valid & inside & (request.sequence == tail.sequence)
-                      & (tables.index_of(request.position) == tail.index) & (end <= tail.length)):
+            with m.If((~behind | tables.returns) & tail.valid & ~none & (request.sequence == tail.sequence)
+                      & (tables.index_of(request.position) == tail.index) & (end <= tail.end)):
                 m.d.sync += [start.eq(row(tables.first_block, request.position)), run.position.eq(request.position),
                              run.count.eq(request.count), run.last.eq(1), again.eq(1), owned.eq(1)]
                 m.next = "SEND"
@@ -77,18 +76,18 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
                 m.next = "CHECK"
             with m.Elif(again & same & (owned | ~request.write)):
                 m.next = "SEND"
-            with m.Elif(end > tables.asked.length):
-                refuse("REFUSE")
-            with m.Elif(request.count == 0):
-                m.d.sync += again.eq(0)
-                m.next = "IDLE"
             with m.Else():
-                m.d.sync += [empty.eq(1), again.eq(1), owned.eq(request.write)]
+                m.d.sync += [empty.eq(1), again.eq(1), owned.eq(request.write), beyond.eq(end > tables.asked.length)]
                 m.next = "WALK"
         with m.State("WALK"):
-            m.d.comb += rows.i.valid.eq(~part.asks & Mux(empty, part.last, ~joins))
-            with m.If(part.asks):
-                m.next = "OWNERS"
+            m.d.comb += rows.i.valid.eq(~denied & ~none & Mux(empty, part.last, ~joins))
+            with m.If(denied):
+                refuse("REFUSE")
+                with m.If(~empty):
+                    m.next = "STOP"
+            with m.Elif(none):
+                m.d.sync += [again.eq(0), empty.eq(0)]
+                m.next = "IDLE"
             with m.Elif(joins | rows.i.ready):
                 look_up()
                 m.d.sync += [run.count.eq(part.count + Mux(joins & ~empty, run.count, 0)), run.last.eq(part.last), empty.eq(0),
@@ -101,14 +100,6 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
                     m.next = "SEND"
                     with m.If(empty & rows.i.ready):
                         accept()
-        with tables.ask(m, "OWNERS", PoolCommand.COUNT, lookup.data, "OWNERS") as known:
-            with m.If(known):
-                m.d.sync += part.asks.eq(0)
-                m.next = "WALK"
-                with m.If(tables.pool.o.p.count > 1):
-                    refuse("REFUSE")
-                    with m.If(~empty):
-                        m.next = "STOP"
         with m.State("SEND"):
             m.d.comb += rows.i.valid.eq(1)
             with m.If(rows.i.ready):
@@ -125,7 +116,6 @@ def send_runs(m: Module, tables: SequenceTables, rows: RowAddresses) -> None:
     with m.If(cache.i_request.valid & cache.i_request.ready):
         m.d.sync += [
             request.eq(offered), at.eq(offered.position), left.eq(offered.count), end.eq(offered.position + offered.count),
-            inside.eq((offered.count != 0) & (offered.position[:offset_bits] + offered.count <= block_size)),
             same.eq(Cat(offered[name] == request[name] for name in ("sequence", "position", "count")).all()),
             behind.eq(Mux(tables.awaits, cache.i_command.valid, ~tables.returns)),
         ]

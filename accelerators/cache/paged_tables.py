@@ -3,21 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 
 from ..integers import ceil_div
 from .blocks import BlockPool, PoolCommand
-from .paged_formats import SequenceCommand, positions
+from .paged_formats import positions
 
 __all__ = ["SequenceTables"]
 
 
 class SequenceTables:
     """Length and blocks of each sequence of a ``PagedCache``, and what the states of its commands have in hand.
-
-    Of each sequence it is known how many ``shared`` blocks it has at most: none behind those has another owner. So the pool need not be
-    asked for each row that is written.
 
     Parameters
     ----------
@@ -31,13 +28,13 @@ class SequenceTables:
     Members
     -------
     mine, theirs, keep
-        What is kept of the sequence that a command is about, of the other one, and the port to write it back: ``state``, or with
-        ``keeps_other`` what is known of the other one.
-    entry, enter
+        What is kept of the sequence that a command is about, of the other one, and the port to write ``state`` back.
+    entry, shared, enter
         Ports of the memory of blocks. Read is block ``index`` of ``sequence``, or with ``reads_other`` of the command's other one, a
-        cycle late; written is the block that the pool gives.
-    asked, lookup
-        For requests: what is kept of the sequence of ``request``, and one of its blocks, a cycle late.
+        cycle late, and whether it is ``shared``; written is the block that the pool gives.
+    asked, lookup, denied
+        For requests: what is kept of the sequence of ``request``, and one of its blocks, a cycle late; it is not to be written, as
+        others have it too.
     used
         A bit for each sequence: its length was written since reset. All others are empty.
     command, request
@@ -49,17 +46,17 @@ class SequenceTables:
     again
         The latest request was one run, and no command came since.
     tail
-        The latest command was an EXTEND, if ``valid``: the block of the first position that it added, and the length.
+        The latest command was an EXTEND, if ``valid``: the block of the first position that it added, and the ``end`` of rows there.
     found, first_block
         ``tail.block`` is known; that block, in the cycle in which the pool gives it as well.
     sequence, state, source
         What a command is about, what is kept of it, and of the other one.
     total, needed
         Positions and blocks that a command comes to.
-    stays, least
-        Positions and blocks that are left of a sequence whose blocks are dropped.
-    block, copied_from
-        What the pool answered; the block that ``block`` is to be a copy of.
+    block
+        The one that was looked up.
+    inside, copied_from
+        An EXTEND begins within a block, which may be shared; the one that was.
     answer
         Payload of ``o_done``.
     """
@@ -68,42 +65,82 @@ class SequenceTables:
         config, offset_bits = cache.config, cache.block_size.bit_length() - 1
         most = ceil_div(config.max_context, cache.block_size)
         self.index_bits = index_bits = (most - 1).bit_length()
-        kept = data.StructLayout({"length": positions(config), "held": range(most + 1), "shared": range(most + 1)})
+        kept = data.StructLayout({"length": positions(config), "held": range(most + 1)})
         m.submodules.sequences = sequences = memory.Memory(shape=kept, depth=cache.sequences, init=[])
         m.submodules.tables = tables = memory.Memory(shape=range(cache.blocks), depth=cache.sequences << index_bits, init=[])
         self.cache, self.pool, self.offset_bits, self.used = cache, pool, offset_bits, Signal(cache.sequences)
         self.command, self.request = Signal.like(cache.i_command.p), Signal.like(cache.i_request.p)
         self.mine, self.theirs, self.asked = (self._kept(m, sequences.read_port(domain="comb"), sequence, name) for sequence, name in (
             (cache.i_command.p.sequence, "mine"), (cache.i_command.p.other, "theirs"), (self.request.sequence, "asked")))
-        self.keep, self.keeps_other = sequences.write_port(), Signal()
+        self.keep = sequences.write_port()
         self.entry, self.enter, self.lookup = tables.read_port(), tables.write_port(), tables.read_port()
 
         self.awaits, self.returns, self.serving = Signal(), Signal(), Signal()
         self.sequence, self.reads_other = Signal(range(cache.sequences)), Signal()
         self.state, self.source, self.index = Signal(kept), Signal(kept), Signal(range(1 << index_bits))
         self.total, self.needed = Signal(len(self.state.length) + 1), Signal.like(self.state.held)
-        self.block, self.copied_from = Signal(range(cache.blocks)), Signal(range(cache.blocks))
+        self.shared, self.denied = pool.shared
+        self.block, self.copied_from, self.inside = Signal(range(cache.blocks)), Signal(range(cache.blocks)), Signal()
         self.again, self.found, self.first_block = Signal(), Signal(), Signal(range(cache.blocks))
         self.tail = Signal(data.StructLayout({"valid": 1, "sequence": range(cache.sequences), "index": range(1 << index_bits),
-                                              "block": range(cache.blocks), "length": positions(config)}))
+                                              "block": range(cache.blocks), "end": positions(config)}))
         self.answer = cache.o_done.p
 
-        self.stays, self.least = Const(0), Const(0)
-        command, state, source = self.command, self.state, self.source
-        if cache.lookups:
-            self.stays, self.least = Signal.like(state.length, name="stays"), Signal.like(state.held, name="least")
-            shrinks = command.command == SequenceCommand.SHRINK
-            m.d.comb += [self.stays.eq(Mux(shrinks, command.count, 0)), self.least.eq(Mux(shrinks, self.blocks_of(command.count), 0))]
+        command, state = self.command, self.state
         m.d.comb += [
             self.total.eq(state.length + command.count), self.first_block.eq(self.tail.block),
             self.entry.addr.eq(self.index | Mux(self.reads_other, command.other, self.sequence) << index_bits),
             self.enter.addr.eq(self.index | self.sequence << index_bits), self.enter.data.eq(pool.o.p.block),
-            self.keep.addr.eq(Mux(self.keeps_other, command.other, self.sequence)),
-            self.keep.data.eq(Mux(self.keeps_other, source, state)),
-            cache.o_copy.p.source.eq(self.copied_from), cache.o_copy.p.target.eq(self.block),
+            pool.o.ready.eq(1), pool.asked[0].eq(self.entry.data), pool.asked[1].eq(self.lookup.data),
+            self.keep.addr.eq(self.sequence), self.keep.data.eq(state),
+            cache.o_copy.p.source.eq(self.copied_from), cache.o_copy.p.target.eq(pool.o.p.block),
             cache.o_copy.p.rows.eq(state.length[:offset_bits]),
             self.answer.length.eq(state.length),
         ]
+        if cache.lookups:
+            self._look(m, sequences, cache.i_look, cache.o_look)
+
+    def _look(self, m: Module, sequences: memory.Memory, i_look, o_look) -> None:
+        """Which block a sequence has, and whether others have it too; some are given back. Nobody else reads while a command is
+        awaited, nobody writes a cycle later, and in the last cycle of a command, or where none comes, nobody needs the pool: so no
+        command takes longer."""
+        pool, look = self.pool.i, Signal.like(i_look.p)
+        its = self._kept(m, sequences.read_port(domain="comb"), look.sequence, "looked")
+        m.d.comb += [o_look.p.index.eq(look.index), pool.p.command.eq(PoolCommand.RELEASE), pool.p.block.eq(o_look.p.block)]
+        with m.If(self.awaits):
+            m.d.comb += self.entry.addr.eq(look.index | look.sequence << self.index_bits)
+        with m.FSM(name="looks"):
+            with m.State("IDLE"):
+                m.d.comb += i_look.ready.eq(1)
+                m.d.sync += look.eq(i_look.p)
+                with m.If(i_look.valid):
+                    m.next = "FIND"
+                    with m.If(i_look.p.release):
+                        m.next = "LAST"
+            with m.State("LAST"):
+                m.d.sync += look.index.eq(its.held - 1)
+                m.next = "FIND"
+            with m.State("FIND"), m.If(self.awaits):
+                m.next = "FOUND"
+            with m.State("FOUND"):
+                m.d.sync += [o_look.p.block.eq(self.entry.data), o_look.p.shared.eq(self.shared)]
+                m.next = "TELL"
+                with m.If(look.release):
+                    m.d.comb += [self.keep.en.eq(1), self.keep.addr.eq(look.sequence), self.keep.data.held.eq(look.index),
+                                 self.keep.data.length.eq(look.index << self.offset_bits)]
+                    m.next = "GIVE"
+                    with m.If(look.sequence == self.request.sequence):
+                        m.d.sync += self.again.eq(0)
+                    with m.If(look.sequence == self.tail.sequence):
+                        m.d.sync += self.tail.valid.eq(0)
+            with m.State("GIVE"), m.If(self.returns | (self.awaits & ~self.cache.i_command.valid)):
+                m.d.comb += pool.valid.eq(1)
+                with m.If(pool.ready):
+                    m.next = "TELL"
+            with m.State("TELL"):
+                m.d.comb += o_look.valid.eq(1)
+                with m.If(o_look.ready):
+                    m.next = "IDLE"
 
     def _kept(self, m: Module, port, sequence: Value, name: str) -> data.View:
         """What is kept of a sequence; all is 0 of one that is not in use."""
@@ -128,8 +165,6 @@ class SequenceTables:
             with m.If(pool.i.ready):
                 m.next = name + "_ANSWER"
         with m.State(name + "_ANSWER"):
-            m.d.comb += pool.o.ready.eq(1)
-            m.d.sync += self.block.eq(pool.o.p.block)
             with m.If(pool.o.valid & pool.o.p.refused):
                 m.next = refused
             yield pool.o.valid & ~pool.o.p.refused

@@ -1,6 +1,6 @@
 """Paged KV cache whose sequences can leave it for a second region of memory, and come back."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,7 +12,7 @@ from .paged import PagedCache
 from .swap_commands import begin_swap, decide, hand_on
 from .swap_formats import SwapCommand, swap_command, swap_result, swapped_layout
 from .swap_tables import SwapTables
-from .swap_walk import count_block, finish, look, place_block
+from .swap_walk import STEPS, count_block, finish, look, place_block
 
 __all__ = ["SwapController"]
 
@@ -29,7 +29,7 @@ class SwapController(wiring.Component):
     that lie one behind the other in both regions are one move, of the rows that there are::
 
         i_command --> commands --> PagedCache --> o_copy, o_done
-                         | swap: a block at a time, in turn with the others
+                         | swap: a block at a time, beside the others
                          '-> runs of blocks --> o_move (RowMover) --> i_moved --> o_swapped
         i_request --> waits while its rows move --> copies of written blocks given up --> PagedCache --> o_read, o_write
 
@@ -61,7 +61,8 @@ class SwapController(wiring.Component):
         See ``PagedCache``. Commands in the order of the requests. One for rows that are still to come, or for a sequence that
         leaves, waits, and those behind it; of a sequence that comes back, rows can be read move by move, from the first on, and writes
         wait for its end, as it stays in its slots if a move fails. A write that gives back slots waits while the blocks of a SWAP_OUT
-        before it are counted. All others wait for one block of the swap at most, or one command of the cache.
+        before it are counted. All others wait for no swap if they pass at once (see below), else for one block of it at most, or at its
+        end for those that are given back.
     record_beats, head_stride, clear : In; free : Out
         See ``PagedCache``.
     error : Out(1)
@@ -76,14 +77,13 @@ class SwapController(wiring.Component):
     of ``PagedCache`` for requests that pass at once, those about sequences that are in: reads, and writes of blocks behind the last one
     that may have a slot, among them all appends. Other writes, of rows in full blocks, take 4 cycles more, and 2 for each block that
     may have a slot; if the last such one was among them, further writes there pass. EXTEND and FORK pass at once too. So an append
-    takes at most two cycles more than its beats, as with ``PagedCache``, whatever was swapped before; while a swap goes on, see
-    ``i_request``.
+    takes at most two cycles more than its beats, as with ``PagedCache``, whatever was swapped before, or is while it is made.
     """
 
     SAME = ("o_copy", "i_request", "o_read", "o_write", "record_beats", "head_stride", "error", "clear", "free")
     """Members that are those of ``PagedCache``."""
 
-    CYCLES = {"swap_out": 30, "out_block": 18, "swap_in": 23, "in_block": 11}
+    CYCLES = {"swap_out": 26, "out_block": 14, "swap_in": 22, "in_block": 9}
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int | None = None, block_size: int | None = None,
                  blocks: int | None = None, slots: int | None = None):
@@ -120,9 +120,9 @@ class SwapController(wiring.Component):
 
         self._tables = tables = SwapTables(m, self, cache)
         goes, takes, at_once, about_swap, asks = Signal(), Signal(), Signal(), Signal(), Signal()
-        swap_turn, steps, moves_on, borrows = Signal(), Signal(), Signal(), Signal()
-        offered, asked, request, swap, active, checking = (
-            self.i_request.p, self.i_command.p, tables.request, tables.swap, tables.active, tables.checking)
+        steps, swap_turn, moves_on, passes, leaves, examined, begins, passes_on = (Signal() for _ in range(8))
+        offered, asked, request, swap, active, checking, told = (
+            self.i_request.p, self.i_command.p, tables.request, tables.swap, tables.active, tables.checking, cache.i_command)
         m.d.comb += [
             goes.eq(tables.pending & ~(tables.checked & tables.waits)),
             about_swap.eq((asked.command >= SwapCommand.SWAP_OUT) | (asked.sequence == swap.sequence)
@@ -130,8 +130,7 @@ class SwapController(wiring.Component):
             asks.eq(self.i_command.valid & ~checking & ~(active & about_swap)), takes.eq(asks & ~goes),
             at_once.eq((asked.sequence < self.sequences) & ~tables.out.bit_select(asked.sequence, 1) & (
                 (asked.command == SwapCommand.EXTEND) | ((asked.command == SwapCommand.FORK) & (asked.other < self.sequences)))),
-            borrows.eq(self.i_command.valid & ~goes), moves_on.eq(steps & (swap_turn | ~(goes | takes))),
-            tables.mine.addr.eq(Mux(borrows, asked.sequence, tables.looked.sequence)), tables.keep.addr.eq(tables.sequence),
+            tables.mine.addr.eq(asked.sequence), tables.its.addr.eq(tables.looked.sequence), tables.keep.addr.eq(tables.sequence),
             tables.entry.addr.eq(tables.index | tables.sequence << tables.index_bits), tables.enter.addr.eq(tables.entry.addr),
             tables.enter.data.slot.eq(tables.slot),
             cache.i_request.p.eq(request), cache.i_look.p.sequence.eq(tables.sequence), cache.i_look.p.index.eq(tables.index),
@@ -146,20 +145,14 @@ class SwapController(wiring.Component):
             with m.If(cache.o_done.valid & self.o_done.ready):
                 m.d.sync += tables.handed.eq(0)
 
-        with m.FSM():
+        with m.FSM() as states:
+            m.d.comb += passes_on.eq(Cat(states.ongoing(name) for name in ("IDLE", *STEPS)).any())
             with m.State("IDLE"):
-                state = tables.state_of(tables.mine)
-                passes = tables.pending & tables.checked & tables.plain & ~(steps & swap_turn)
-                leaves = passes & cache.i_request.ready
-                m.d.comb += [cache.i_request.valid.eq(passes), self.i_request.ready.eq((~tables.pending | leaves) & ~asks)]
-                m.d.sync += [tables.state.eq(state), steps.eq(active & ~tables.runs.flush & Mux(
+                m.d.comb += [examined.eq(goes & tables.checked & ~tables.plain), begins.eq(takes & ~at_once & ~tables.handed),
+                             moves_on.eq(steps & (swap_turn | ~(examined | begins)))]
+                m.d.sync += [steps.eq(active & ~tables.runs.flush & Mux(
                     tables.more, checking | ~tables.leaves | tables.slots.at_free | (self.room == 0),
                     checking | ((tables.runs.run.rows == 0) & ~tables.runs.busy & ~self.o_swapped.valid)))]
-                tables.check(m, state, unless=borrows)
-                with m.If(leaves):
-                    m.d.sync += [tables.pending.eq(0), tables.checked.eq(0), swap_turn.eq(1)]
-                with m.If(self.i_request.valid & self.i_request.ready):
-                    m.d.sync += [request.eq(offered), tables.pending.eq(1), tables.request_end.eq(offered.position + offered.count)]
                 with m.If(moves_on):
                     m.d.sync += [tables.sequence.eq(swap.sequence), tables.index.eq(swap.index), tables.end.eq(swap.end),
                                  swap_turn.eq(0)]
@@ -168,18 +161,13 @@ class SwapController(wiring.Component):
                         m.next = "FINISH"
                         with m.If(checking):
                             m.next = "CHECKED"
-                with m.Elif(goes & tables.checked & ~tables.plain):
-                    m.d.sync += [tables.sequence.eq(request.sequence), swap_turn.eq(1)]
+                with m.Elif(examined):
+                    m.d.sync += [tables.sequence.eq(request.sequence), tables.state.eq(tables.state_of(tables.its)), swap_turn.eq(1)]
                     m.next = "REQUEST"
-                with m.Elif(takes & at_once):
-                    told = cache.i_command
-                    m.d.comb += [told.valid.eq(1), self.i_command.ready.eq(told.ready), told.p.command.eq(asked.command[:2]),
-                                 *(told.p[name].eq(asked[name]) for name in ("sequence", "other", "count"))]
-                    with m.If(told.ready):
-                        m.d.sync += [tables.handed.eq(1), swap_turn.eq(1)]
-                with m.Elif(takes & ~tables.handed):
+                with m.Elif(begins):
                     m.d.comb += self.i_command.ready.eq(1)
-                    m.d.sync += [tables.command.eq(asked), tables.sequence.eq(asked.sequence), swap_turn.eq(1)]
+                    m.d.sync += [tables.command.eq(asked), tables.sequence.eq(asked.sequence),
+                                 tables.state.eq(tables.state_of(tables.mine)), swap_turn.eq(1)]
                     m.next = "DECIDE"
             self._pass_request(m, tables)
             for command in (decide, hand_on, begin_swap):
@@ -190,6 +178,20 @@ class SwapController(wiring.Component):
                     m.next = "IDLE"
             for step in (look, count_block, place_block, finish):
                 step(m, tables)
+        with m.If(passes_on):
+            m.d.comb += [passes.eq(tables.pending & tables.checked & tables.plain), leaves.eq(passes & cache.i_request.ready),
+                         cache.i_request.valid.eq(passes), self.i_request.ready.eq((~tables.pending | leaves) & ~asks)]
+            tables.check(m)
+            with m.If(leaves):
+                m.d.sync += [tables.pending.eq(0), tables.checked.eq(0)]
+            with m.If(self.i_request.valid & self.i_request.ready):
+                m.d.sync += [request.eq(offered), tables.pending.eq(1), tables.request_end.eq(offered.position + offered.count)]
+            m.d.comb += [told.p.command.eq(asked.command[:2]),
+                         *(told.p[name].eq(asked[name]) for name in ("sequence", "other", "count"))]
+            with m.If(takes & at_once):
+                m.d.comb += [told.valid.eq(1), self.i_command.ready.eq(told.ready)]
+                with m.If(told.ready):
+                    m.d.sync += tables.handed.eq(1)
         with m.If(tables.keep.en):
             m.d.sync += [tables.used.bit_select(tables.sequence, 1).eq(1),
                          tables.out.bit_select(tables.sequence, 1).eq(tables.keep.data.length != 0)]

@@ -60,7 +60,7 @@ def begin_swap(m: Module, tables: SwapTables) -> None:
         with m.If(state.length == 0):
             m.d.sync += tables.length.eq(size)
         with m.If(command.command != SwapCommand.MARK):
-            m.d.sync += [swap.sequence.eq(tables.sequence), swap.known.eq(state.known), swap.dirty.eq(0), arrived.eq(size),
+            m.d.sync += [swap.sequence.eq(tables.sequence), swap.known.eq(state.known), swap.missing.eq(0), arrived.eq(size),
                          tables.failed.eq(0)]
         with m.If(command.command == SwapCommand.SWAP_OUT):
             m.d.sync += [swap.first.eq(0), swap.index.eq(0), swap.end.eq(tables.blocks_of(size)), swap.limit.eq(size),
@@ -70,13 +70,16 @@ def begin_swap(m: Module, tables: SwapTables) -> None:
         with m.Elif(command.command == SwapCommand.SWAP_IN):
             m.d.sync += [swap.first.eq(size >> tables.offset_bits), swap.index.eq(size >> tables.offset_bits),
                          swap.end.eq(tables.blocks_of(state.length)), swap.limit.eq(state.length), tables.leaves.eq(0)]
-            m.next = "ENOUGH"
+            m.next = "MISSING"
             with m.If(state.length == 0):
                 m.d.sync += error.eq(SwapError.NOTHING)
                 m.next = "ANSWER"
+    with m.State("MISSING"):
+        m.d.sync += swap.missing.eq(swap.end - swap.index)
+        m.next = "ENOUGH"
     with m.State("ENOUGH"):
         m.next = "ALLOCATE"
-        with m.If(cache.free < swap.end - swap.index):
+        with m.If(cache.free < swap.missing):
             m.d.sync += error.eq(SwapError.NO_BLOCK)
             m.next = "ANSWER"
     with tables.tell(m, "ALLOCATE", SequenceCommand.EXTEND, swap.limit - arrived) as done:

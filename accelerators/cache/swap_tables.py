@@ -27,9 +27,10 @@ class SwapTables:
 
     Members
     -------
-    mine, keep
+    mine, its, keep
         Ports of the memory of sequences: the length of one that is out, else 0, and how many of its entries are ``known``, that is,
-        mean anything: of one that is in, of full blocks only. Read is the one that is asked for, written the one in hand.
+        mean anything: of one that is in, of full blocks only. Read is that of the command that is offered, and of the request that is
+        looked at, written the one in hand.
     entry, enter
         Ports of the memory of entries: of block ``index`` of the sequence in hand, whether a slot has a copy of it, and which. A
         cycle late.
@@ -52,11 +53,12 @@ class SwapTables:
         Positions that it has in the cache.
     swap
         Of the sequence that is swapped: blocks ``index`` to ``end`` are still to be looked at, those before ``first`` stay; all rows
-        end at ``limit``. ``known`` as in the memory; ``dirty`` blocks need a slot; ``length`` is that of the sequence.
+        end at ``limit``. ``known`` as in the memory; ``missing`` is how many slots, or blocks, it needs; ``length`` is that of the
+        sequence.
     active, checking, leaves, failed, arrived
         There is a swap; its blocks are only counted yet; it is a SWAP_OUT; a move failed; positions that were moved.
-    more
-        Blocks are still to be looked at.
+    more, ends
+        Blocks are still to be looked at. In this cycle the swap ends: what is about its sequence is looked at behind it.
     block, shared, slot, copied
         The one that is looked at, whether others have it, and its slot, which has its rows (``copied``) or will have them.
     runs, slots
@@ -72,8 +74,8 @@ class SwapTables:
                                                        depth=controller.sequences << index_bits, init=[])
         self.controller, self.cache = controller, cache
         self.offset_bits, self.index_bits = controller.block_size.bit_length() - 1, index_bits
-        self.mine, self.entry, self.enter = states.read_port(domain="comb"), entries.read_port(), entries.write_port()
-        self.keep = states.write_port()
+        self.mine, self.its, self.keep = states.read_port(domain="comb"), states.read_port(domain="comb"), states.write_port()
+        self.entry, self.enter = entries.read_port(), entries.write_port()
 
         self.used = Signal(controller.sequences)
         self.command, self.error, self.length = Signal.like(controller.i_command.p), Signal(4), Signal(positions)
@@ -85,9 +87,9 @@ class SwapTables:
         self.index, self.end = Signal(counts), Signal(counts)
         self.size = Signal(positions)
         self.swap = Signal(data.StructLayout({"sequence": range(controller.sequences), "first": counts, "index": counts, "end": counts,
-                                              "known": counts, "dirty": counts, "limit": positions, "length": positions}))
+                                              "known": counts, "missing": counts, "limit": positions, "length": positions}))
         self.active, self.checking, self.leaves, self.failed = Signal(), Signal(), Signal(), Signal()
-        self.arrived, self.more = Signal(positions), Signal()
+        self.arrived, self.more, self.ends = Signal(positions), Signal(), Signal()
         self.block, self.shared, self.slot, self.copied = (
             Signal(range(controller.blocks)), Signal(), Signal(range(controller.slots)), Signal())
 
@@ -103,15 +105,17 @@ class SwapTables:
         """What the memory has of the sequence that a port reads; all is 0 where nothing was written."""
         return data.View(port.data.shape(), Mux(self.used.bit_select(port.addr, 1), port.data.as_value(), 0))
 
-    def check(self, m: Module, state: data.View, unless: Value) -> None:
-        """In a state: whether the latest request, or if none is pending the one that is offered, has to wait, or can pass; ``state`` is
-        that of its sequence, ``unless`` it is another one's. While there is a swap, only what is pending is checked."""
-        looked, swap = self.looked, self.swap
+    def check(self, m: Module) -> None:
+        """In a state: whether the latest request, or if none is pending the one that is offered, has to wait, or can pass. What is
+        about the sequence that is swapped is only checked when it is pending."""
+        looked, swap, state = self.looked, self.swap, self.state_of(self.its)
+        swapped = self.active & (looked.sequence == swap.sequence)
         writes = looked.write & (looked.count != 0) & (looked.position >> self.offset_bits < state.known)
-        waits = (self.active & (looked.sequence == swap.sequence) & (self.leaves | looked.write | (self.request_end > self.arrived))
+        waits = (swapped & (self.leaves | looked.write | (self.request_end > self.arrived))
                  | self.checking & writes)
-        m.d.sync += [self.checked.eq(~unless & (self.pending | ~self.active)), self.waits.eq(waits),
-                     self.plain.eq(~waits & ~writes & (state.length == 0) & (looked.sequence < self.controller.sequences))]
+        m.d.sync += [self.checked.eq(~swapped | (self.pending & ~self.ends)), self.waits.eq(waits),
+                     self.plain.eq(~waits & ~writes & ~self.out.bit_select(looked.sequence, 1)
+                                   & (looked.sequence < self.controller.sequences))]
 
     @contextmanager
     def tell(self, m: Module, name: str, what, count) -> Iterator[Value]:

@@ -2,11 +2,13 @@
 
 from amaranth.hdl import Module, Mux
 
-from .paged_formats import SequenceCommand
 from .swap_formats import SwapError
 from .swap_tables import SwapTables
 
-__all__ = ["count_block", "finish", "look", "place_block"]
+__all__ = ["STEPS", "count_block", "finish", "look", "place_block"]
+
+STEPS = ("LOOK", "LOOKED", "CHECK", "PLACE", "FINISH", "DROPPED", "DROPPED_SLOT", "RELEASE", "RELEASED", "END")
+"""States in which commands and requests about other sequences go on."""
 
 
 def look(m: Module, tables: SwapTables) -> None:
@@ -36,14 +38,14 @@ def count_block(m: Module, tables: SwapTables) -> None:
         with m.If(tables.shared):
             m.d.sync += swap.first.eq(index + 1)
         with m.Elif(~tables.copied):
-            m.d.sync += swap.dirty.eq(swap.dirty + 1)
+            m.d.sync += swap.missing.eq(swap.missing + 1)
         m.next = "IDLE"
     with m.State("CHECKED"):
         m.d.sync += [tables.checking.eq(0), swap.index.eq(swap.first)]
         m.next = "ANSWER"
         with m.If(swap.first == swap.end):
             m.d.sync += [error.eq(SwapError.NOTHING), active.eq(0)]
-        with m.Elif(swap.dirty > tables.controller.room):
+        with m.Elif(swap.missing > tables.controller.room):
             m.d.sync += [error.eq(SwapError.NO_ROOM), active.eq(0)]
         with m.Elif(swap.known < swap.end):
             m.d.sync += swap.known.eq(swap.end)
@@ -77,20 +79,28 @@ def place_block(m: Module, tables: SwapTables) -> None:
 def finish(m: Module, tables: SwapTables) -> None:
     """All was moved: what left is dropped from the cache, or from the slots, if a move failed; what came back keeps the slots of its
     full blocks, as the next append goes into one that is not; and the swap is told of."""
-    controller, swap, leaves, failed, keep = tables.controller, tables.swap, tables.leaves, tables.failed, tables.keep
+    cache, controller, swap, leaves, failed, keep = (
+        tables.cache, tables.controller, tables.swap, tables.leaves, tables.failed, tables.keep)
     full = swap.limit >> tables.offset_bits
     with m.State("FINISH"):
         m.d.sync += tables.index.eq(Mux(leaves, swap.first, full))
         m.next = "DROPPED"
         with m.If(leaves ^ failed):
-            m.next = "LEAVE"
+            m.next = "RELEASE"
     tables.give_up(m, "DROPPED", "END")
-    with tables.tell(m, "LEAVE", SequenceCommand.SHRINK, swap.first << tables.offset_bits) as done:
-        with m.If(done):
-            m.next = "END"
+    with m.State("RELEASE"):
+        m.d.comb += [cache.i_look.valid.eq(1), cache.i_look.p.release.eq(1)]
+        with m.If(cache.i_look.ready):
+            m.next = "RELEASED"
+    with m.State("RELEASED"):
+        m.d.comb += cache.o_look.ready.eq(1)
+        with m.If(cache.o_look.valid):
+            m.next = "RELEASE"
+            with m.If(cache.o_look.p.index <= swap.first):
+                m.next = "END"
     with m.State("END"):
         m.d.comb += [keep.en.eq(~failed), keep.data.known.eq(Mux(leaves, swap.known, full)),
-                     keep.data.length.eq(Mux(leaves, swap.length, 0))]
+                     keep.data.length.eq(Mux(leaves, swap.length, 0)), tables.ends.eq(1)]
         m.d.sync += [tables.active.eq(0), controller.o_swapped.valid.eq(1), controller.o_swapped.p.sequence.eq(tables.sequence),
                      controller.o_swapped.p.error.eq(failed)]
         m.next = "IDLE"

@@ -12,7 +12,7 @@ from .unit import Items, UnitBench
 
 __all__ = ["BlockPoolBench", "PagedCacheBench", "refused"]
 
-ALLOCATE, SHARE, RELEASE, COUNT = range(4)
+ALLOCATE, SHARE, RELEASE = range(3)
 EXTEND, FORK, FREE, COMPARE = range(4)
 SEQUENCES, BLOCK_SIZE = 4, 16
 
@@ -26,23 +26,29 @@ def refused(write: bool) -> tuple[str, dict[str, int | None]]:
 class BlockPoolBench(UnitBench):
     """Random commands; blocks are known from the golden model, so most commands are about blocks in use."""
 
+    asked = (0, 1)
+
+    def constants(self) -> Mapping[str, int]:
+        first, second = self.asked
+        return {"asked": first | second << (block_count(self.config, BLOCK_SIZE, SEQUENCES) - 1).bit_length()}
+
     def stimulus(self, rng: random.Random, case: str) -> Items:
         pool, commands = BlockPool(block_count(self.config, BLOCK_SIZE, SEQUENCES)), []
         for _ in range(6):
-            shares = rng.choice(((8, 2, 1, 1), (2, 4, 4, 1), (1, 1, 8, 1)))
+            shares = rng.choice(((8, 2, 1), (2, 4, 4), (1, 1, 8)))
             for _ in range(rng.randint(10, 120)):
                 used = [block for block, count in enumerate(pool.counts) if count]
                 block = rng.choice(used) if used and rng.random() < 0.9 else rng.randrange(pool.blocks)
-                commands.append({"command": rng.choices(range(4), shares)[0], "block": block})
+                commands.append({"command": rng.choices(range(3), shares)[0], "block": block})
                 self._answer(pool, commands[-1])
         return {"i": commands}
 
     def boundary(self) -> Items:
-        """All blocks and one more, twice; the most owners, and one more; none, and one fewer."""
+        """All blocks and one more, twice; the most owners, and one more; none, and one fewer; a command that does not exist."""
         blocks = block_count(self.config, BLOCK_SIZE, SEQUENCES)
         everything = [{"command": ALLOCATE, "block": 0}] * (blocks + 1)
         back = [{"command": RELEASE, "block": block} for block in (*range(blocks), 0)]
-        return {"i": [{"command": command, "block": block} for command in (SHARE, RELEASE, COUNT) for block in (0, blocks - 1)]
+        return {"i": [{"command": command, "block": block} for command in (SHARE, RELEASE, RELEASE + 1) for block in (0, blocks - 1)]
                 + everything + [{"command": SHARE, "block": 1}] * 256 + [{"command": RELEASE, "block": 1}] * 256 + back + everything}
 
     def expected(self, stimulus: Items) -> Items:
@@ -52,16 +58,19 @@ class BlockPoolBench(UnitBench):
     @staticmethod
     def _answer(pool: BlockPool, command: dict[str, int]) -> dict[str, int | None]:
         block = command["block"]
+        if command["command"] > RELEASE:
+            return {"block": block, "count": None, "refused": 1}
         if command["command"] == ALLOCATE:
             given = pool.allocate()
             return {"block": given.block, "count": 1, "refused": 0} if given else {"block": None, "count": 0, "refused": 1}
-        return vars({SHARE: pool.share, RELEASE: pool.release, COUNT: pool.count}[command["command"]](block))
+        return vars((pool.share if command["command"] == SHARE else pool.release)(block))
 
     def levels(self, stimulus: Items) -> dict[str, int]:
         pool = BlockPool(block_count(self.config, BLOCK_SIZE, SEQUENCES))
         for command in stimulus["i"]:
             self._answer(pool, command)
-        return {"free": pool.free}
+        counts = [pool.counts[block] for block in self.asked]
+        return {"free": pool.free} | ({"shared": sum((count > 1) << k for k, count in enumerate(counts))} if all(counts) else {})
 
 
 class PagedCacheBench(UnitBench):
@@ -216,15 +225,15 @@ class PagedCacheBench(UnitBench):
         return {}
 
     def measure(self, trace: Trace) -> dict[str, int]:
-        none, one, three, tail, fork, forked, _, fork_four, nothing, first, third, copy, free, free_four, asked, *_ = (
+        none, one, three, tail, fork, forked, _, fork_four, nothing, first, third, copy, free, free_four, owned, *_ = (
             end - start for start, end in zip(trace.accepted["i_command"], trace.delivered["o_done"], strict=True))
         requests, written = trace.accepted["i_request"][2:], trace.delivered["o_write"]
-        read, shared, write, again = (end - start for start, end in zip(
+        read, forked_write, write, again = (end - start for start, end in zip(
             (*requests[:3], requests[4]), (trace.delivered["o_read"][0], *written[:2], written[3]), strict=True))
-        assert nothing == fork and none == one == tail and fork_four - fork == 4 * (forked - fork)
-        return {"read": read, "write": write, "owners": shared - write, "again": again, "interval": requests[5] - requests[4],
-                "extend": none, "extend_block": (three - one) // 2, "own_tail": asked - none,
-                "copy": copy - asked, "fork": fork, "fork_block": forked - fork, "free": free, "free_block": (free_four - free) // 4,
+        assert nothing == fork and none == one == tail == owned and fork_four - fork == 4 * (forked - fork) and forked_write == write
+        return {"read": read, "write": write, "again": again, "interval": requests[5] - requests[4],
+                "extend": none, "extend_block": (three - one) // 2, "copy": copy - none, "fork": fork, "fork_block": forked - fork,
+                "free": free, "free_block": (free_four - free) // 4,
                 "compare": first - (third - first) // 2, "compare_block": (third - first) // 2}
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:

@@ -70,7 +70,7 @@ def _positions(count: int):
 _EXTEND, _FORK, _FREE = SequenceCommand.EXTEND, SequenceCommand.FORK, SequenceCommand.FREE
 BEGUN = {
     "shared": (3, 17, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3)]),
-    "copied": (3, 31, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3), (_EXTEND, 1, 0, 1)]),
+    "copied": (3, 23, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 3), (_EXTEND, 1, 0, 1)]),
     "full": (2, 13, [(_EXTEND, 0, 0, 3), (_FORK, 1, 0, 1)]),
     "reused": (2, 24, [(_EXTEND, 0, 0, 4), (_FREE, 0, 0, 0), (_EXTEND, 1, 0, 1)]),
 }
@@ -128,7 +128,7 @@ CASES = {
     "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
     **{f"paged_cache_{name}": Case(partial(PagedContract, _positions(4), blocks=blocks, begins=begins), "bounded", cycles + 12,
                                    slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
-    "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=20, begins=BEGUN["full"][2]), "bounded", 40,
+    "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=17, begins=BEGUN["full"][2]), "bounded", 40,
                                 slow=True),
     "evict_cache_adds": Case(lambda: EvictContract(Outcome.ADDED, within=15, taken=15), "bounded", 22, slow=True),
     "evict_cache_refuses": Case(lambda: EvictContract(Outcome.REFUSED, within=17, taken=15), "bounded", 23, slow=True),

@@ -37,7 +37,7 @@ class RowTaker(wiring.Component):
 
 class PoolContract(StreamContract):
     """A block is given out only while nobody has it; counts are the owners, never below 0; what is refused is what must be;
-    ``free`` is the number of blocks without owner."""
+    ``free`` is the number of blocks without owner; ``shared`` are those that have more than one."""
 
     def __init__(self, blocks: int):
         super().__init__(BlockPool(blocks), answered=2)
@@ -62,7 +62,7 @@ class PoolContract(StreamContract):
             with m.Case(PoolCommand.RELEASE):
                 m.d.comb += [refuses.eq(before == 0), after.eq(before - 1)]
             with m.Default():
-                m.d.comb += after.eq(before)
+                m.d.comb += refuses.eq(1)
         with m.If(pool.o.valid):
             m.d.comb += Assert(result.refused == refuses)
             with m.If(~refuses):
@@ -71,8 +71,12 @@ class PoolContract(StreamContract):
             with m.If(pool.o.ready & ~refuses):
                 m.d.sync += owners[result.block].eq(after)
         changes = pool.o.valid & ~refuses
-        unowned = [Mux(changes & (result.block == block), after, each) == 0 for block, each in enumerate(owners)]
-        m.d.comb += Assert(~(pool.i.ready | pool.o.valid) | (pool.free == sum(unowned)))
+        now = [Mux(changes & (result.block == block), after, each) for block, each in enumerate(owners)]
+        settled = pool.i.ready | pool.o.valid
+        m.d.comb += Assert(~settled | (pool.free == sum(each == 0 for each in now)))
+        for asked, shared in zip(pool.asked, pool.shared, strict=True):
+            has = Array(now)[asked]
+            m.d.comb += [Assume(asked < pool.blocks), Assert(~settled | (has == 0) | (shared == (has > 1)))]
         return m
 
 

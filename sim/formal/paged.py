@@ -54,6 +54,7 @@ class PagedContract(_Begun):
     - counts never go below 0: the pool never has to refuse a RELEASE;
     - a block is never given out while a table refers to it, and when a command is done every count is the number of references;
     - rows are only read and written in blocks of the sequence, those of its positions; only blocks without another owner are written;
+    - a copy is offered only of a block that others have too, to the one given for it, which takes its place;
     - a request is refused only if it goes beyond the length, or would write to a block that others have too.
 
     What makes addresses of rows is left out. ``begins`` are the commands (with sequence, other and count) that come first, alone, so
@@ -72,31 +73,31 @@ class PagedContract(_Begun):
 
         # Commands and answers of the pool.
         command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
-        busy, serving, older, told = Signal(), Signal(), Signal(), Signal()
+        busy, serving, told = Signal(), Signal(), Signal(2)
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
             m.d.sync += [command.eq(cache.i_command.p), busy.eq(1)]
         with m.If(cache.i_request.ready):  # the request before this one, if there is one, is done
             m.d.sync += serving.eq(0)
         with m.If(cache.i_request.valid & cache.i_request.ready):
-            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1), older.eq((~busy | done) & ~takes)]
-        with m.If(pool.i.valid & pool.i.ready):
-            m.d.sync += asked.eq(pool.i.p)
+            m.d.sync += [request.eq(cache.i_request.p), serving.eq(1)]
         answer, answered = pool.o.p, pool.o.valid & pool.o.ready
         does = {kind: answered & ~answer.refused & (asked.command == kind) for kind in PoolCommand}
         mine, its_held = tables[command.sequence], held[command.sequence]
-        replaces = Signal()  # the next block given is a copy of the last one
         tail = length[command.sequence] >> 1
+        replaces = length[command.sequence][0] & (owners[mine[tail]] > 1)  # the next block given is a copy of the last one
         of_extend = busy & (command.command == SequenceCommand.EXTEND)
-        with m.If(takes):
-            m.d.sync += replaces.eq(0)
-        with m.If(does[PoolCommand.COUNT] & of_extend & ~(serving & older)):  # else it is about a request that came before
-            m.d.sync += replaces.eq(answer.count > 1)
+        copy, copied, leaves = cache.o_copy, Signal.like(asked.block), Signal()
+        with m.If(pool.i.valid & pool.i.ready):
+            m.d.sync += [asked.eq(pool.i.p), leaves.eq(of_extend)]  # its answer may come behind that of the command
+        m.d.comb += Assert(~copy.valid | (
+            of_extend & replaces & pool.o.valid & ~answer.refused & (asked.command == PoolCommand.ALLOCATE)
+            & (copy.p.source == mine[tail]) & (copy.p.target == answer.block) & (copy.p.rows == 1)))
         with m.If(does[PoolCommand.ALLOCATE]):
-            m.d.sync += [owners[answer.block].eq(1), replaces.eq(0)]
+            m.d.sync += owners[answer.block].eq(1)
             m.d.comb += Assert(of_extend)
             with m.If(replaces):
-                m.d.sync += mine[tail].eq(answer.block)
+                m.d.sync += [mine[tail].eq(answer.block), copied.eq(mine[tail])]
             with m.Else():
                 m.d.sync += [mine[its_held].eq(answer.block), its_held.eq(its_held + 1)]
         with m.If(does[PoolCommand.SHARE]):
@@ -105,7 +106,9 @@ class PagedContract(_Begun):
             m.d.comb += Assert(answer.block == tables[command.other][its_held])
         with m.If(does[PoolCommand.RELEASE]):
             m.d.sync += owners[answer.block].eq(owners[answer.block] - 1)
-            with m.If(~of_extend):
+            with m.If(leaves):
+                m.d.comb += Assert(answer.block == copied)
+            with m.Else():
                 m.d.sync += its_held.eq(its_held - 1)
                 m.d.comb += Assert((its_held != 0) & (answer.block == mine[(its_held - 1)[:len(its_held)]]))
         with m.If(cache.o_done.valid):
@@ -116,13 +119,13 @@ class PagedContract(_Begun):
         refers = [Cat((held[s] > k) & (tables[s][k] == b) for s in range(cache.sequences) for k in range(entries))
                   for b in range(cache.blocks)]
         counts = [sum(each for each in bits) for bits in refers]
-        m.d.sync += told.eq(cache.o_done.valid)  # the pool's last answer and the command's may come in one cycle
+        m.d.sync += told.eq(Cat(cache.o_done.valid, told[0]))  # the pool's last answer may come a cycle behind the command's
         m.d.comb += [
             Assert(~(answered & answer.refused & (asked.command == PoolCommand.RELEASE))),
             *(Assert(~(does[PoolCommand.ALLOCATE] & (answer.block == b)) | ((owners[b] == 0) & ~bits.any()))
               for b, bits in enumerate(refers)),
-            *(Assert(~told | (owners[b] == count)) for b, count in enumerate(counts)),
-            Assert(~told | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
+            *(Assert(~told[1] | (owners[b] == count)) for b, count in enumerate(counts)),
+            Assert(~told[1] | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
         ]
 
         # Rows.

@@ -142,9 +142,10 @@ BOUNDS = SwapBounds()
 
 class SwapAnswerContract(StreamContract):
     """Within the cycles of ``SwapBounds`` a command is answered, a request is passed on, and a swap that was begun ends, if nobody
-    stalls, and a cache that gives possible lengths, and the mover, answer at once. One command and one request come, the first of them
-    at once; with ``about`` only that command, about sequence 0; with ``out`` behind a SWAP_OUT of sequence 0, which had that many
-    positions: when it is back, its full blocks have slots, and a last one that is not full has none."""
+    stalls, and the mover, and a cache that gives possible lengths and gives back blocks from the last one on, answer at once. One
+    command and one request come, the first of them at once; with ``about`` only that command, about sequence 0; with ``out`` behind a
+    SWAP_OUT of sequence 0, which had that many positions: when it is back, its full blocks have slots, and a last one that is not full
+    has none."""
 
     def __init__(self, bounds: SwapBounds = BOUNDS, *, about: SwapCommand | None = None, out: int = 0, block_size: int = 1,
                  component: type[SwapController] = SwapController):
@@ -185,6 +186,15 @@ class SwapAnswerContract(StreamContract):
             *(Assume(port.valid == port.ready) for port in (cache.o_done, cache.o_look, swap.i_moved)),
             Assume(cache.o_done.p.length <= 2),
         ]
+        releases, behind = Signal(), Signal(range(swap.blocks + 1), init=swap.blocks)
+        gives_back = cache.o_look.valid & cache.o_look.ready & releases
+        with m.If(cache.i_look.valid & cache.i_look.ready):
+            m.d.sync += releases.eq(cache.i_look.p.release)
+        with m.If(gives_back):
+            m.d.sync += behind.eq(cache.o_look.p.index)
+        with m.Elif(swap.o_swapped.valid):
+            m.d.sync += behind.eq(swap.blocks)
+        m.d.comb += Assume(~gives_back | (cache.o_look.p.index < behind))
         started, first = Signal(), offered.p
         with m.If(begun):
             m.d.sync += started.eq(1)

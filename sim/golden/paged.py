@@ -55,9 +55,6 @@ class BlockPool:
             self._returned.append(block)
         return PoolResult(block, self.counts[block], int(refused))
 
-    def count(self, block: int) -> PoolResult:
-        return PoolResult(block, self.counts[block])
-
 
 @dataclass(frozen=True)
 class SequenceResult:

@@ -112,7 +112,7 @@ class PagedTrace(Trace):
         stranger = rng.randrange(len(self.sequences), self.known_sequences) if self.known_sequences > len(self.sequences) else None
         kind = rng.randrange(5)
         if stranger is None or kind == 4:
-            self.command(rng.randrange(SequenceCommand.SHRINK, 8), number, 0, 1, SequenceError.UNKNOWN, self.sequences[number].length)
+            self.command(rng.randrange(len(SequenceCommand), 8), number, 0, 1, SequenceError.UNKNOWN, self.sequences[number].length)
         elif kind < 3:
             self.command(kind, stranger, number, rng.randint(0, self.most), SequenceError.UNKNOWN, 0)
         else:

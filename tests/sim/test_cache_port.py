@@ -50,10 +50,10 @@ class Session:
         plain = {"contiguous": {"capacity": TINY.max_context}, "window": {"sinks": SINKS, "recent": RECENT}}.get(self.kind, {})
         self.steps = [Set(port, value) for port, value in {"record_beats": beats, "head_stride": self.stride, **plain}.items()]
 
-    def request(self, write: int, position: int, count: int, head: int = 0, layer: int = 0) -> None:
+    def request(self, write: int, position: int, count: int, head: int = 0, layer: int = 0, sequence: int = 0) -> None:
         payload = {"write": write, "base": layer * HEADS * self.stride, "head": head, "position": position, "count": count}
         if self.kind in ("paged", "swap"):
-            payload["sequence"] = 0
+            payload["sequence"] = sequence
         elif self.kind == "window":
             payload["length"] = self.length
         elif self.kind == "evict":
@@ -63,7 +63,10 @@ class Session:
     def extend(self, count: int, sequence: int = 0) -> None:
         self.length += count
         if self.kind in ("paged", "swap"):
-            self.steps.append(Offer("i_command", {"command": SequenceCommand.EXTEND, "sequence": sequence, "other": 0, "count": count}))
+            self.command(SequenceCommand.EXTEND, sequence, count=count)
+
+    def command(self, command: SequenceCommand | SwapCommand, sequence: int, other: int = 0, count: int = 0) -> None:
+        self.steps.append(Offer("i_command", {"command": command, "sequence": sequence, "other": other, "count": count}))
 
     def beats(self, stream: str) -> list[int]:
         """Cycles of the beats."""
@@ -191,6 +194,33 @@ def test_room_for_a_chunk_of_tokens(name, heads, layers):
         assert max(needed) / records - 2 <= 2
 
 
+@caches("swap", "paged_1", "paged_2", "paged_4", "paged_16")
+@pytest.mark.parametrize("beats", [2, 3, 17])
+def test_the_first_append_of_a_fork(name, beats):
+    """Whether others still have its last block is known at once; a copy of it takes 2 cycles more, but for that of the rows."""
+    size, copy = block_size(name), PagedCache.CYCLES["copy"]
+    for heads, layers in RECORDS:
+        records = heads * layers
+        for length, left in itertools.product((3 * size, 3 * size - 1), (False, True)):
+            session = Session(name, beats)
+            session.extend(length)
+            for sequence in (1, 2):
+                session.command(SequenceCommand.FORK, sequence, 0, length)
+            for sequence in (0, 2) if left else ():
+                session.command(SequenceCommand.FREE, sequence)
+            session.extend(size, sequence=3)
+            for sequence, position in ((3, 0), (1, length), (1, length + 1), (1, length + 2)):
+                if sequence == 1:
+                    session.extend(1, sequence)
+                for layer, head in itertools.product(range(layers), range(heads)):
+                    session.request(1, position, 1, head, layer, sequence)
+            cycles, each = session.beats("o_out"), records * beats
+            assert len(cycles) == 4 * each
+            addresses, copies = max(4, 2 * records + 1), length % size != 0 and not left
+            needed = [max(each, addresses + more) for more in (copies * copy, 0, 0)]
+            assert [cycles[k + each] - cycles[k] for k in range(0, 3 * each, each)] == needed, (heads, layers, length, left)
+
+
 @pytest.mark.bench
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 20, 30, 32, 79])
 def test_the_first_append_after_a_swap_costs_nothing_more(length):
@@ -202,7 +232,8 @@ def test_the_first_append_after_a_swap_costs_nothing_more(length):
         session.extend(length)
         session.steps.append(Settle(60))
         for command in (SwapCommand.SWAP_OUT, SwapCommand.SWAP_IN) * swaps:
-            session.steps += [Offer("i_command", {"command": command, "sequence": 0, "other": 0, "count": 0}), Settle(999)]
+            session.command(command, 0)
+            session.steps.append(Settle(999))
         begin = len(session.steps)
         for _ in range(3):
             session.extend(1)
@@ -215,6 +246,39 @@ def test_the_first_append_after_a_swap_costs_nothing_more(length):
         written[swaps] = [event.cycle - room for event in events if event.what == "left" and event.name == "o_out"]
         assert len(written[swaps]) == 3 * HEADS * beats
     assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("beats", [2, 3, 5, 17])
+@pytest.mark.parametrize("command", [SwapCommand.SWAP_OUT, SwapCommand.SWAP_IN])
+def test_an_append_costs_nothing_more_while_others_are_swapped(command, beats):
+    """Another sequence leaves, or comes back, in as many moves as it has blocks: behind the command's answer every cycle is as if it
+    did not."""
+    length, tokens, size = 64, 48, TINY.block_size
+    for heads, layers in RECORDS:
+        session = Session("swap", beats)
+        for _ in range(length // size):
+            for sequence in (0, 1):
+                session.extend(size, sequence)
+        session.length = length
+        commands = [SwapCommand.SWAP_OUT, SwapCommand.SWAP_IN][:1 + (command == SwapCommand.SWAP_IN)]
+        for each in commands:
+            session.steps.append(Settle(999))
+            session.command(each, 1)
+        for _ in range(tokens):
+            session.extend(1)
+            for layer in range(layers):
+                for head in range(heads):
+                    session.request(1, session.length - 1, 1, head, layer)
+        events = [event for event in play(emitted("swap"), [*session.steps, Settle(999)], seed=0,
+                                          surroundings=Surroundings({"o_move": ("i_moved", 32)})) if event.what == "left"]
+        cycles, each, records = [event.cycle for event in events if event.name == "o_out"], heads * layers * beats, heads * layers
+        moves = [event for event in events if event.name == "o_move"]
+        assert {event.payload["rows"] for event in moves} == {size} and len(moves) == len(commands) * length // size
+        assert sum(cycles[0] < event.cycle < cycles[-1] for event in moves) >= 2
+        taken = {cycles[k + each] - cycles[k] for k in range(0, len(cycles) - each, each)}
+        print(f"{command.name}, {heads} * {layers} records of {beats} beats: {sorted(taken)} cycles")
+        assert max(taken) == max(records * beats, 4, 2 * records + 1)
 
 
 def gaps(cycles: list[int]) -> int:

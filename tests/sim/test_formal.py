@@ -185,10 +185,9 @@ def test_a_broken_promise_is_found(name, contract):
 
 
 FAULTS = {  # of the paged cache, behind which commands they can be seen, in how many cycles
-    "a copy keeps its source": (paged_commands, 'with m.If(cache.o_copy.ready):\n            m.next = "LEAVE"',
-                                'with m.If(cache.o_copy.ready):\n            m.next = "GROW"',
+    "a copy keeps its source": (paged_commands, "enter.en.eq(1), pool.i.valid.eq(1)", "enter.en.eq(1)",
                                 [(0, 0, 0, 3), (1, 1, 0, 3), (0, 1, 0, 1)], 40),
-    "a shared block is written": (paged_requests, "with m.If(tables.pool.o.p.count > 1):", "with m.If(tables.pool.o.p.count > 2):",
+    "a shared block is written": (paged_requests, "beyond | (request.write & ~none & tables.denied)", "beyond",
                                   [(0, 0, 0, 3), (1, 1, 0, 3)], 34),
 }
 
@@ -226,7 +225,7 @@ NO_ANSWER = {  # what never comes, with a changed line: the module, its line, a 
         select, "with m.If(moves & done & ~self.o.valid):", "with m.If(moves & done & self.o.valid):",
         lambda unit: SelectContract(2, 1, within=13, answered=16, component=unit.TopSelect), 24),
     "a request is not passed on": (
-        swap, "passes = tables.pending & tables.checked & tables.plain", "passes = active & tables.checked & tables.plain",
+        swap, "passes.eq(tables.pending & tables.checked & tables.plain)", "passes.eq(active & tables.checked & tables.plain)",
         lambda unit: SwapAnswerContract(component=unit.SwapController), 34),
     "a refused append waits for ever": (
         evict_cache, "with m.If(bursts.idle):", "with m.If(~bursts.idle):",
