@@ -63,8 +63,9 @@ class PagedCache(wiring.Component):
         length of its sequence (one that is not there has none) is answered by one with ``error``, a write that comes to a block that
         others have too also, behind the commands for the rows before that block.
     i_look : In(stream of lookup_layout); o_look : Out(stream of block_layout)
-        With ``lookups``: one answer for each, after 3 cycles, of a ``release`` 5, and what is left of the command that is under way.
-        Commands and requests about the same sequence have to be done; all others take as long as without.
+        With ``lookups``: one answer for each, after 3 cycles, and what is left of the command that is under way; of a ``release`` 5,
+        and what is left of that command and of one more, and of the latest request if it is about the same sequence. Commands about
+        that one have to be done; no command and no request takes longer than without.
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
     error : Out(1)

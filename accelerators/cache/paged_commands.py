@@ -76,28 +76,25 @@ def extend(m: Module, tables: SequenceTables) -> None:
             with m.If(pool.free != 0):
                 take(m, tables, "OWN")
         with m.Else():
-            m.d.sync += [tables.index.eq(state.held), tables.found.eq(1)]
-            with m.If(~tables.found):
-                m.d.sync += tail.block.eq(entry.data)
+            m.d.sync += [tables.index.eq(state.held), tables.found.eq(1), tail.block.eq(entry.data)]
             with m.If(state.held >= tables.needed):
                 grown()
                 m.next = "ANSWER"
             with m.Elif(pool.free != 0):
-                m.next = "GROW"
-                with m.If(pool.i.ready):
-                    take(m, tables, "TAKE")
+                take(m, tables, "TAKE")
     with m.State("OWN"):  # the pool decides
         m.next = "COPY"
     with m.State("COPY"):
         m.d.comb += [cache.o_copy.valid.eq(1), pool.o.ready.eq(cache.o_copy.ready)]
         with m.If(cache.o_copy.ready):
-            m.d.comb += [enter.en.eq(1), pool.i.valid.eq(1), pool.i.p.command.eq(PoolCommand.RELEASE),
-                         pool.i.p.block.eq(tables.copied_from)]
-            m.d.sync += [tail.block.eq(pool.o.p.block), tables.found.eq(1), tables.inside.eq(0)]
-            m.next = "GROW"
+            m.d.comb += enter.en.eq(1)
+            m.d.sync += [tail.block.eq(pool.o.p.block), tables.found.eq(1), tables.leaves.eq(1), tables.index.eq(state.held)]
+            m.next = "NO_BLOCK"
             with m.If(state.held >= tables.needed):
                 grown()
                 m.next = "ANSWER"
+            with m.Elif(pool.free != 0):
+                take(m, tables, "TAKE")
     with m.State("TAKE"):  # the pool decides
         m.d.sync += [state.held.eq(state.held + 1), enough.eq(state.held + 1 == tables.needed)]
         m.next = "TAKEN"
@@ -106,7 +103,7 @@ def extend(m: Module, tables: SequenceTables) -> None:
     with m.State("TAKEN"):
         m.d.comb += enter.en.eq(1)
         m.d.sync += tables.index.eq(state.held)
-        m.next = "GROW"
+        m.next = "NO_BLOCK"
         with m.If(~tables.found):
             m.d.comb += tables.first_block.eq(pool.o.p.block)
             m.d.sync += [tail.block.eq(pool.o.p.block), tables.found.eq(1)]

@@ -55,8 +55,8 @@ class SequenceTables:
         Positions and blocks that a command comes to.
     block
         The one that was looked up.
-    inside, copied_from
-        An EXTEND begins within a block, which may be shared; the one that was.
+    inside, copied_from, leaves
+        An EXTEND begins within a block, which may be shared; the one that was, and is given back when the command is done.
     answer
         Payload of ``o_done``.
     """
@@ -80,7 +80,8 @@ class SequenceTables:
         self.state, self.source, self.index = Signal(kept), Signal(kept), Signal(range(1 << index_bits))
         self.total, self.needed = Signal(len(self.state.length) + 1), Signal.like(self.state.held)
         self.shared, self.denied = pool.shared
-        self.block, self.copied_from, self.inside = Signal(range(cache.blocks)), Signal(range(cache.blocks)), Signal()
+        self.block, self.copied_from = Signal(range(cache.blocks)), Signal(range(cache.blocks))
+        self.inside, self.leaves = Signal(), Signal()
         self.again, self.found, self.first_block = Signal(), Signal(), Signal(range(cache.blocks))
         self.tail = Signal(data.StructLayout({"valid": 1, "sequence": range(cache.sequences), "index": range(1 << index_bits),
                                               "block": range(cache.blocks), "end": positions(config)}))
@@ -120,7 +121,7 @@ class SequenceTables:
             with m.State("LAST"):
                 m.d.sync += look.index.eq(its.held - 1)
                 m.next = "FIND"
-            with m.State("FIND"), m.If(self.awaits):
+            with m.State("FIND"), m.If(self.awaits & ~(look.release & self.serving & (look.sequence == self.request.sequence))):
                 m.next = "FOUND"
             with m.State("FOUND"):
                 m.d.sync += [o_look.p.block.eq(self.entry.data), o_look.p.shared.eq(self.shared)]
@@ -133,7 +134,7 @@ class SequenceTables:
                         m.d.sync += self.again.eq(0)
                     with m.If(look.sequence == self.tail.sequence):
                         m.d.sync += self.tail.valid.eq(0)
-            with m.State("GIVE"), m.If(self.returns | (self.awaits & ~self.cache.i_command.valid)):
+            with m.State("GIVE"), m.If((self.returns & ~self.leaves) | (self.awaits & ~self.cache.i_command.valid)):
                 m.d.comb += pool.valid.eq(1)
                 with m.If(pool.ready):
                     m.next = "TELL"
@@ -170,8 +171,13 @@ class SequenceTables:
             yield pool.o.valid & ~pool.o.p.refused
 
     def tell(self, m: Module) -> None:
-        """In a state: the command is done."""
+        """In a state: the command is done; a block that was copied is given back."""
+        pool = self.pool.i
         m.d.comb += [self.keep.en.eq(1), self.cache.o_done.valid.eq(1)]
+        with m.If(self.leaves):
+            m.d.comb += [pool.valid.eq(self.cache.o_done.ready), pool.p.command.eq(PoolCommand.RELEASE),
+                         pool.p.block.eq(self.copied_from)]
         with m.If(self.cache.o_done.ready):
             m.d.comb += self.returns.eq(1)
+            m.d.sync += self.leaves.eq(0)
             m.next = "IDLE"

@@ -73,7 +73,7 @@ class PagedContract(_Begun):
 
         # Commands and answers of the pool.
         command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
-        busy, serving, told = Signal(), Signal(), Signal(2)
+        busy, serving, told, decides = Signal(), Signal(), Signal(3), Signal()
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
             m.d.sync += [command.eq(cache.i_command.p), busy.eq(1)]
@@ -89,7 +89,8 @@ class PagedContract(_Begun):
         of_extend = busy & (command.command == SequenceCommand.EXTEND)
         copy, copied, leaves = cache.o_copy, Signal.like(asked.block), Signal()
         with m.If(pool.i.valid & pool.i.ready):
-            m.d.sync += [asked.eq(pool.i.p), leaves.eq(of_extend)]  # its answer may come behind that of the command
+            m.d.sync += [asked.eq(pool.i.p), leaves.eq(of_extend)]
+        m.d.sync += decides.eq(pool.i.valid & pool.i.ready)  # then it changes; the answer may come behind that of the command
         m.d.comb += Assert(~copy.valid | (
             of_extend & replaces & pool.o.valid & ~answer.refused & (asked.command == PoolCommand.ALLOCATE)
             & (copy.p.source == mine[tail]) & (copy.p.target == answer.block) & (copy.p.rows == 1)))
@@ -104,13 +105,13 @@ class PagedContract(_Begun):
             m.d.sync += [owners[answer.block].eq(owners[answer.block] + 1), mine[its_held].eq(answer.block),
                          its_held.eq(its_held + 1)]
             m.d.comb += Assert(answer.block == tables[command.other][its_held])
-        with m.If(does[PoolCommand.RELEASE]):
-            m.d.sync += owners[answer.block].eq(owners[answer.block] - 1)
+        with m.If(decides & (asked.command == PoolCommand.RELEASE)):
+            m.d.sync += owners[asked.block].eq(owners[asked.block] - 1)
             with m.If(leaves):
-                m.d.comb += Assert(answer.block == copied)
+                m.d.comb += Assert(asked.block == copied)
             with m.Else():
                 m.d.sync += its_held.eq(its_held - 1)
-                m.d.comb += Assert((its_held != 0) & (answer.block == mine[(its_held - 1)[:len(its_held)]]))
+                m.d.comb += Assert((its_held != 0) & (asked.block == mine[(its_held - 1)[:len(its_held)]]))
         with m.If(cache.o_done.valid):
             m.d.sync += length[command.sequence].eq(cache.o_done.p.length)
         with m.If(done):
@@ -119,13 +120,13 @@ class PagedContract(_Begun):
         refers = [Cat((held[s] > k) & (tables[s][k] == b) for s in range(cache.sequences) for k in range(entries))
                   for b in range(cache.blocks)]
         counts = [sum(each for each in bits) for bits in refers]
-        m.d.sync += told.eq(Cat(cache.o_done.valid, told[0]))  # the pool's last answer may come a cycle behind the command's
+        m.d.sync += told.eq(Cat(done, told[:2]))  # a block that was copied is given back with the command's answer
         m.d.comb += [
             Assert(~(answered & answer.refused & (asked.command == PoolCommand.RELEASE))),
             *(Assert(~(does[PoolCommand.ALLOCATE] & (answer.block == b)) | ((owners[b] == 0) & ~bits.any()))
               for b, bits in enumerate(refers)),
-            *(Assert(~told[1] | (owners[b] == count)) for b, count in enumerate(counts)),
-            Assert(~told[1] | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
+            *(Assert(~told[2] | (owners[b] == count)) for b, count in enumerate(counts)),
+            Assert(~told[2] | (cache.free == sum(owners[b] == 0 for b in range(cache.blocks)))),
         ]
 
         # Rows.

@@ -52,7 +52,7 @@ def test_a_fork_comes_behind_the_write_before_it(fault, monkeypatch):
     assert (refused != 0) == (fault is not None)
 
 
-GIVES = "m.If(self.returns | (self.awaits & ~self.cache.i_command.valid))"
+GIVES = "m.If((self.returns & ~self.leaves) | (self.awaits & ~self.cache.i_command.valid))"
 
 
 @pytest.mark.parametrize("fault", [None, (paged_tables, GIVES, "m.If(self.returns | self.awaits)"), (paged_tables, GIVES, "m.If(1)")],
@@ -79,3 +79,21 @@ def test_blocks_are_given_out_while_others_are_given_back(fault, monkeypatch):
     except PlayError:
         good = False
     assert good == (fault is None)
+
+
+@pytest.mark.parametrize("line", [None, "m.d.sync += self.again.eq(0)", "m.d.sync += self.tail.valid.eq(0)"],
+                         ids=["good", "again", "tail"])
+def test_what_was_given_back_is_not_read(line, monkeypatch):
+    """Neither as the rows that were read before, nor as those that the latest EXTEND made room for."""
+    read = {"write": 0, "base": 0, "head": 0, "count": 16, "sequence": 0}
+    look = {"sequence": 0, "index": 0, "release": 1}
+    steps: list[Step] = [
+        command(SequenceCommand.EXTEND, 0, count=32), Offer("i_request", {**read, "position": 16}), Settle(40),
+        Offer("i_look", look), Settle(40), Offer("i_request", {**read, "position": 16}), Settle(40),
+        command(SequenceCommand.EXTEND, 0, count=16), Settle(40), Offer("i_look", look), Settle(40),
+        Offer("i_request", {**read, "position": 16}), Settle(40), Offer("i_request", {**read, "position": 0}),
+    ]
+    fault = line and (paged_tables, line, "pass")
+    errors = {tuple(event.payload["error"] for event in events if event.what == "left" and event.name == "o_read")
+              for events in played(paged.PagedCache, fault, monkeypatch, steps, sink=256, block_size=16, blocks=4, lookups=True)}
+    assert (errors == {(0, 1, 1, 0)}) == (line is None)

@@ -185,7 +185,7 @@ def test_a_broken_promise_is_found(name, contract):
 
 
 FAULTS = {  # of the paged cache, behind which commands they can be seen, in how many cycles
-    "a copy keeps its source": (paged_commands, "enter.en.eq(1), pool.i.valid.eq(1)", "enter.en.eq(1)",
+    "a copy keeps its source": (paged_commands, "tables.leaves.eq(1)", "tables.leaves.eq(0)",
                                 [(0, 0, 0, 3), (1, 1, 0, 3), (0, 1, 0, 1)], 40),
     "a shared block is written": (paged_requests, "beyond | (request.write & ~none & tables.denied)", "beyond",
                                   [(0, 0, 0, 3), (1, 1, 0, 3)], 34),

@@ -147,8 +147,9 @@ MUTANTS = {
     "a block that one is left with is shared": (blocks, "held > 2", "held > 1"),
     "no copy of a tail that others have": (paged_commands, "m.If(tables.inside & tables.shared)", "m.If(0)"),
     "a copy of every tail": (paged_commands, "m.If(tables.inside & tables.shared)", "m.If(tables.inside)"),
-    "the source of a copy keeps its owner": (paged_commands, "enter.en.eq(1), pool.i.valid.eq(1)", "enter.en.eq(1)"),
-    "the source of a copy in its place": (paged_commands, "enter.en.eq(1), pool.i.valid.eq(1)", "pool.i.valid.eq(1)"),
+    "the source of a copy keeps its owner": (paged_commands, "tables.leaves.eq(1)", "tables.leaves.eq(0)"),
+    "the source of a copy in its place": (paged_commands, "m.d.comb += enter.en.eq(1)\n            m.d.sync += [tail",
+                                          "m.d.sync += [tail"),
     "a row beyond the length is read": (paged_requests, "end > tables.asked.length", "end > tables.asked.length + 1"),
     "a fork shares a block too few": (
         paged_commands, "reads_other.eq(1)]\n                with m.If(command.count > tables.source.length)",
@@ -166,7 +167,7 @@ MUTANTS = {
     "any two blocks are joined": (paged_requests, "joins.eq(empty | (lookup.data == next_block))",
                                   "joins.eq(empty | (lookup.data >= next_block))"),
     "the next block of an EXTEND in the place of the one before": (
-        paged_commands, 'm.d.sync += tables.index.eq(state.held)\n        m.next = "GROW"', 'm.next = "GROW"'),
+        paged_commands, 'm.d.sync += tables.index.eq(state.held)\n        m.next = "NO_BLOCK"', 'm.next = "NO_BLOCK"'),
     "rows that were refused in place of others": (paged_requests, "cache.error.eq(1), again.eq(0), empty.eq(0)]",
                                                    "cache.error.eq(1), again.eq(0)]"),
     "no rows in place of others": (paged_requests, "m.d.sync += [again.eq(0), empty.eq(0)]", "m.d.sync += again.eq(0)"),
@@ -184,9 +185,10 @@ MUTANTS = {
     "what left is still there": (paged_tables, "self.keep.en.eq(1), self.keep.addr.eq(look.sequence)", "self.keep.en.eq(0)"),
     "the block before the last one is given back": (paged_tables, "look.index.eq(its.held - 1)",
                                                     "look.index.eq(its.held - 1 - (its.held > 1))"),
-    "a block is given back while a command reads": (paged_tables, 'm.State("FIND"), m.If(self.awaits)', 'm.State("FIND")'),
+    "a block is given back while a command reads": (paged_tables, "m.If(self.awaits & ~(look.release", "m.If(~(look.release"),
     "a block is given back while a command needs the pool": (
-        paged_tables, "m.If(self.returns | (self.awaits & ~self.cache.i_command.valid))", "m.If(1)"),
+        paged_tables, "m.If((self.returns & ~self.leaves) | (self.awaits & ~self.cache.i_command.valid))", "m.If(1)"),
+    "a block that was copied is lost where another one is given back": (paged_tables, "(self.returns & ~self.leaves)", "self.returns"),
     "a request that waited for a swap comes behind a command": (swap_tables, "(self.pending & ~self.ends)", "self.pending"),
 
     "two copies in a slot": (swap_moves, "change.data.eq(take)", "change.data.eq(take & (pointer != 3))"),
