@@ -81,6 +81,23 @@ def test_blocks_are_given_out_while_others_are_given_back(fault, monkeypatch):
     assert good == (fault is None)
 
 
+@pytest.mark.parametrize("fault", [None, (paged_tables, "(self.returns & ~self.leaves)", "self.returns")], ids=["good", "bad"])
+def test_copied_blocks_are_given_back_while_others_are(fault, monkeypatch):
+    """A sequence leaves, and others become forks that copy what they share: all blocks come back."""
+    blocks, steps = TINY.max_context // 16, list[Step]()
+    steps += [command(SwapCommand.EXTEND, 0, count=TINY.max_context), command(SwapCommand.EXTEND, 1, count=8),
+              command(SwapCommand.SWAP_OUT, 0)]
+    for _ in range(12):
+        for sequence in range(2, SEQUENCES):
+            steps += [command(SwapCommand.FORK, sequence, 1, 8), command(SwapCommand.EXTEND, sequence, count=1),
+                      command(SwapCommand.FREE, sequence)]
+    steps += [Settle(400), *(command(SwapCommand.FREE, sequence) for sequence in (0, 1))]
+    free = {[event.payload for event in events if event.what == "level" and event.name == "free"][-1]
+            for events in played(swap.SwapController, fault, monkeypatch, steps, sink=256, block_size=16, blocks=2 * blocks,
+                                 slots=blocks)}
+    assert (free == {2 * blocks}) == (fault is None)
+
+
 @pytest.mark.parametrize("line", [None, "m.d.sync += self.again.eq(0)", "m.d.sync += self.tail.valid.eq(0)"],
                          ids=["good", "again", "tail"])
 def test_what_was_given_back_is_not_read(line, monkeypatch):

@@ -186,9 +186,6 @@ MUTANTS = {
     "the block before the last one is given back": (paged_tables, "look.index.eq(its.held - 1)",
                                                     "look.index.eq(its.held - 1 - (its.held > 1))"),
     "a block is given back while a command reads": (paged_tables, "m.If(self.awaits & ~(look.release", "m.If(~(look.release"),
-    "a block is given back while a command needs the pool": (
-        paged_tables, "m.If((self.returns & ~self.leaves) | (self.awaits & ~self.cache.i_command.valid))", "m.If(1)"),
-    "a block that was copied is lost where another one is given back": (paged_tables, "(self.returns & ~self.leaves)", "self.returns"),
     "a request that waited for a swap comes behind a command": (swap_tables, "(self.pending & ~self.ends)", "self.pending"),
 
     "two copies in a slot": (swap_moves, "change.data.eq(take)", "change.data.eq(take & (pointer != 3))"),
