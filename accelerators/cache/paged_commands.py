@@ -68,6 +68,13 @@ def extend(m: Module, tables: SequenceTables) -> None:
                      tail.index.eq(tables.index_of(state.length)),
                      tail.end.eq(Mux(tables.needed == behind, tables.total, behind << tables.offset_bits))]
 
+    def take_first() -> None:
+        with m.If(state.held >= tables.needed):
+            grown()
+            m.next = "ANSWER"
+        with m.Elif(pool.free != 0):
+            take(m, tables, "TAKE")
+
     with m.State("GROW"):
         m.d.comb += pool.i.p.command.eq(PoolCommand.ALLOCATE)
         m.next = "NO_BLOCK"
@@ -77,11 +84,7 @@ def extend(m: Module, tables: SequenceTables) -> None:
                 take(m, tables, "OWN")
         with m.Else():
             m.d.sync += [tables.index.eq(state.held), tables.found.eq(1), tail.block.eq(entry.data)]
-            with m.If(state.held >= tables.needed):
-                grown()
-                m.next = "ANSWER"
-            with m.Elif(pool.free != 0):
-                take(m, tables, "TAKE")
+            take_first()
     with m.State("OWN"):  # the pool decides
         m.next = "COPY"
     with m.State("COPY"):
@@ -90,11 +93,7 @@ def extend(m: Module, tables: SequenceTables) -> None:
             m.d.comb += enter.en.eq(1)
             m.d.sync += [tail.block.eq(pool.o.p.block), tables.found.eq(1), tables.leaves.eq(1), tables.index.eq(state.held)]
             m.next = "NO_BLOCK"
-            with m.If(state.held >= tables.needed):
-                grown()
-                m.next = "ANSWER"
-            with m.Elif(pool.free != 0):
-                take(m, tables, "TAKE")
+            take_first()
     with m.State("TAKE"):  # the pool decides
         m.d.sync += [state.held.eq(state.held + 1), enough.eq(state.held + 1 == tables.needed)]
         m.next = "TAKEN"

@@ -89,5 +89,5 @@ def lookup_layout(config: AcceleratorConfig, sequences: int, block_size: int) ->
 
 
 def block_layout(config: AcceleratorConfig, blocks: int, block_size: int) -> data.StructLayout:
-    """``{block, index, shared}``: its number; its place in the sequence; others have, or had, it too."""
+    """``{block, index, shared}``: its number; its place in the sequence; others have it too."""
     return data.StructLayout({"block": range(blocks), "index": range(ceil_div(config.max_context, block_size)), "shared": 1})

@@ -180,14 +180,14 @@ class SwapController(wiring.Component):
                 step(m, tables)
         with m.If(passes_on):
             m.d.comb += [passes.eq(tables.pending & tables.checked & tables.plain), leaves.eq(passes & cache.i_request.ready),
-                         cache.i_request.valid.eq(passes), self.i_request.ready.eq((~tables.pending | leaves) & ~asks)]
+                         cache.i_request.valid.eq(passes), self.i_request.ready.eq((~tables.pending | leaves) & ~asks),
+                         told.p.command.eq(asked.command[:2]),
+                         *(told.p[name].eq(asked[name]) for name in ("sequence", "other", "count"))]
             tables.check(m)
             with m.If(leaves):
                 m.d.sync += [tables.pending.eq(0), tables.checked.eq(0)]
             with m.If(self.i_request.valid & self.i_request.ready):
                 m.d.sync += [request.eq(offered), tables.pending.eq(1), tables.request_end.eq(offered.position + offered.count)]
-            m.d.comb += [told.p.command.eq(asked.command[:2]),
-                         *(told.p[name].eq(asked[name]) for name in ("sequence", "other", "count"))]
             with m.If(takes & at_once):
                 m.d.comb += [told.valid.eq(1), self.i_command.ready.eq(told.ready)]
                 with m.If(told.ready):

@@ -111,8 +111,7 @@ class SwapTables:
         looked, swap, state = self.looked, self.swap, self.state_of(self.its)
         swapped = self.active & (looked.sequence == swap.sequence)
         writes = looked.write & (looked.count != 0) & (looked.position >> self.offset_bits < state.known)
-        waits = (swapped & (self.leaves | looked.write | (self.request_end > self.arrived))
-                 | self.checking & writes)
+        waits = swapped & (self.leaves | looked.write | (self.request_end > self.arrived)) | self.checking & writes
         m.d.sync += [self.checked.eq(~swapped | (self.pending & ~self.ends)), self.waits.eq(waits),
                      self.plain.eq(~waits & ~writes & ~self.out.bit_select(looked.sequence, 1)
                                    & (looked.sequence < self.controller.sequences))]

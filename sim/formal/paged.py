@@ -52,7 +52,8 @@ class PagedContract(_Begun):
     """With two positions per block:
 
     - counts never go below 0: the pool never has to refuse a RELEASE;
-    - a block is never given out while a table refers to it, and when a command is done every count is the number of references;
+    - a block is never given out while a table refers to it, and three cycles behind each command's end every count is the number of
+      references;
     - rows are only read and written in blocks of the sequence, those of its positions; only blocks without another owner are written;
     - a copy is offered only of a block that others have too, to the one given for it, which takes its place;
     - a request is refused only if it goes beyond the length, or would write to a block that others have too.
