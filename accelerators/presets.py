@@ -16,13 +16,15 @@ from pathlib import Path
 from .checks import json_object
 from .config import AcceleratorConfig
 from .names import unknown_name
+from .rules import ONE_CHUNK
 
 __all__ = ["PRESETS", "preset", "with_cache"]
 
 
 def with_cache(config: AcceleratorConfig, cache: str) -> AcceleratorConfig:
-    """``config`` with another controller of the KV cache, and its name with that of the controller."""
-    return replace(config, cache=cache, name=f"{config.name}_{cache}")
+    """``config`` with another controller of the KV cache, and its name with that of the controller; with one chunk of tokens in flight
+    where the controller takes no more."""
+    return replace(config, cache=cache, name=f"{config.name}_{cache}", chunks=1 if cache in ONE_CHUNK else config.chunks)
 
 
 _TINY = AcceleratorConfig(

@@ -8,10 +8,13 @@ from .kv_records import KV_STORAGES
 if TYPE_CHECKING:
     from .config import AcceleratorConfig
 
-__all__ = ["CACHES", "UNIFIED_BITS", "check_rules"]
+__all__ = ["CACHES", "ONE_CHUNK", "UNIFIED_BITS", "check_rules"]
 
 CACHES = ("contiguous", "window", "paged", "evict")
 """Controllers of the KV cache that an accelerator can have."""
+
+ONE_CHUNK = ("paged", "evict")
+"""Those with which one chunk of tokens is in flight at a time."""
 
 ACCUMULATOR_BITS = 57
 """Widest sums of attention: what models in 64 bits hold with their shifts."""
@@ -89,9 +92,9 @@ def check_rules(config: "AcceleratorConfig") -> None:
     if config.swap_slots and (config.swap_slots < 2 or config.cache != "paged"):
         raise ValueError(f"swap_slots must be 0 or at least 2, and 0 unless cache is 'paged', not {config.swap_slots} with "
                          f"{config.cache!r}")
-    if config.cache == "evict" and (config.chunks, config.kv_bits, config.kv_storage, config.max_context >= 8) != (1, 8, "int", True):
-        raise ValueError(f"with cache = 'evict', chunks must be 1, kv_bits 8, kv_storage 'int' and max_context at least 8, not "
-                         f"{config.chunks}, {config.kv_bits}, {config.kv_storage!r} and {config.max_context}")
+    if config.cache == "evict" and (config.chunks, config.kv_bits, config.max_context >= 8) != (1, 8, True):
+        raise ValueError(f"with cache = 'evict', chunks must be 1, kv_bits 8 and max_context at least 8, not "
+                         f"{config.chunks}, {config.kv_bits} and {config.max_context}")
     if config.kv_storage not in KV_STORAGES:
         alone = ": attention takes integers; fp16 records are for units alone (cache/fp16.py)" if config.kv_storage == "fp16" else ""
         raise ValueError(f"kv_storage must be one of {', '.join(KV_STORAGES)}, not {config.kv_storage!r}{alone}")

@@ -16,7 +16,7 @@ import numpy as np
 from ..accelerators.config import AcceleratorConfig
 from ..accelerators.presets import PRESETS, preset
 from .golden.attention import Partial, Rows, attend_parts, finished, logits, query_scale, weights
-from .golden.cache import restored, stored
+from .golden.cache import kept
 from .golden.exp import pow2_negative
 from .golden.merge import merge
 from .golden.numerics import Scalar
@@ -223,7 +223,7 @@ def storage_rmse(config: AcceleratorConfig, case: Case, *, seed: int = 0, lanes:
     on the vectors before quantization."""
     q, k, v, factor = _random(case, seed, lanes, head_dim)
     inputs = operation(config, case, seed=seed, lanes=lanes, head_dim=head_dim)
-    x = outputs(config, inputs._replace(k=restored(stored(inputs.k, config), config), v=restored(stored(inputs.v, config), config)))
+    x = outputs(config, inputs._replace(k=kept(inputs.k, config), v=kept(inputs.v, config)))
     p = np.exp(factor * (q @ k.T - (q @ k.T).max(axis=1, keepdims=True)))
     return _rmse(x, p / p.sum(axis=1, keepdims=True) @ v)
 

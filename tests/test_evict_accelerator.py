@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from llmrtl.accelerators.control.errors import ErrorCause
 from llmrtl.accelerators.control.isa import Opcode, decode_program
-from llmrtl.accelerators.presets import preset
+from llmrtl.accelerators.presets import preset, with_cache
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import Budget, CompileError, compile_model, plan
 from llmrtl.rtl_gen.generate import emitted_accelerator
@@ -20,6 +20,7 @@ from .checkpoints import SMALL_BITNET, SMALL_LLAMA, write_checkpoint
 from .tokens import said, steps
 
 TINY = preset("tiny_evict")
+INT4 = replace(TINY, name="tiny_evict_int4", kv_storage="int4")
 MODELS = {"bitnet": (SMALL_BITNET, "autobitlinear"), "llama": (SMALL_LLAMA, "bitlinear")}
 BUDGETS = [Budget(16, threshold=0.5), Budget(7, 1, 2, 1.1), Budget(2, 0, 0, 0.0), Budget(32, 30, 1, 0.3)]
 """Many merges; no merge; two rows, all merged that can be; one row that may go."""
@@ -132,6 +133,27 @@ def test_far_beyond_the_budget(program, checkpoint, tmp_path, budget):
         prompt = [rng.randrange(48) for _ in range(length)]
         run = simulate(program, image, file, prompt, 30, latency=rng.randrange(1, 60), stall=rng.choice((0, 30)), seed=seed % 1000 + 1)
         assert run.error is None and said(run) == steps(image, prompt, 30)
+
+
+def test_rows_of_4_bits(checkpoint, tmp_path):
+    """What is merged is what was stored, and is stored in 4 bits again."""
+    image, file = compiled(checkpoint, INT4, tmp_path, Budget(9, 1, 2, 0.5))
+    assert image.kv_record_beats < compiled(checkpoint, TINY, tmp_path, Budget(9))[0].kv_record_beats
+    image, file = compiled(checkpoint, INT4, tmp_path, Budget(9, 1, 2, 0.5))
+    machine = Machine(image)
+    expected = [(step.token, step.value) for step in machine.generate([1, 2, 3] * 4, 30)]
+    heads = [head for layer in machine._evicting.values() for head in layer.heads]
+    assert any(entry.tokens > 1 for head in heads for entry in head.scores.entries)
+    assert all(not (part % 18).any() for head in heads for record in head.records for part in (record.key, record.value))
+    assert said(simulate(build_driver(emitted_accelerator(INT4)), image, file, [1, 2, 3] * 4, 30)) == expected
+
+
+@pytest.mark.bench
+def test_a_preset_of_two_chunks(checkpoint, tmp_path):
+    config = with_cache(preset("kv260"), "evict")
+    image, file = compiled(checkpoint, config, tmp_path, Budget(9, 1, 2, 0.5))
+    run = simulate(build_driver(emitted_accelerator(config)), image, file, [1, 2, 3] * 6, 30)
+    assert run.error is None and said(run) == steps(image, [1, 2, 3] * 6, 30)
 
 
 @pytest.mark.bench

@@ -305,12 +305,13 @@ def test_bad_token_budget(tmp_path, capsys, budget):
 
 
 @pytest.mark.bench
-def test_serve_sim(tmp_path, capsys):
-    """The command, with the shipped model's vocabulary of words left out: small random weights."""
+@pytest.mark.parametrize("name", ["tiny", "kv260"])
+def test_serve_sim(tmp_path, capsys, name):
+    """The command, with the shipped model's vocabulary of words left out: small random weights; presets of one and of two chunks."""
     write_checkpoint(tmp_path / "model", SMALL_BITNET, seed=7)
     path, summary = tmp_path / "requests.json", tmp_path / "summary.json"
     path.write_text(json.dumps([{"prompt_ids": [*range(20)], "tokens": 3}, {"prompt_ids": [*range(18), 7], "tokens": 2}]))
-    assert main(["serve-sim", str(path), "--checkpoint", str(tmp_path / "model"), "--preset", "tiny", "--json", str(summary)]) == 0
+    assert main(["serve-sim", str(path), "--checkpoint", str(tmp_path / "model"), "--preset", name, "--json", str(summary)]) == 0
     found = json.loads(summary.read_text())
     assert found["golden_match"] and found["requests"]["1"]["shared_positions"] == 18
     assert "golden_match: true" in capsys.readouterr().out

@@ -35,7 +35,7 @@ class EvictCache(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        ``bus_bits``, ``kv_bits`` (8), ``max_head_dim``, ``max_context``, ``vector_lanes``, ``query_lanes`` matter.
+        ``bus_bits``, ``kv_bits`` (8), ``kv_storage``, ``max_head_dim``, ``max_context``, ``vector_lanes``, ``query_lanes`` matter.
     heads : int
         K/V heads of all layers that have a base in common, 2 to 256; ``max_heads`` by default.
     slots : int

@@ -1,12 +1,14 @@
 """Moves rows of every head of every layer: copies on write, swaps to and from a second region of memory."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..checks import check_int
 from ..config import AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
+from ..numerics.pipelined import LIMB_BITS, unsigned_product
+from ..pipeline import Pipeline
 from ..streams import StreamBuffer, connect, word_layout
 
 __all__ = ["RowMover", "move_layout"]
@@ -64,8 +66,8 @@ class RowMover(wiring.Component):
         rows = config.max_context if rows is None else rows
         check_int("rows", rows, 1, min(1 << 20, ((1 << 24) - 1) // config.max_record_beats))
         self.config = config
-        self.steps = rows.bit_length()
-        self.latency = self.steps + 1
+        self.multiplied = 1 if rows.bit_length() <= LIMB_BITS else 2  # registers of a product
+        self.latency = self.multiplied + 4
         done = data.StructLayout({"error": 1})
         super().__init__({
             "i_command": In(stream.Signature(move_layout(rows))),
@@ -91,9 +93,11 @@ class RowMover(wiring.Component):
         word = (self.config.bus_bits // 8).bit_length() - 1
         command = Signal.like(self.i_command.p)
         reads, writes = Signal(ADDRESS_BITS - word), Signal(ADDRESS_BITS - word)  # addresses in bus words
-        beats, record = Signal(24), Signal(ADDRESS_BITS - word)
-        step, left, owed = Signal(range(self.steps)), Signal(HEADS_BITS), Signal(HEADS_BITS)
-        begun = Signal()
+        beats, step = Signal(24), Signal(range(self.multiplied + 3))
+        left, owed, begun = Signal(HEADS_BITS), Signal(HEADS_BITS), Signal()
+        # One multiplier for rows, source and target, one after another.
+        factor = Array([command.rows, command.source, command.target])[step]
+        product, _ = unsigned_product(Pipeline(m), factor, self.record_beats)
         for port, address in ((self.o_read, reads), (self.o_write, writes)):
             m.d.comb += [port.p.address.eq(address << word), port.p.beats.eq(beats)]
         m.d.comb += self.i_written.ready.eq(1)
@@ -105,19 +109,20 @@ class RowMover(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += self.i_command.ready.eq(1)
                 m.d.sync += [
-                    command.eq(self.i_command.p), record.eq(self.record_beats), beats.eq(0), left.eq(self.heads), step.eq(0),
+                    command.eq(self.i_command.p), left.eq(self.heads), step.eq(0),
                     reads.eq(self.base[self.i_command.p.from_region][word:]), writes.eq(self.base[self.i_command.p.to_region][word:]),
                     self.o_done.p.error.eq(0),
                 ]
                 with m.If(self.i_command.valid):
                     m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
-                m.d.sync += [
-                    reads.eq(reads + Mux(command.source[0], record, 0)), writes.eq(writes + Mux(command.target[0], record, 0)),
-                    beats.eq(beats + Mux(command.rows[0], record, 0)), record.eq(record << 1), step.eq(step + 1),
-                    *(part.eq(part >> 1) for part in (command.source, command.target, command.rows)),
-                ]
-                with m.If(step == self.steps - 1):
+                m.d.sync += step.eq(step + 1)
+                with m.If(step == self.multiplied):
+                    m.d.sync += beats.eq(product)
+                with m.If(step == self.multiplied + 1):
+                    m.d.sync += reads.eq(reads + product)
+                with m.If(step == self.multiplied + 2):
+                    m.d.sync += writes.eq(writes + product)
                     m.next = "READ"
             with m.State("READ"):
                 m.d.comb += self.o_read.valid.eq(beats != 0)

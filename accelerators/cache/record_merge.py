@@ -48,7 +48,8 @@ def merge_command() -> data.StructLayout:
 
 
 class RecordMerge(wiring.Component):
-    """Mean of two K/V records, weighted by the tokens that they stand for, quantized to int8 again (EMS, arXiv:2412.08521).
+    """Mean of two K/V records, weighted by the tokens that they stand for, quantized to int8 again (EMS, arXiv:2412.08521),
+    from where ``RecordPacker`` rounds it as any record if these are of 4-bit elements.
 
     For key and value, with scales s and tokens t of both records a and b, in pseudo-floats, all truncated (golden model:
     ``sim/golden/evict.py: merged_vector``)::
@@ -65,7 +66,7 @@ class RecordMerge(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        Of it: ``bus_bits``, ``kv_bits`` (8), ``max_head_dim``, ``vector_lanes``.
+        Of it: ``bus_bits``, ``kv_bits`` (8), ``kv_storage``, ``max_head_dim``, ``vector_lanes``.
 
     Members
     -------
@@ -279,7 +280,7 @@ class RecordMerge(wiring.Component):
         chosen_part = register(part)
         for number, name in enumerate(("candidate", "kept")):
             banks = () if number else (bank,)
-            m.submodules[name] = records = memory.Memory(shape=config.bus_bits, depth=1 << len(beat) + len(banks), init=[])
+            m.submodules[name] = records = memory.Memory(shape=config.kv_beat_bits, depth=1 << len(beat) + len(banks), init=[])
             write, read = records.write_port(), records.read_port()
             m.d.comb += [write.addr.eq(Cat(beat, *banks)), read.addr.eq(Cat(address, *(~each for each in banks))),
                          write.data.eq(keys.p), write.en.eq(comes & (kept == number))]

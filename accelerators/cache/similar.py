@@ -43,7 +43,7 @@ class SimilarKey(wiring.Component):
     Parameters
     ----------
     config : AcceleratorConfig
-        Of it: ``bus_bits``, ``kv_bits`` (8), ``max_head_dim``, ``max_context``, ``vector_lanes``.
+        Of it: ``bus_bits``, ``kv_bits`` (8), ``kv_storage``, ``max_head_dim``, ``max_context``, ``vector_lanes``.
     slots : int
         Most rows, 2 to 4096 and less than ``max_context``.
 
@@ -72,8 +72,6 @@ class SimilarKey(wiring.Component):
         check_int("slots", slots, 2, min(4096, config.max_context - 1))
         if config.kv_bits != 8:
             raise ValueError(f"kv_bits must be 8, not {config.kv_bits}")
-        if config.stored_kv_bits != 8:
-            raise ValueError(f"kv_storage must be 'int', not {config.kv_storage!r}")
         self.config, self.slots = config, slots
         self.norm_bits = (config.max_head_dim << 14).bit_length()
         self.digit_bits = min(18, ceil_div(self.norm_bits, max(1, config.max_record_beats - BEHIND - TAKE)))
@@ -117,7 +115,7 @@ class SimilarKey(wiring.Component):
         # Which beat of which row comes, and the candidate's.
         command = Signal.like(self.i_command.p)
         beat, row, rows_begun = Signal(beat_numbers(config)), Signal(range(self.slots)), Signal()
-        m.submodules.candidate = candidate = memory.Memory(shape=config.bus_bits, depth=max(2, max_beats(config)), init=[])
+        m.submodules.candidate = candidate = memory.Memory(shape=config.kv_beat_bits, depth=max(2, max_beats(config)), init=[])
         write, read = candidate.write_port(), candidate.read_port(domain="comb")
         accepted, last = keys.valid & keys.ready, beat == self.beats - 1
         m.d.comb += [

@@ -9,7 +9,7 @@ from ...accelerators.config import AcceleratorConfig
 from ...accelerators.integers import ceil_div
 from ...accelerators.kv_records import HEADER_BITS, header_in_tail
 from ..golden.attention import Partial, finished, scaled_down, weight_drops, weight_range
-from ..golden.cache import restored, stored
+from ..golden.cache import kept, stored
 from ..golden.lanes import LaneState, partial
 from ..golden.merge import merge
 from ..golden.numerics import Scalar
@@ -170,7 +170,7 @@ class Operations:
         config, streams = self.config, self.streams
         modes = mode.fields() if config.attention_modes else {}
         starts, limits, q, scales, k, k_scales, v, v_scales = run
-        k, v = (restored(stored(side, config), config) for side in (k, v))
+        k, v = (kept(side, config) for side in (k, v))
         lanes, rows, words = len(q), len(k), q.shape[1] // config.vector_lanes
         beats = ceil_div(q.shape[1], config.kv_lanes)
         command = {"lanes": lanes, "rows": rows, "beats": beats, "words": words, **modes}

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..golden.cache import pack_record, record_beats, stored_scale
+from ...accelerators.kv_records import INT4_STEP
+from ..golden.cache import kept, pack_record, record_beats, stored, stored_scale
 from ..golden.evict import ONE, Record, merged_record, most_similar, reaches
 from ..golden.numerics import Scalar
 from .trace import Trace
@@ -38,14 +39,19 @@ class RecordBench(UnitBench):
         super().__init__(config)
         self.head_dim = min(config.max_head_dim, 2 * config.kv_lanes)
         self.beats = self.head_dim // config.kv_lanes
-        self.record_beats = record_beats(self.head_dim, kv_bits=8, bus_bits=config.bus_bits)
+        self.record_beats = record_beats(self.head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
 
     def constants(self) -> Mapping[str, int]:
         return {"beats": self.beats, "words": self.head_dim // self.config.vector_lanes}
 
     def pack(self, record: tuple[np.ndarray, np.ndarray, Scalar, Scalar]) -> list[int]:
         key, value, key_scale, value_scale = record
-        return pack_record(key.tolist(), value.tolist(), key_scale, value_scale, kv_bits=8, bus_bits=self.config.bus_bits)
+        key, value = (stored(vector, self.config).tolist() for vector in (key, value))
+        return pack_record(key, value, key_scale, value_scale, kv_bits=self.config.stored_kv_bits, bus_bits=self.config.bus_bits)
+
+    def kept(self, vector: np.ndarray) -> np.ndarray:
+        """What is left of elements that were stored."""
+        return kept(vector, self.config)
 
 
 class SimilarKeyBench(RecordBench):
@@ -85,9 +91,10 @@ class SimilarKeyBench(RecordBench):
         top, zero = np.full(self.head_dim, -128), np.zeros(self.head_dim, np.int64)
         three, five, other = zero.copy(), zero.copy(), zero.copy()
         three[:2], five[:2] = (3, 0), (3, 4)  # cosine 3/5
-        other[:3] = (63, 0, 0)
+        other[:3] = (7, 0, 0)
         at = zero.copy()
         at[:8] = (3, 2, 1, 1, 1, 0, 0, 0) if self.head_dim >= 8 else 1  # (3, 0 ..) against it: 3/4
+        three, five, other, at = (vector * INT4_STEP for vector in (three, five, other, at))
         last = [top if slot == self.slots - 1 else -top - 1 if slot else zero for slot in range(self.slots)]
         return self._items([
             (top, [top, top, -1 * top - 1, top], 0), (top, [top, top // 2, top], 3), (zero, [top, top], 0), (top, [zero, zero], 1),
@@ -98,6 +105,7 @@ class SimilarKeyBench(RecordBench):
     def expected(self, stimulus: Items) -> Items:
         items = []
         for candidate, keys, skip in self.searches:
+            candidate, keys = self.kept(candidate), [self.kept(key) for key in keys]
             slot = most_similar(candidate, np.array(keys).reshape(len(keys), self.head_dim), skip)
             similar = slot is not None and reaches(candidate, keys[slot], self.threshold)
             items.append({"slot": slot if similar else None, "similar": int(similar)})
@@ -122,7 +130,7 @@ class RecordMergeBench(RecordBench):
     def _items(self, pairs: list[tuple[Any, Any, tuple[int, int] | None]]) -> Items:
         """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped)."""
         self.pairs = pairs
-        records = [record for candidate, kept, tokens in pairs for record in ((candidate, kept) if tokens else (candidate,))]
+        records = [record for candidate, other, tokens in pairs for record in ((candidate, other) if tokens else (candidate,))]
         return {"i": [word for record in records for word in self.pack(record)],
                 "i_command": [{"merges": int(tokens is not None), "kept": tokens[0] if tokens else 0,
                                "candidate": tokens[1] if tokens else 0} for _, _, tokens in pairs]}
@@ -148,11 +156,11 @@ class RecordMergeBench(RecordBench):
 
     def expected(self, stimulus: Items) -> Items:
         words = []
-        for candidate, kept, tokens in self.pairs:
+        for candidate, other, tokens in self.pairs:
             if tokens:
-                stored = [Record(key, value, stored_scale(key_scale), stored_scale(value_scale))
-                          for key, value, key_scale, value_scale in (kept, candidate)]
-                packet = self.pack(merged_record(stored[0], stored[1], tokens))
+                records = [Record(self.kept(key), self.kept(value), stored_scale(key_scale), stored_scale(value_scale))
+                           for key, value, key_scale, value_scale in (other, candidate)]
+                packet = self.pack(merged_record(records[0], records[1], tokens))
                 words += [{"data": word, "last": int(k == len(packet) - 1)} for k, word in enumerate(packet)]
         return {"o": words}
 

@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..golden.cache import BurstCommand
+from ..golden.cache import BurstCommand, kept
 from ..golden.evict import ONE, Record, loaded_scale
 from ..golden.evict_cache import EvictController
 from .evict import RecordBench
@@ -45,7 +46,8 @@ class EvictCacheBench(RecordBench):
         noise = [rng.randint(-9, 9) for _ in range(self.head_dim)]
         key = np.clip(rng.choice(keys[-4:]) // rng.choice((1, 2)) + noise, -127, 127)
         scales = [(rng.randrange(1 << 15, 1 << 16), rng.randint(-30, -27)) for _ in range(2)]
-        return Record(key, np.array([rng.randint(-127, 127) for _ in range(self.head_dim)]), scales[0], scales[1])
+        value = np.array([rng.randint(-127, 127) for _ in range(self.head_dim)])
+        return Record(self.kept(key), self.kept(value), scales[0], scales[1])
 
     def _trace(self, rng: random.Random, steps: int, budgets: Mapping[int, int]) -> Items:
         """Each step: a token in one of the heads, perhaps a read, weights, something refused."""
@@ -134,7 +136,8 @@ class EvictCacheBench(RecordBench):
 
     def expected(self, stimulus: Items) -> Items:
         golden = EvictController(self.config.max_heads, self.slots, record_beats=self.record_beats, head_stride=self.head_stride,
-                                 bus_bits=self.config.bus_bits, weight_bits=self.weight_bits, **self.rules)
+                                 bus_bits=self.config.bus_bits, weight_bits=self.weight_bits, kept=partial(kept, config=self.config),
+                                 **self.rules)
         items: Items = {name: [] for name in ("o_read", "o_fetch", "o_write", "o_data", "o_append")}
         records, weights = iter(self.records), iter(stimulus["i_weights"])
         self.error = 0

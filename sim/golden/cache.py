@@ -19,8 +19,8 @@ from ...accelerators.config import AcceleratorConfig
 from ...accelerators.kv_records import HEADER_BITS, INT4_STEP, fp16_record_beats, header_in_tail, record_beats
 from .numerics import MANTISSA_BITS, Scalar
 
-__all__ = ["BurstCommand", "contiguous_command", "pack_fp16", "pack_record", "pack_records", "record_beats", "restored", "stored",
-           "stored_scale", "unpack_fp16", "unpack_record"]
+__all__ = ["BurstCommand", "contiguous_command", "kept", "pack_fp16", "pack_record", "pack_records", "record_beats", "restored",
+           "stored", "stored_scale", "unpack_fp16", "unpack_record"]
 
 DROPPED_BITS = MANTISSA_BITS - 16
 
@@ -45,6 +45,11 @@ def stored(q: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
 def restored(elements: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
     """Elements of a record as attention has them."""
     return elements if config.kv_storage == "int" else elements * INT4_STEP
+
+
+def kept(q: np.ndarray, config: AcceleratorConfig) -> np.ndarray:
+    """Quantized elements as attention has them when a record has held them."""
+    return restored(stored(q, config), config)
 
 
 def _beats(value: int, bits: int, bus_bits: int) -> list[int]:

@@ -16,10 +16,11 @@ most similar row or dropped (EMS's class 0). Similarity is the cosine between st
     merges: d**2 * 2**24 >= threshold**2 * n_c * n           threshold in 12 fraction bits; above 1 it is never reached
 
 A merged row is the mean of both, by the tokens they stand for (``merged_vector``), at the position of the row that it was merged into.
+It is quantized to int8, and with ``kv_storage = "int4"`` then stored in 4 bits like any vector; c and k_i are what is stored.
 Its tokens and scores are the sums of both, scores saturated. A new row has scores 0 and one token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,19 +189,21 @@ class EvictHead:
         Rows, more than ``sinks + recent``.
     threshold : int
         Cosine from which on keys are similar, in units of ``1 / ONE``.
+    kept : callable
+        What is left of quantized elements when a record has held them (``golden/cache.py: kept``).
     """
 
     def __init__(self, budget: int, *, sinks: int, recent: int, threshold: int, weight_bits: int = WEIGHT_FRACTION + 3,
-                 decay: int = DECAY, emphasis: int = EMPHASIS):
+                 decay: int = DECAY, emphasis: int = EMPHASIS, kept: Callable[[np.ndarray], np.ndarray] = np.asarray):
         if budget <= sinks + recent:
             raise ValueError(f"budget must be above sinks + recent, not {budget} with {sinks} and {recent}")
         self.budget, self.sinks, self.recent, self.threshold = budget, sinks, recent, threshold
-        self.scores = Scores(weight_bits, decay, emphasis)
+        self.scores, self.kept = Scores(weight_bits, decay, emphasis), kept
         self.records: list[Record] = []
         self.length = self.dropped = 0
 
     def append(self, record: Record) -> Append:
-        """The next token of the text."""
+        """The next token of the text; its record as memory has it."""
         position, self.length = self.length, self.length + 1
         if position < self.budget:
             self.scores.place(position, position)
@@ -213,7 +216,7 @@ class EvictHead:
         if target is not None and reaches(candidate.key, self.records[target].key, self.threshold):
             kept = self.records[target]
             key, value, key_scale, value_scale = merged_record(kept, candidate, (self.scores.entries[target].tokens, tokens))
-            self.records[target] = Record(key, value, *(stored_scale(scale) for scale in (key_scale, value_scale)))
+            self.records[target] = Record(self.kept(key), self.kept(value), stored_scale(key_scale), stored_scale(value_scale))
             self.scores.merge(target, slot)
         else:
             target = None

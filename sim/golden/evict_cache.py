@@ -1,7 +1,7 @@
 """Golden model of the controller of an evict + merge cache: bursts for each request, on ``EvictHead`` for each K/V head."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .cache import BurstCommand, contiguous_command
 from .evict import Append, EvictHead, Record
@@ -27,7 +27,7 @@ class EvictController:
         Of ``EvictHead``, but for the budget.
     """
 
-    def __init__(self, heads: int, slots: int, *, record_beats: int, head_stride: int, bus_bits: int, **rules: int):
+    def __init__(self, heads: int, slots: int, *, record_beats: int, head_stride: int, bus_bits: int, **rules: Any):
         self.count, self.slots, self.rules = heads, slots, rules
         self.layout = {"capacity": slots, "record_beats": record_beats, "head_stride": head_stride, "bus_bits": bus_bits}
         self.heads: dict[int, EvictHead] = {}

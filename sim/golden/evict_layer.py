@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .attention import probabilities, query_scale
+from .cache import kept
 from .evict import WEIGHT_FRACTION, EvictHead, Record
 from .numerics import Scalar
 from .weights import attention_weights
@@ -25,8 +27,8 @@ class EvictLayer:
     def __init__(self, heads: int, budget: int, rules: Eviction, config: AcceleratorConfig) -> None:
         self.config = config
         weight_bits = WEIGHT_FRACTION + config.query_lanes.bit_length()
-        self.heads = [EvictHead(budget, sinks=rules.sinks, recent=rules.recent, threshold=rules.threshold, weight_bits=weight_bits)
-                      for _ in range(heads)]
+        self.heads = [EvictHead(budget, sinks=rules.sinks, recent=rules.recent, threshold=rules.threshold, weight_bits=weight_bits,
+                                kept=partial(kept, config=config)) for _ in range(heads)]
 
     def put(self, position: int, keys: np.ndarray, key_scales: np.ndarray, values: np.ndarray, value_scales: np.ndarray) -> None:
         """Records of quantized vectors ``[heads, tokens, ...]``, the first one of the token at ``position``."""
@@ -34,7 +36,7 @@ class EvictLayer:
             assert head.length == position
             for key, value, *scales in zip(*(part[number] for part in (keys, values, key_scales, value_scales)), strict=True):
                 (a, b), (c, d) = (scale.tolist() for scale in scales)
-                head.append(Record(key, value, (a, b), (c, d)))
+                head.append(Record(head.kept(key), head.kept(value), (a, b), (c, d)))
 
     def rows(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Keys, their scales, values, their scales of all rows of a head."""

@@ -12,6 +12,7 @@ import numpy as np
 from ...accelerators.cache.evict_cache import EvictCache
 from ...accelerators.cache.evict_formats import Outcome
 from ...accelerators.config import THRESHOLD_FRACTION, AcceleratorConfig
+from ...accelerators.kv_records import INT4_STEP
 from ...rtl_gen.emit import emit
 from .player import Answer, Offer, Surroundings
 from .records import Judgement, Place, Trace, Wrong
@@ -31,31 +32,40 @@ def real(elements: Any, scale: tuple[int, int]) -> Any:
     return elements * (scale[0] * 2.0 ** scale[1])
 
 
-def merge_error(scale: float, scales: Sequence[tuple[int, int]], tokens: Sequence[int]) -> float:
-    """Most that an element of a merged vector may be off the mean of both: half a step of the new scale, and what is truncated."""
-    return 0.51 * scale + max(count * real(1, each) for each, count in zip(scales, tokens, strict=True)) / sum(tokens) / 128
+def merge_error(scale: float, scales: Sequence[tuple[int, int]], tokens: Sequence[int], step: int = 1) -> float:
+    """Most that an element of a merged vector may be off the mean of both: half a step of the new scale, half of ``step`` of these if
+    it is stored so, and what is truncated."""
+    truncated = max(count * real(1, each) for each, count in zip(scales, tokens, strict=True)) / sum(tokens) / 128
+    return (0.51 + step // 2) * scale + truncated
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRecord:
-    """Elements of a row, and scales as 16-bit mantissa and exponent; in memory these come first, in words of the bus."""
+    """Elements of a row, and scales as 16-bit mantissa and exponent; in memory these come first, in words of the bus. Elements are
+    multiples of ``step``; if that is not 1, 4 bits say of which."""
 
     key: np.ndarray
     value: np.ndarray
     key_scale: tuple[int, int]
     value_scale: tuple[int, int]
+    step: int = 1
 
     def words(self, bus_bytes: int) -> tuple[int, ...]:
-        elements = np.concatenate([self.key, self.value]).astype(np.int8)
-        image = HEADER.pack(*self.key_scale, *self.value_scale) + elements.tobytes()
+        elements = np.concatenate([self.key, self.value]) // self.step
+        if self.step != 1:
+            elements = (elements[::2] & 15) + 16 * elements[1::2]
+        image = HEADER.pack(*self.key_scale, *self.value_scale) + elements.astype(np.int8).tobytes()
         return tuple(int.from_bytes(image[k:k + bus_bytes], "little") for k in range(0, len(image), bus_bytes))
 
     @classmethod
-    def of_words(cls, words: Sequence[int], bus_bytes: int) -> "StoredRecord":
+    def of_words(cls, words: Sequence[int], bus_bytes: int, step: int = 1) -> "StoredRecord":
         image = b"".join(word.to_bytes(bus_bytes, "little") for word in words)
         scales, elements = HEADER.unpack(image[:HEADER.size]), np.frombuffer(image[HEADER.size:], np.int8).astype(np.int64)
+        if step != 1:
+            high = elements >> 4
+            elements = np.stack([(elements - 16 * high + 8) % 16 - 8, high], axis=1).reshape(-1) * step
         half = len(elements) // 2
-        return cls(elements[:half], elements[half:], scales[:2], scales[2:])
+        return cls(elements[:half], elements[half:], scales[:2], scales[2:], step)
 
 
 class ListRow:
@@ -80,10 +90,13 @@ class ListModel:
         Cosine from which on rows are merged, 12 fraction bits.
     most_local : int
         Where the local score saturates.
+    step : int
+        Of what elements are stored in multiples.
     """
 
-    def __init__(self, budget: int, *, sinks: int, recent: int, threshold: int, most_local: int):
-        self.budget, self.sinks, self.recent, self.threshold, self.most_local = budget, sinks, recent, threshold, most_local
+    def __init__(self, budget: int, *, sinks: int, recent: int, threshold: int, most_local: int, step: int = 1):
+        self.budget, self.sinks, self.recent, self.threshold = budget, sinks, recent, threshold
+        self.most_local, self.step = most_local, step
         self.rows: list[ListRow] = []
         self.gone: list[int] = []
         self.appended = 0
@@ -132,7 +145,7 @@ class ListModel:
             scales = [each.key_scale if k == 0 else each.value_scale for each in old]
             target.means[k] = (counts[0] * target.means[k] + counts[1] * victim.means[k]) / sum(counts)
             target.bounds[k] = (counts[0] * target.bounds[k] + counts[1] * victim.bounds[k]) / sum(counts)
-            target.bounds[k] += merge_error(real(1, scale), scales, counts)
+            target.bounds[k] += merge_error(real(1, scale), scales, counts, self.step)
             error = np.abs(real(elements, scale) - target.means[k]).max()
             check(error <= target.bounds[k], f"a merged row is {error} off its mean, more than {target.bounds[k]}")
 
@@ -157,6 +170,7 @@ class EvictTrace(Trace):
                  component: type[EvictCache] = EvictCache):
         super().__init__(emit(component(config, heads=heads, slots=slots), "traced_evict_cache", config), seed, quiet=256)
         self.config, self.heads, self.slots = config, heads, slots
+        self.step = INT4_STEP if config.kv_storage == "int4" else 1
         self.numbers = np.random.default_rng(seed)
         one = 1 << THRESHOLD_FRACTION
         self.thresholds = itertools.cycle((one // 2, one * 9 // 10, one, one + 1))
@@ -171,7 +185,7 @@ class EvictTrace(Trace):
         self.settle()
         most = self.config.max_head_dim // lanes
         self.head_dim = lanes * rng.choice((2, 2, 2, 4, most)) if most >= 4 else lanes * most
-        self.record = HEADER.size + 2 * self.head_dim
+        self.record = HEADER.size + 2 * self.head_dim * self.config.stored_kv_bits // 8
         self.sinks, self.recent = rng.randint(0, 3), rng.randint(0, 6)
         self.rules = {"sinks": self.sinks, "recent": self.recent, "threshold": next(self.thresholds)}
         self.stride = (self.slots + rng.randint(0, 3)) * self.record
@@ -218,7 +232,8 @@ class EvictTrace(Trace):
         if rng.random() < 0.03:
             key = 0 * key
         scales = [(rng.randrange(1 << 15, 1 << 16), rng.randint(-18, -15)) for _ in range(2)]
-        return StoredRecord(key, self.numbers.integers(-127, 128, self.head_dim), scales[0], scales[1])
+        key, value = (vector // self.step * self.step for vector in (key, self.numbers.integers(-126, 128, self.head_dim)))
+        return StoredRecord(key, value, scales[0], scales[1], self.step)
 
     def _place(self, head: int) -> Place:
         return Place(self.BASE, head, self.stride, self.record)
@@ -230,7 +245,7 @@ class EvictTrace(Trace):
             self.sinks + self.recent < budget <= self.slots if begins else position == self.length[head])
         record, place = self._record(), self._place(head)
         words = record.words(self.config.bus_bytes)
-        rules = {**self.rules, "most_local": (1 << self.weight_bits + 4) - 1}
+        rules = {**self.rules, "most_local": (1 << self.weight_bits + 4) - 1, "step": self.step}
         if allowed:
             self.length[head] = position + 1
         else:
@@ -336,7 +351,7 @@ class EvictTrace(Trace):
             target = done["target"]
             self.burst(judgement, "o_fetch", place, target)
             mean, error = self.written(judgement, place, target)
-            merged = StoredRecord.of_words(mean, bus_bytes)
+            merged = StoredRecord.of_words(mean, bus_bytes, self.step)
         stored, late_error = self.written(judgement, place, slot)
         judgement.check(stored == words, "the token's record is another one")
         judgement.check(done["error"] == error | late_error, f"answered {done}, errors were {error}, {late_error}")

@@ -9,7 +9,7 @@ from llmrtl.accelerators.checks import check_int
 from llmrtl.accelerators.config import AcceleratorConfig
 from llmrtl.accelerators.integers import bits_for_magnitude, ceil_div
 from llmrtl.accelerators.model_shape import ModelShape
-from llmrtl.accelerators.presets import PRESETS, preset
+from llmrtl.accelerators.presets import PRESETS, preset, with_cache
 from llmrtl.rtl_gen.registry import UNITS
 
 TINY = preset("tiny")
@@ -131,9 +131,11 @@ def test_cache_is_one_that_there_is():
     for options in ({"chunks": 2}, {"block_size": 1024}):
         with pytest.raises(ValueError, match="with cache = 'paged', chunks must be 1, and max_context at least block_size"):
             replace(TINY, cache="paged", **options)
-    for options in ({"chunks": 2}, {"kv_bits": 16}, {"kv_storage": "int4"}, {"max_context": 7}):
-        with pytest.raises(ValueError, match="with cache = 'evict', chunks must be 1, kv_bits 8, kv_storage 'int' and max_context"):
+    for options in ({"chunks": 2}, {"kv_bits": 16}, {"max_context": 7}):
+        with pytest.raises(ValueError, match="with cache = 'evict', chunks must be 1, kv_bits 8 and max_context"):
             replace(TINY, cache="evict", **options)
+    pair = preset("kv260")
+    assert [with_cache(pair, cache).chunks for cache in ("contiguous", "window", "paged", "evict")] == [2, 2, 1, 1]
     with pytest.raises(ValueError, match=r"cache_heads must be in 2\.\.256, not 1"):
         replace(TINY, cache_heads=1)
 

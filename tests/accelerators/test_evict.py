@@ -29,7 +29,6 @@ KV16 = dataclasses.replace(EDGE, kv_bits=16)
     (lambda: EvictCache(EDGE, heads=257), r"heads must be in 2\.\.256, not 257"),
     (lambda: SimilarKey(EDGE, 512), r"slots must be in 2\.\.511, not 512"),
     (lambda: SimilarKey(KV16), "kv_bits must be 8, not 16"),
-    (lambda: SimilarKey(preset("tiny_int4")), "kv_storage must be 'int', not 'int4'"),
     (lambda: RecordMerge(KV16), "kv_bits must be 8, not 16"),
     (lambda: AttentionWeights(EDGE, 1024), r"rows must be in 4\.\.512, not 1024"),
 ])
@@ -54,6 +53,8 @@ OTHERS = {
     "wide": dataclasses.replace(EDGE, bus_bits=256, vector_lanes=8, tables=64, max_head_dim=128),  # header in the tail of short keys
     "one_lane": dataclasses.replace(preset("tiny"), query_lanes=1, max_head_dim=16),
     "runs": dataclasses.replace(preset("tiny"), cache="window"),
+    "int4": preset("tiny_int4"),
+    "wide_int4": dataclasses.replace(EDGE, bus_bits=256, vector_lanes=8, tables=64, max_head_dim=128, kv_storage="int4"),
 }
 
 

@@ -206,8 +206,8 @@ def test_run_on_a_dram_model(model, tmp_path, capsys):
     (("--prompt-ids", "1", "--preset", "tiny_paged"), "preset 'tiny_paged' serves several sequences at a time: use `llmrtl serve-sim`"),
     (("--prompt-ids", "1", "--window", "8", "--preset", "tiny_swap"),
      "--window needs a KV cache of kind 'window', preset 'tiny_swap' is one with 'paged'"),
-    (("--prompt-ids", "1", "--budget", "8", "--preset", "kv260"),
-     "--budget needs a KV cache of kind 'evict', which preset 'kv260' cannot have: with cache = 'evict', chunks must be 1"),
+    (("--prompt-ids", "1", "--budget", "8", "--preset", "tiny_short"),
+     "--budget needs a KV cache of kind 'evict', which preset 'tiny_short' cannot have: row_cycles must be 0 or at least 2"),
     (("--prompt-ids", "1", "--top-k", "4"), "--top-k has no effect without --temperature"),
     (("--prompt-ids", "1", "--seed", "4"), "--seed has no effect without --temperature or --prompt-length"),
     (("--prompt-ids", "1", "--preset", "huge"),
@@ -250,8 +250,8 @@ def test_a_prompt_that_is_no_text(tmp_path, capsys, unbuilt):
 
 
 @pytest.mark.parametrize("text, preset, message", [
-    ("[]", "kv260",
-     "serve-sim needs a KV cache of kind 'paged', which preset 'kv260' cannot have: with cache = 'paged', chunks must be 1"),
+    ("[]", "tiny_recompute",
+     "serve-sim needs a KV cache of kind 'paged', which preset 'tiny_recompute' cannot have: with selective_recompute, cache must be"),
     ("[]", "tiny_window", "serve-sim needs a KV cache of kind 'paged', preset 'tiny_window' is one with 'window'"),
     ("[" * 100_000, "tiny_paged", "requests.json: not JSON: maximum recursion depth"),
     ("9" * 5000, "tiny_paged", "requests.json: not JSON: Exceeds the limit"),

@@ -59,8 +59,8 @@ def swap_trace(seed: int, operations: int, **options) -> Trace:
     return SwapTrace(TINY, seed, operations, **options)
 
 
-def evict_trace(seed: int, operations: int, *, max_head_dim: int = TINY.max_head_dim, **options) -> Trace:
-    return EvictTrace(replace(TINY, max_head_dim=max_head_dim), seed, operations, **options)
+def evict_trace(seed: int, operations: int, *, max_head_dim: int = TINY.max_head_dim, kv_storage: str = "int", **options) -> Trace:
+    return EvictTrace(replace(TINY, max_head_dim=max_head_dim, kv_storage=kv_storage), seed, operations, **options)
 
 
 TRACES: dict[str, tuple[Callable[..., Trace], dict[str, Any]]] = {
@@ -73,6 +73,7 @@ TRACES: dict[str, tuple[Callable[..., Trace], dict[str, Any]]] = {
     "swap_small_blocks": (swap_trace, {"sequences": 7, "block_size": 4, "blocks": 50, "slots": 37}),
     "evict": (evict_trace, {"max_head_dim": 8}),
     "evict_long_records": (evict_trace, {"heads": 4, "slots": 32}),
+    "evict_int4": (evict_trace, {"max_head_dim": 16, "kv_storage": "int4"}),
 }
 KINDS = {"contiguous": {"read", "written", "refused"}, "window": {"read", "written", "refused"},
          "paged": {"read", "written", "refused", "copied", "stopped at a shared block", "NONE", "NO_BLOCK", "TOO_LONG", "NOT_EMPTY",
