@@ -12,6 +12,9 @@ from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.cache.select import TopSelect
 from ...accelerators.cache.swap_formats import SwapCommand
 from ...accelerators.cache.window import WindowCache
+from ...accelerators.control.batch_frontend import BatchFrontEnd
+from ...accelerators.control.frontend import FrontEnd
+from ...accelerators.control.frontend_ports import settings
 from ...accelerators.memory.bursts import BurstSplitter
 from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.presets import preset
@@ -23,7 +26,7 @@ from .memory import SHORT, ReaderContract, WriterContract
 from .paged import PagedAnswerContract, PagedContract
 from .responses import RecordContract, RowContract
 from .swap import SlotContract, SwapAnswerContract, SwapContract
-from .units import BOUNDED, INDUCTIVE, SMALLER, unit_contract
+from .units import BOUNDED, FEWER, INDUCTIVE, SMALLER, unit_contract
 from .wiring import (
     ArbiterContract,
     ForkContract,
@@ -61,6 +64,9 @@ class Case:
 
 
 _TINY = preset("tiny")
+_WIDE = replace(_TINY, bus_bits=512, vector_lanes=4, tables=128)
+_SERVING = replace(_WIDE, cache="paged", sequences=2, max_context=32)
+"""A word of the program is a whole instruction: few cycles come to reads of its data."""
 
 
 def _positions(count: int):
@@ -132,6 +138,8 @@ CASES = {
                                 slow=True),
     "evict_cache_adds": Case(lambda: EvictContract(Outcome.ADDED, within=15, taken=15), "bounded", 22, slow=True),
     "evict_cache_refuses": Case(lambda: EvictContract(Outcome.REFUSED, within=17, taken=15), "bounded", 23, slow=True),
+    "front_end": Case(lambda: StreamContract(FrontEnd(_WIDE), still=tuple(settings(_WIDE))), "bounded", 20, slow=True),
+    "batch_front_end": Case(lambda: StreamContract(BatchFrontEnd(_SERVING), still=tuple(settings(_SERVING))), "bounded", 26, slow=True),
     "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
     "swap_controller_answers": Case(SwapAnswerContract, "bounded", 34, slow=True),
@@ -143,4 +151,5 @@ CASES = {
 CASES |= {name: Case(partial(unit_contract, unit), method, depth, slow=name not in _FAST)
           for units, method, depth in ((INDUCTIVE, "induction", 2), (BOUNDED, "bounded", 10))
           for unit in units for name in (f"unit_{unit}".replace(" ", "_"),)}
-CASES |= {f"unit_{unit}": Case(contract, "bounded", 10, slow=True) for unit, contract in SMALLER.items()}
+CASES |= {f"unit_{unit}": Case(contract, method, depth, slow=True)
+          for units, method, depth in ((FEWER, "induction", 2), (SMALLER, "bounded", 10)) for unit, contract in units.items()}

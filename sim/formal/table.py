@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from .cases import CASES
 from .contract import StreamContract
-from .units import BOUNDED, INDUCTIVE, SMALLER, UNPROVED
+from .units import BOUNDED, FEWER, INDUCTIVE, SMALLER, UNPROVED
 
 __all__ = ["contracts_text", "table", "units_text"]
 
@@ -31,7 +31,7 @@ def units_text() -> str:
     """What is proved of each registered unit, and of which nothing is."""
     reasons = dict.fromkeys(UNPROVED.values())
     return "\n".join((
-        f"* by induction of two steps: {_names(INDUCTIVE)};",
+        f"* by induction of two steps: {_names(INDUCTIVE)}; of fewer places: {_names(FEWER)};",
         f"* for ten cycles after reset: {_names(BOUNDED)}; of fewer places, or with plain inputs that stand still: {_names(SMALLER)};",
         *(f"* not proved, {reason}: {_names(name for name, why in UNPROVED.items() if why == reason)};" for reason in reasons),
         "* all others that have streams: in the table below."))

@@ -23,6 +23,9 @@ from llmrtl.accelerators.cache import (
 )
 from llmrtl.accelerators.cache.evict_formats import Outcome
 from llmrtl.accelerators.cache.swap_formats import SwapCommand
+from llmrtl.accelerators.control import frontend, reads
+from llmrtl.accelerators.experts import softmax
+from llmrtl.accelerators.memory import vector
 from llmrtl.accelerators.presets import preset
 from llmrtl.accelerators.streams import StreamBuffer
 from llmrtl.rtl_gen.loading import load
@@ -262,6 +265,34 @@ def test_a_slot_that_a_last_block_keeps_is_found(monkeypatch):
     put_in(swap, mutant(swap_walk, "full = swap.limit >> tables.offset_bits", "full = swap.end"), monkeypatch)
     case = CASES["swap_controller_last_block"]
     proof = prove("kept_slot", case.contract(), method=case.method, depth=case.depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+UNIT_FAULTS = {  # streams without the queue that takes what a pipeline has on its way: the unit, its module, stream and queue
+    "words": ("vector_memory", vector, "o", "fetched"),
+    "powers": ("expert_softmax", softmax, "o", "results"),
+    "weights": ("expert_softmax", softmax, "o_weight", "weights"),
+}
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("name", UNIT_FAULTS)
+def test_a_stream_without_its_queue_is_found(name, monkeypatch):
+    unit, module, output, queue = UNIT_FAULTS[name]
+    put_in(module, mutant(module, f"connect(m, {queue}.o, wiring.flipped(self.{output}))",
+                          f"m.d.comb += [self.{output}.valid.eq({queue}.i.valid), self.{output}.p.eq({queue}.i.p)]"), monkeypatch)
+    case = CASES[f"unit_{unit}"]
+    proof = prove(folder("unit fault", name), case.contract(), method=case.method, depth=case.depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+@pytest.mark.formal
+def test_a_read_that_is_withdrawn_is_found(monkeypatch):
+    """Of the front end, in the cycles of its proof: it comes to the data of an instruction."""
+    old = "frontend.o_data.valid.eq(following.valid & opened)"
+    put_in(frontend, mutant(reads, old, old.replace("opened", "opened & frontend.i_program.valid")), monkeypatch)
+    case = CASES["front_end"]
+    proof = prove("withdrawn", case.contract(), method=case.method, depth=case.depth)
     assert not proof.proved and "Assert failed" in proof.log
 
 
