@@ -64,8 +64,8 @@ class PagedCache(wiring.Component):
         others have too also, behind the commands for the rows before that block.
     i_look : In(stream of lookup_layout); o_look : Out(stream of block_layout)
         With ``lookups``: one answer for each, after 3 cycles, and what is left of the command that is under way; of a ``release`` 5,
-        and what is left of that command and of one more, and of the latest request if it is about the same sequence. Commands about
-        that one have to be done; no command and no request takes longer than without.
+        and what is left of that command and of one more (behind those that give back a block that they copied), and of the requests
+        about the same sequence. Commands about that one have to be done; no command and no request takes longer than without.
     record_beats, head_stride, clear : In
         See ``ContiguousCache``.
     error : Out(1)

@@ -110,6 +110,9 @@ class SequenceTables:
         m.d.comb += [o_look.p.index.eq(look.index), pool.p.command.eq(PoolCommand.RELEASE), pool.p.block.eq(o_look.p.block)]
         with m.If(self.awaits):
             m.d.comb += self.entry.addr.eq(look.index | look.sequence << self.index_bits)
+        requested, offered = Signal(), self.cache.i_request  # a request about the same sequence is under way, or comes
+        m.d.comb += requested.eq((self.serving & (look.sequence == self.request.sequence))
+                                 | (offered.valid & (look.sequence == offered.p.sequence)))
         with m.FSM(name="looks"):
             with m.State("IDLE"):
                 m.d.comb += i_look.ready.eq(1)
@@ -121,7 +124,7 @@ class SequenceTables:
             with m.State("LAST"):
                 m.d.sync += look.index.eq(its.held - 1)
                 m.next = "FIND"
-            with m.State("FIND"), m.If(self.awaits & ~(look.release & self.serving & (look.sequence == self.request.sequence))):
+            with m.State("FIND"), m.If(self.awaits & ~(look.release & requested)):
                 m.next = "FOUND"
             with m.State("FOUND"):
                 m.d.sync += [o_look.p.block.eq(self.entry.data), o_look.p.shared.eq(self.shared)]

@@ -23,7 +23,7 @@ from .contract import StreamContract
 from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
 from .evict import EvictContract
 from .memory import SHORT, ReaderContract, WriterContract
-from .paged import PagedAnswerContract, PagedContract
+from .paged import LookupContract, PagedAnswerContract, PagedContract
 from .responses import RecordContract, RowContract
 from .swap import SlotContract, SwapAnswerContract, SwapContract
 from .units import BOUNDED, FEWER, INDUCTIVE, SMALLER, unit_contract
@@ -134,6 +134,9 @@ CASES = {
     "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
     **{f"paged_cache_{name}": Case(partial(PagedContract, _positions(4), blocks=blocks, begins=begins), "bounded", cycles + 12,
                                    slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
+    "paged_lookups": Case(lambda: LookupContract(_positions(4)), "bounded", 12, slow=True),
+    **{f"paged_lookups_{name}": Case(partial(LookupContract, _positions(4), blocks=blocks, begins=begins), "bounded", cycles + 12,
+                                     slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
     "paged_cache_answers": Case(lambda: PagedAnswerContract(_positions(4), within=17, begins=BEGUN["full"][2]), "bounded", 40,
                                 slow=True),
     "evict_cache_adds": Case(lambda: EvictContract(Outcome.ADDED, within=15, taken=15), "bounded", 22, slow=True),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Assert, Assume, Cat, Signal
+from amaranth.hdl import Array, Assert, Assume, Cat, Mux, Signal
 
 from ...accelerators.cache.blocks import PoolCommand
 from ...accelerators.cache.paged import PagedCache
@@ -11,7 +11,7 @@ from ...accelerators.config import AcceleratorConfig
 from .contract import StreamContract
 from .controllers import RowTaker
 
-__all__ = ["PagedAnswerContract", "PagedContract"]
+__all__ = ["LookupContract", "PagedAnswerContract", "PagedContract"]
 
 
 class _Begun(StreamContract):
@@ -20,8 +20,9 @@ class _Begun(StreamContract):
     BLOCK_SIZE = 2
 
     def __init__(self, config: AcceleratorConfig, *, sequences: int = 2, blocks: int = 2,
-                 begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache):
-        cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks)
+                 begins: Sequence[tuple[SequenceCommand, int, int, int]] = (), component: type[PagedCache] = PagedCache,
+                 lookups: bool = False):
+        cache = component(config, sequences=sequences, block_size=self.BLOCK_SIZE, blocks=blocks, lookups=lookups)
         cache._rows = self.taker = RowTaker(cache._rows)
         super().__init__(cache)
         self.begins, self.begun = begins, Signal()
@@ -40,6 +41,8 @@ class _Begun(StreamContract):
         with m.If(~self.begun):
             m.d.comb += [Assume(~cache.i_request.valid), Assume(cache.o_done.ready), Assume(cache.o_copy.ready),
                          Assume(cache.i_request.p.as_value() == 0)]
+            if cache.lookups:
+                m.d.comb += Assume(~cache.i_look.valid)
             with m.If(number != len(self.begins)):
                 m.d.sync += number.eq(number + (cache.i_command.valid & cache.i_command.ready))
             with m.Else():
@@ -71,10 +74,15 @@ class PagedContract(_Begun):
         held = Array([Signal(range(entries + 1), name=f"held_{s}") for s in range(cache.sequences)])
         length = Array([Signal(range(cache.config.max_context + 1), name=f"length_{s}") for s in range(cache.sequences)])
         owners = Array([Signal(4, name=f"owners_{b}") for b in range(cache.blocks)])
+        self.tables, self.held, self.length, self.owners = tables, held, length, owners
+        # Lookups change: whose RELEASE the pool decides; of a request's sequence, positions that it has in any case, and at most; and
+        # which blocks others had too when the request came.
+        self.looked, self.sure, self.most, self.left = Signal(), Signal.like(length[0]), Signal.like(length[0]), Signal(cache.blocks)
 
         # Commands and answers of the pool.
         command, asked, request = Signal.like(cache.i_command.p), Signal.like(pool.i.p), Signal.like(cache.i_request.p)
         busy, serving, told, decides = Signal(), Signal(), Signal(3), Signal()
+        self.command, self.request, self.busy, self.serving, self.owes = command, request, busy, serving, Signal()
         takes, done = cache.i_command.valid & cache.i_command.ready, cache.o_done.valid & cache.o_done.ready
         with m.If(takes):
             m.d.sync += [command.eq(cache.i_command.p), busy.eq(1)]
@@ -99,7 +107,7 @@ class PagedContract(_Begun):
             m.d.sync += owners[answer.block].eq(1)
             m.d.comb += Assert(of_extend)
             with m.If(replaces):
-                m.d.sync += [mine[tail].eq(answer.block), copied.eq(mine[tail])]
+                m.d.sync += [mine[tail].eq(answer.block), copied.eq(mine[tail]), self.owes.eq(1)]
             with m.Else():
                 m.d.sync += [mine[its_held].eq(answer.block), its_held.eq(its_held + 1)]
         with m.If(does[PoolCommand.SHARE]):
@@ -108,9 +116,10 @@ class PagedContract(_Begun):
             m.d.comb += Assert(answer.block == tables[command.other][its_held])
         with m.If(decides & (asked.command == PoolCommand.RELEASE)):
             m.d.sync += owners[asked.block].eq(owners[asked.block] - 1)
-            with m.If(leaves):
+            with m.If(leaves & ~self.looked):
+                m.d.sync += self.owes.eq(0)
                 m.d.comb += Assert(asked.block == copied)
-            with m.Else():
+            with m.Elif(~self.looked):
                 m.d.sync += its_held.eq(its_held - 1)
                 m.d.comb += Assert((its_held != 0) & (asked.block == mine[(its_held - 1)[:len(its_held)]]))
         with m.If(cache.o_done.valid):
@@ -134,17 +143,96 @@ class PagedContract(_Begun):
         run, start = rows.i.p.passed, rows.i.p.position
         last, last_row = run.position + run.count - 1, start + run.count - 1
         theirs = tables[request.sequence]
+        m.d.comb += [self.sure.eq(length[request.sequence]), self.most.eq(length[request.sequence])]
         refused = run.error & serving & (run.count == 0) & (rows.i.p.count == 0) & run.last & (
-            (request.position + request.count > length[request.sequence])
-            | (request.write & Cat((owners[theirs[k]] > 1) & (request.position < 2 * k + 2) & (request.position + request.count > 2 * k)
-                                   for k in range(entries)).any()))
+            (request.position + request.count > self.sure)
+            | (request.write & Cat(((owners[theirs[k]] > 1) | self.left.bit_select(theirs[k], 1)) & (request.position < 2 * k + 2)
+                                   & (request.position + request.count > 2 * k) for k in range(entries)).any()))
         m.d.comb += Assert(~rows.i.valid | refused | (
             ~run.error & serving & (run.count != 0) & (run.count == rows.i.p.count)
-            & (run.position + run.count <= length[request.sequence])
+            & (run.position + run.count <= self.most)
             & (run.position >= request.position) & (last < request.position + request.count)
             & (rows.i.p.write == request.write) & (start[0] == run.position[0])
             & (start >> 1 == theirs[(run.position >> 1)[:1]]) & (last_row >> 1 == theirs[(last >> 1)[:1]])
             & (~request.write | ((owners[start >> 1] == 1) & (owners[last_row >> 1] == 1)))))
+        return m
+
+
+class LookupContract(PagedContract):
+    """As PagedContract, with lookups at any time, one behind the other:
+
+    - the answer has the block at that place of the sequence's table, and says whether others have it too; with ``release`` it is the
+      last one, given back once, before the answer, and the sequence is as long as the blocks before it;
+    - a request that comes meanwhile is refused only if it goes beyond the shorter length, or would write to a block that others had
+      too when it came;
+    - while nobody stalls, it is there within ``within`` cycles, and with ``release`` within ``given``, those in which a command is
+      under way not counted, nor with ``release`` those in which a request about its sequence is offered or under way, or what a copy
+      leaves; until then one command ends at most, and with ``release`` two behind the latest such request, beside those that leave a
+      block that they copied.
+
+    A lookup is of a block that the sequence has; from its offer to its answer there is no command about its sequence (of FORK and
+    COMPARE, either one).
+    """
+
+    def __init__(self, config: AcceleratorConfig, *, within: int = 3, given: int = 5, **options):
+        super().__init__(config, lookups=True, **options)
+        self.within, self.given = within, given
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        cache, pool, offered, answer, comes = (
+            self.component, self.component._pool.i, self.component.i_look, self.component.o_look, self.component.i_command)
+        look, place, looking, gave, ended, waited = (
+            Signal.like(offered.p), Signal.like(offered.p.index), Signal(), Signal(), Signal(range(4)), Signal())
+        its, held, length = self.tables[look.sequence], self.held[look.sequence], self.length[look.sequence]
+        has, releases, done = self.held[offered.p.sequence], looking & look.release, cache.o_done.valid & cache.o_done.ready
+        of_request = look.sequence == self.request.sequence
+        requested = (self.serving & of_request) | (cache.i_request.valid & (look.sequence == cache.i_request.p.sequence))
+        with m.If(answer.valid & answer.ready):
+            m.d.sync += looking.eq(0)
+        with m.If(offered.valid & offered.ready):
+            m.d.sync += [look.eq(offered.p), place.eq(Mux(offered.p.release, has - 1, offered.p.index)), looking.eq(1), gave.eq(0),
+                         ended.eq(0)]
+        with m.Elif(releases & requested):
+            m.d.sync += ended.eq(0)
+        with m.Elif(done & ~(releases & self.owes) & ~answer.valid & (ended != 3)):
+            m.d.sync += ended.eq(ended + 1)
+
+        def about(command, sequence):
+            pair = command.command.matches(SequenceCommand.FORK, SequenceCommand.COMPARE)
+            return (command.sequence == sequence) | (pair & (command.other == sequence))
+
+        m.d.comb += [
+            Assume(~offered.valid | ((offered.p.sequence < cache.sequences) & Mux(offered.p.release, has != 0, offered.p.index < has))),
+            Assume(~offered.valid | ~((self.busy & about(self.command, offered.p.sequence))
+                                      | (comes.valid & about(comes.p, offered.p.sequence)))),
+            Assume(~(looking & comes.valid & about(comes.p, look.sequence))),
+        ]
+
+        # What is given back: the pool takes it between commands, or with the answer to one that leaves nothing itself.
+        gives = pool.valid & pool.ready & (pool.p.command == PoolCommand.RELEASE) & (~self.busy | (done & ~self.owes))
+        before = place << 1
+        m.d.sync += self.looked.eq(gives)
+        with m.If(gives):
+            m.d.sync += gave.eq(1)
+            m.d.comb += Assert(releases & ~gave & (pool.p.block == its[place]) & (held == place + 1))
+        with m.If(cache.i_request.ready):
+            m.d.sync += self.left.eq(0)
+        with m.If(self.looked):
+            m.d.sync += [held.eq(place), length.eq(before)]
+            with m.If(self.owners[its[place]] > 1):
+                m.d.sync += self.left.bit_select(its[place], 1).eq(1)
+        with m.If(releases & of_request):
+            m.d.comb += [self.sure.eq(Mux(length < before, length, before)), self.most.eq(Mux(length < before, before, length))]
+
+        m.d.sync += waited.eq(answer.valid & ~answer.ready)
+        m.d.comb += [
+            Assert(~answer.valid | (looking & (answer.p.index == place) & (answer.p.block == its[place]) & (gave == look.release))),
+            Assert(~answer.valid | waited | look.release | (answer.p.shared == (self.owners[answer.p.block] > 1))),
+            Assert(~looking | (ended <= 1 + look.release)),
+        ]
+        self._due(m, "look", looking & ~look.release, answer.valid, self.within, waits=self.busy)
+        self._due(m, "release", releases, answer.valid, self.given, waits=self.busy | self.owes | requested)
         return m
 
 

@@ -15,6 +15,7 @@ from llmrtl.accelerators.cache import (
     paged,
     paged_commands,
     paged_requests,
+    paged_tables,
     select,
     swap,
     swap_moves,
@@ -34,7 +35,7 @@ from llmrtl.sim.formal.cases import BEGUN, CASES
 from llmrtl.sim.formal.contract import StreamContract
 from llmrtl.sim.formal.controllers import SelectContract
 from llmrtl.sim.formal.evict import EvictContract
-from llmrtl.sim.formal.paged import PagedContract
+from llmrtl.sim.formal.paged import LookupContract, PagedContract
 from llmrtl.sim.formal.prove import missing_tools, prove
 from llmrtl.sim.formal.responses import RecordContract, RowContract
 from llmrtl.sim.formal.swap import SlotContract, SwapAnswerContract
@@ -48,7 +49,7 @@ TIGHT = (
                                       "port_stripe_answers", "row_mover_answers", "window_cache", "record_packer_answers")),
     *((name, "within") for name in ("row_addresses_answers", "record_packer_answers", "top_select_answers", "paged_cache_answers",
                                     "evict_cache_adds", "evict_cache_refuses")),
-    ("evict_cache_refuses", "taken"),
+    ("evict_cache_refuses", "taken"), ("paged_lookups_full", "within"), ("paged_lookups_full", "given"),
 )
 """Proofs whose bound is the smallest that holds."""
 
@@ -77,7 +78,7 @@ def test_a_wait_is_long_enough_to_be_seen():
     for name, case in CASES.items():
         if case.method == "bounded" and not name.startswith("unit_"):
             contract = case.contract()
-            bounds = [*(getattr(contract, each, None) for each in ("answered", "within", "taken")),
+            bounds = [*(getattr(contract, each, None) for each in ("answered", "within", "taken", "given")),
                       *vars(getattr(contract, "bounds", object)).values()]
             assert all(bound < case.depth for bound in bounds if isinstance(bound, int)), name
 
@@ -202,6 +203,40 @@ def test_a_fault_of_the_paged_cache_is_found(name, monkeypatch):
     put_in(paged, mutant(module, old, new), monkeypatch)
     contract = PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache)
     proof = prove(folder("fault", name), contract, method="bounded", depth=depth)
+    assert not proof.proved and "Assert failed" in proof.log
+
+
+_HELD, _FORKED = [(0, 0, 0, 3)], [(0, 0, 0, 3), (1, 1, 0, 3)]
+LOOKUP_FAULTS = {  # likewise, of its lookups
+    "a block that is given back stays in the table": (
+        paged_tables, "self.keep.data.held.eq(look.index)", "self.keep.data.held.eq(look.index + 1)", _HELD, 20),
+    "its positions stay": (paged_tables, "self.keep.data.length.eq(look.index << self.offset_bits)",
+                           "self.keep.data.length.eq(its.length)", _HELD, 20),
+    "the block of another sequence": (
+        paged_tables, "self.entry.addr.eq(look.index | look.sequence << self.index_bits)",
+        "self.entry.addr.eq(look.index | self.sequence << self.index_bits)", [(0, 0, 0, 1), (0, 1, 0, 1)], 22),
+    "the word of a command": (paged_tables, "m.If(self.awaits & ~(look.release", "m.If(~(look.release", _HELD, 20),
+    "whether another block is shared": (paged_tables, "o_look.p.shared.eq(self.shared)", "o_look.p.shared.eq(self.denied)",
+                                        [(0, 0, 0, 3), (1, 1, 0, 1)], 24),
+    "not the last block": (paged_tables, 'm.next = "LAST"', 'm.next = "FIND"', _HELD, 20),
+    "nothing is given back": (paged_tables, 'm.next = "GIVE"', 'm.next = "TELL"', _HELD, 20),
+    "given back before the pool takes it": (paged_tables, "with m.If(pool.ready):\n", "with m.If(1):\n", _FORKED, 30),
+    "in the place of a copied block": (paged_tables, "(self.returns & ~self.leaves)", "self.returns", _FORKED, 30),
+    "given back under a request": (paged_tables, "requested.eq((self.serving &", "requested.eq((0 &", _HELD, 20),
+    "a request that comes does not see it": (paged_tables, "| (offered.valid &", "| (0 &", _HELD, 20),
+    "rows are given again": (paged_tables, "m.d.sync += self.again.eq(0)", "pass", _HELD, 22),
+    "a tail is not forgotten": (paged_tables, "m.d.sync += self.tail.valid.eq(0)", "pass", [(0, 0, 0, 1)], 20),
+    "given back with commands only": (paged_tables, " | (self.awaits & ~self.cache.i_command.valid)", "", _HELD, 20),
+}
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("name", LOOKUP_FAULTS)
+def test_a_fault_of_a_lookup_is_found(name, monkeypatch):
+    module, old, new, begins, depth = LOOKUP_FAULTS[name]
+    put_in(paged, mutant(module, old, new), monkeypatch)
+    contract = LookupContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache)
+    proof = prove(folder("fault of a lookup", name), contract, method="bounded", depth=depth)
     assert not proof.proved and "Assert failed" in proof.log
 
 
