@@ -196,16 +196,6 @@ FAULTS = {  # of the paged cache, behind which commands they can be seen, in how
 }
 
 
-@pytest.mark.formal
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_of_the_paged_cache_is_found(name, monkeypatch):
-    module, old, new, begins, depth = FAULTS[name]
-    put_in(paged, mutant(module, old, new), monkeypatch)
-    contract = PagedContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache)
-    proof = prove(folder("fault", name), contract, method="bounded", depth=depth)
-    assert not proof.proved and "Assert failed" in proof.log
-
-
 _HELD, _FORKED = [(0, 0, 0, 3)], [(0, 0, 0, 3), (1, 1, 0, 3)]
 LOOKUP_FAULTS = {  # likewise, of its lookups
     "a block that is given back stays in the table": (
@@ -231,12 +221,13 @@ LOOKUP_FAULTS = {  # likewise, of its lookups
 
 
 @pytest.mark.formal
-@pytest.mark.parametrize("name", LOOKUP_FAULTS)
-def test_a_fault_of_a_lookup_is_found(name, monkeypatch):
-    module, old, new, begins, depth = LOOKUP_FAULTS[name]
+@pytest.mark.parametrize("name", [*FAULTS, *LOOKUP_FAULTS])
+def test_a_fault_of_the_paged_cache_is_found(name, monkeypatch):
+    module, old, new, begins, depth = (FAULTS | LOOKUP_FAULTS)[name]
     put_in(paged, mutant(module, old, new), monkeypatch)
-    contract = LookupContract(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache)
-    proof = prove(folder("fault of a lookup", name), contract, method="bounded", depth=depth)
+    kind = LookupContract if name in LOOKUP_FAULTS else PagedContract
+    contract = kind(replace(preset("tiny"), max_context=4), blocks=3, begins=begins, component=paged.PagedCache)
+    proof = prove(folder("fault", name), contract, method="bounded", depth=depth)
     assert not proof.proved and "Assert failed" in proof.log
 
 
