@@ -123,7 +123,7 @@ CASES = {
     "row_addresses": Case(lambda: StreamContract(RowAddresses(_TINY, 4, {"number": 2})), "induction", 4, slow=True),
     "contiguous_cache": Case(lambda: AddressContract(_positions(4)), "bounded", 14, slow=True),
     "row_mover": Case(lambda: MoverContract(3), "bounded", 14, slow=True),
-    "row_mover_answers": Case(lambda: MoverContract(3, answered=8, narrow={"heads": 1, "record_beats": 1}), "bounded", 14, slow=True),
+    "row_mover_answers": Case(lambda: MoverContract(3, answered=10, narrow={"heads": 1, "record_beats": 1}), "bounded", 14, slow=True),
     "window_cache": Case(lambda: WindowContract(_positions(8), answered=11), "bounded", 15, slow=True),
     "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "bounded", 14, slow=True),
     "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
