@@ -27,7 +27,7 @@ INDUCTIVE = (
 )
 """Units proved by induction of two steps: the rule follows from the registers before the port, whatever stands in all others."""
 
-BOUNDED = ("attention_joining", "token_list", "similar_key", "row_mover", "swap_controller", "divider", "square_root", "scalar_unit",
+BOUNDED = ("attention_joining", "token_list", "similar_key", "swap_controller", "divider", "square_root", "scalar_unit",
            "expert_coprocess", "expert_queues", "paged_cache", "expert_dispatch", "host_link")
 """Units proved for ten cycles after reset: it takes states that cannot be reached to break the rule."""
 
