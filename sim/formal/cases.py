@@ -143,7 +143,7 @@ CASES = {
     "evict_cache_refuses": Case(lambda: EvictContract(Outcome.REFUSED, within=17, taken=15), "bounded", 23, slow=True),
     "front_end": Case(lambda: StreamContract(FrontEnd(_WIDE), still=tuple(settings(_WIDE))), "bounded", 20, slow=True),
     "batch_front_end": Case(lambda: StreamContract(BatchFrontEnd(_SERVING), still=tuple(settings(_SERVING))), "bounded", 26, slow=True),
-    "swap_controller": Case(SwapContract, "bounded", 16, slow=True),
+    "swap_controller": Case(SwapContract, "bounded", 30, slow=True),
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
     "swap_controller_answers": Case(SwapAnswerContract, "bounded", 34, slow=True),
     "swap_controller_leaves": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_OUT), "bounded", 54, slow=True),
@@ -151,8 +151,11 @@ CASES = {
     "swap_controller_last_block": Case(lambda: SwapAnswerContract(about=SwapCommand.SWAP_IN, out=1, block_size=2), "bounded", 72,
                                        slow=True),
 }
-CASES |= {name: Case(partial(unit_contract, unit), method, depth, slow=name not in _FAST)
-          for units, method, depth in ((INDUCTIVE, "induction", 2), (BOUNDED, "bounded", 10))
-          for unit in units for name in (f"unit_{unit}".replace(" ", "_"),)}
-CASES |= {f"unit_{unit}": Case(contract, method, depth, slow=True)
-          for units, method, depth in ((FEWER, "induction", 2), (SMALLER, "bounded", 10)) for unit, contract in units.items()}
+_UNITS: dict[str, tuple[Callable[[], StreamContract], str, int]] = {
+    **{unit: (partial(unit_contract, unit), "induction", 2) for unit in INDUCTIVE},
+    **{unit: (contract, "induction", 2) for unit, contract in FEWER.items()},
+    **{unit: (partial(unit_contract, unit), "bounded", depth) for unit, depth in BOUNDED.items()},
+    **{unit: (contract, "bounded", depth) for unit, (contract, depth) in SMALLER.items()},
+}
+CASES |= {name: Case(*proof, slow=name not in _FAST)
+          for unit, proof in _UNITS.items() for name in (f"unit_{unit}".replace(" ", "_"),)}

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
-from amaranth.hdl import Assert, Assume, Cat, Elaboratable, Module, Mux, Signal, Value
+from amaranth.hdl import Assert, Assume, Cat, Cover, Elaboratable, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
@@ -117,6 +117,7 @@ class StreamContract(Elaboratable):
                 self._stalls.append(ready & ~valid)
         else:
             self._stalls.append(valid & ~ready)
+            m.d.comb += Cover(waited)
 
     def _free(self, m: Module, signal, name: str) -> None:
         value = Value.cast(signal)

@@ -9,8 +9,9 @@ from ...accelerators.cache.evict_cache import EvictCache
 from ...accelerators.cache.evict_formats import Outcome
 from ...accelerators.presets import preset
 from .contract import StreamContract
+from .controllers import WrittenContract
 
-__all__ = ["EvictContract"]
+__all__ = ["EvictContract", "evict_streams"]
 
 _SMALL = replace(preset("tiny_evict"), max_context=8)
 _NARROW = {"sinks": 2, "recent": 2,
@@ -18,11 +19,21 @@ _NARROW = {"sinks": 2, "recent": 2,
 
 
 def _without_merging(component: type[EvictCache]) -> type[EvictCache]:
-    """What searches for a similar row, and what merges, has its ports and says nothing."""
+    """What searches for a similar row, and what merges, takes all that comes and says nothing."""
     names = component.elaborate.__globals__
-    empty = {"elaborate": lambda self, platform: Module()}
+
+    def takes(self, platform):
+        m = Module()
+        m.d.comb += [self.i_command.ready.eq(1), self.i.ready.eq(1)]
+        return m
+    empty = {"elaborate": takes}
     left_out = patch.dict(names, {name: type(name, (names[name],), empty) for name in ("SimilarKey", "RecordMerge")})
     return type("Appending", (component,), {"elaborate": left_out(component.elaborate)})
+
+
+def evict_streams() -> WrittenContract:
+    """The rules of streams, of all but what searches and what merges."""
+    return WrittenContract(_without_merging(EvictCache)(_SMALL, heads=2, slots=4), narrow=_NARROW, still=("sinks", "recent"))
 
 
 class EvictContract(StreamContract):

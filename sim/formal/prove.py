@@ -25,7 +25,8 @@ class Proof:
     name : str
     proved : bool
     method : str
-        ``induction``: for runs of any length; ``bounded``: for the first ``depth`` cycles after reset.
+        ``induction``: for runs of any length; ``bounded``: for the first ``depth`` cycles after reset; ``reached``: not that, but that
+        within these cycles an item of each output stream can wait to be taken, so that a bounded proof says something of it.
     depth : int
         Cycles of the bounded check, steps of the induction.
     log : str
@@ -48,13 +49,13 @@ def missing_tools() -> str | None:
 
 
 def prove(name: str, contract: StreamContract, *, method: str, depth: int) -> Proof:
-    """Prove all assertions of ``contract``; ``method`` is ``induction`` or ``bounded``.
+    """Prove all assertions of ``contract``; ``method`` is ``induction``, ``bounded`` or ``reached``.
 
     The files are in ``build/formal/NAME``. Memories are registers and cycles are unrolled, so that z3 sees bit vectors only and takes
     its SAT solver: tens of times as fast as with functions of states. Raises ``ToolError`` if a program fails, ``ValueError`` for
     another method.
     """
-    modes = {"induction": "prove", "bounded": "bmc"}
+    modes = {"induction": "prove", "bounded": "bmc", "reached": "cover"}
     if method not in modes:
         raise ValueError(f"method must be one of {', '.join(modes)}, not {method!r}")
     folder = build_root() / "formal" / name

@@ -1,7 +1,7 @@
 """The table of proofs in docs/verification.md: ``python -m llmrtl.sim.formal.table``."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from .cases import CASES
 from .contract import StreamContract
@@ -32,13 +32,19 @@ def units_text() -> str:
     reasons = dict.fromkeys(UNPROVED.values())
     return "\n".join((
         f"* by induction of two steps: {_names(INDUCTIVE)}; of fewer places: {_names(FEWER)};",
-        f"* for ten cycles after reset: {_names(BOUNDED)}; of fewer places, or with plain inputs that stand still: {_names(SMALLER)};",
+        f"* for some cycles after reset, in which each stream waits to be taken: {_depths(BOUNDED)};",
+        "* likewise, of fewer places, or with plain inputs that stand still: "
+        f"{_depths({unit: depth for unit, (_, depth) in SMALLER.items()})};",
         *(f"* not proved, {reason}: {_names(name for name, why in UNPROVED.items() if why == reason)};" for reason in reasons),
         "* all others that have streams: in the table below."))
 
 
 def _names(units: Iterable[str]) -> str:
     return ", ".join(f"`{unit}`" for unit in units)
+
+
+def _depths(units: Mapping[str, int]) -> str:
+    return ", ".join(f"`{unit}` {depth}" for unit, depth in units.items())
 
 
 def _promise(kind: type) -> str:

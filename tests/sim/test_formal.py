@@ -40,7 +40,7 @@ from llmrtl.sim.formal.prove import missing_tools, prove
 from llmrtl.sim.formal.responses import RecordContract, RowContract
 from llmrtl.sim.formal.swap import SlotContract, SwapAnswerContract
 from llmrtl.sim.formal.table import contracts_text, table, units_text
-from llmrtl.sim.formal.units import UNPROVED
+from llmrtl.sim.formal.units import BOUNDED, SMALLER, UNPROVED
 
 from .mutants import mutant, put_in
 
@@ -81,6 +81,20 @@ def test_a_wait_is_long_enough_to_be_seen():
             bounds = [*(getattr(contract, each, None) for each in ("answered", "within", "taken", "given")),
                       *vars(getattr(contract, "bounds", object)).values()]
             assert all(bound < case.depth for bound in bounds if isinstance(bound, int)), name
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("name", [*(f"unit_{unit}" for unit in (*BOUNDED, *SMALLER)), "front_end", "swap_controller"])
+def test_a_bounded_proof_comes_to_every_stream(name):
+    case = CASES[name]
+    assert case.method == "bounded"
+    proof = prove(folder("reached", name), case.contract(), method="reached", depth=case.depth)
+    assert proof.proved, proof.log
+
+
+@pytest.mark.formal
+def test_a_proof_that_ends_too_early_is_found():
+    assert not prove("too_early", CASES["unit_divider"].contract(), method="reached", depth=10).proved
 
 
 @pytest.mark.parametrize("name", BEGUN)
@@ -334,5 +348,5 @@ def test_no_append_at_the_budget_is_followed():
 
 
 def test_refuses_another_method():
-    with pytest.raises(ValueError, match="method must be one of induction, bounded, not 'hope'"):
+    with pytest.raises(ValueError, match="method must be one of induction, bounded, reached, not 'hope'"):
         prove("none", StreamContract(StreamBuffer(1)), method="hope", depth=3)
