@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from llmrtl.accelerators.control.errors import ErrorCause
 from llmrtl.accelerators.control.isa import Opcode, decode_program
+from llmrtl.accelerators.kv_records import INT4_STEP
 from llmrtl.accelerators.presets import preset, with_cache
 from llmrtl.rtl_gen.checkpoint import Checkpoint
 from llmrtl.rtl_gen.compile import Budget, CompileError, compile_model, plan
@@ -137,14 +138,14 @@ def test_far_beyond_the_budget(program, checkpoint, tmp_path, budget):
 
 def test_rows_of_4_bits(checkpoint, tmp_path):
     """What is merged is what was stored, and is stored in 4 bits again."""
+    wide, _ = compiled(checkpoint, TINY, tmp_path, Budget(9))
     image, file = compiled(checkpoint, INT4, tmp_path, Budget(9, 1, 2, 0.5))
-    assert image.kv_record_beats < compiled(checkpoint, TINY, tmp_path, Budget(9))[0].kv_record_beats
-    image, file = compiled(checkpoint, INT4, tmp_path, Budget(9, 1, 2, 0.5))
+    assert image.kv_record_beats < wide.kv_record_beats
     machine = Machine(image)
     expected = [(step.token, step.value) for step in machine.generate([1, 2, 3] * 4, 30)]
     heads = [head for layer in machine._evicting.values() for head in layer.heads]
     assert any(entry.tokens > 1 for head in heads for entry in head.scores.entries)
-    assert all(not (part % 18).any() for head in heads for record in head.records for part in (record.key, record.value))
+    assert all(not (part % INT4_STEP).any() for head in heads for record in head.records for part in (record.key, record.value))
     assert said(simulate(build_driver(emitted_accelerator(INT4)), image, file, [1, 2, 3] * 4, 30)) == expected
 
 

@@ -66,8 +66,8 @@ class RowMover(wiring.Component):
         rows = config.max_context if rows is None else rows
         check_int("rows", rows, 1, min(1 << 20, ((1 << 24) - 1) // config.max_record_beats))
         self.config = config
-        self.multiplied = 1 if rows.bit_length() <= LIMB_BITS else 2  # registers of a product
-        self.latency = self.multiplied + 4
+        self.product_latency = 1 if rows.bit_length() <= LIMB_BITS else 2
+        self.latency = self.product_latency + 4
         done = data.StructLayout({"error": 1})
         super().__init__({
             "i_command": In(stream.Signature(move_layout(rows))),
@@ -93,11 +93,12 @@ class RowMover(wiring.Component):
         word = (self.config.bus_bits // 8).bit_length() - 1
         command = Signal.like(self.i_command.p)
         reads, writes = Signal(ADDRESS_BITS - word), Signal(ADDRESS_BITS - word)  # addresses in bus words
-        beats, step = Signal(24), Signal(range(self.multiplied + 3))
+        beats, step = Signal(24), Signal(range(self.product_latency + 3))
         left, owed, begun = Signal(HEADS_BITS), Signal(HEADS_BITS), Signal()
         # One multiplier for rows, source and target, one after another.
         factor = Array([command.rows, command.source, command.target])[step]
-        product, _ = unsigned_product(Pipeline(m), factor, self.record_beats)
+        product, latency = unsigned_product(Pipeline(m), factor, self.record_beats)
+        assert latency == self.product_latency
         for port, address in ((self.o_read, reads), (self.o_write, writes)):
             m.d.comb += [port.p.address.eq(address << word), port.p.beats.eq(beats)]
         m.d.comb += self.i_written.ready.eq(1)
@@ -117,11 +118,11 @@ class RowMover(wiring.Component):
                     m.next = "MULTIPLY"
             with m.State("MULTIPLY"):
                 m.d.sync += step.eq(step + 1)
-                with m.If(step == self.multiplied):
+                with m.If(step == self.product_latency):
                     m.d.sync += beats.eq(product)
-                with m.If(step == self.multiplied + 1):
+                with m.If(step == self.product_latency + 1):
                     m.d.sync += reads.eq(reads + product)
-                with m.If(step == self.multiplied + 2):
+                with m.If(step == self.product_latency + 2):
                     m.d.sync += writes.eq(writes + product)
                     m.next = "READ"
             with m.State("READ"):

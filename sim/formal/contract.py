@@ -41,6 +41,8 @@ class StreamContract(Elaboratable):
     still : sequence of str
         Plain inputs that stand still in the whole run.
 
+    That an item of each output stream can wait is there to be shown too (``prove``, method ``reached``).
+
     A component without an output stream or AXI4 port is refused (``ValueError``) when it is elaborated.
 
     Members

@@ -232,7 +232,7 @@ class EvictTrace(Trace):
         if rng.random() < 0.03:
             key = 0 * key
         scales = [(rng.randrange(1 << 15, 1 << 16), rng.randint(-18, -15)) for _ in range(2)]
-        key, value = (vector // self.step * self.step for vector in (key, self.numbers.integers(-126, 128, self.head_dim)))
+        key, value = (vector - np.fmod(vector, self.step) for vector in (key, self.numbers.integers(-127, 128, self.head_dim)))
         return StoredRecord(key, value, scales[0], scales[1], self.step)
 
     def _place(self, head: int) -> Place:
