@@ -7,10 +7,11 @@ from amaranth.lib.wiring import In, Out
 from ..checks import check_int
 from ..config import POSITION_BITS, AcceleratorConfig
 from ..memory.bursts import ADDRESS_BITS, BURST_COMMAND
-from ..streams import word_layout
+from ..streams import StreamBuffer, connect, word_layout
 from .addresses import RowAddresses, check_rows
 from .evict_bursts import EvictBursts
-from .evict_formats import Outcome, append_layout, evict_request
+from .evict_decisions import EvictDecisions
+from .evict_formats import Burst, Outcome, append_layout, evict_request
 from .evict_scores import DECAY, EMPHASIS, EvictScores, ScoreCommand, attention_weight_bits, attention_weight_layout, evict_slots
 from .record_merge import RecordMerge
 from .similar import THRESHOLD_BITS, SimilarKey
@@ -129,29 +130,36 @@ class EvictCache(wiring.Component):
         m.submodules.similar = similar = SimilarKey(config, self.slots)
         m.submodules.merge = merge = RecordMerge(config)
         bursts = EvictBursts(m, self, merge.o)
-        asks, appends = bursts.asks, bursts.appends
         # Of each head, and which row goes next with its tokens, if that is known.
         head_state = data.StructLayout({"length": POSITION_BITS, "budget": range(self.slots + 1), "victim": slots,
                                         "tokens": POSITION_BITS, "known": 1})
         m.submodules.states = states = memory.Memory(shape=head_state, depth=self.heads, init=[])
         state_read, state_write = states.read_port(), states.write_port()
+        m.submodules.commands = search_commands = StreamBuffer(similar.i_command.p.shape())
+        connect(m, search_commands.o, similar.i_command)
 
-        request, state = Signal.like(self.i_request.p), Signal(head_state)
-        slot, target, tokens, outcome = Signal(slots), Signal(slots), Signal(POSITION_BITS), Signal(Outcome)
+        idle, request, state = Signal(), Signal.like(self.i_request.p), Signal(head_state)
+        slot, tokens, outcome, appends = Signal(slots), Signal(POSITION_BITS), Signal(Outcome), bursts.appends
+        asks, commands = bursts.asks, scores.i_command
         m.d.comb += [
             scores.sinks.eq(self.sinks), similar.threshold.eq(self.threshold),
             *(each.eq(port) for part in (similar, merge) for each, port in ((part.beats, self.beats), (part.words, self.words))),
-            state_read.addr.eq(self.i_request.p.head[:len(state_read.addr)]), state_write.addr.eq(request.head[:len(state_write.addr)]),
+            state_read.addr.eq(Mux(idle, self.i_request.p.head, request.head)[:len(state_read.addr)]),
+            state_write.addr.eq(request.head[:len(state_write.addr)]),
             state_write.data.length.eq(state.length), state_write.data.budget.eq(state.budget),
             state_write.data.victim.eq(scores.o.p.slot), state_write.data.tokens.eq(scores.o.p.tokens),
-            scores.i_command.p.head.eq(request.head), scores.i_command.p.source.eq(slot), scores.i_command.p.rows.eq(state.budget),
-            scores.i_weights.p.eq(self.i_weights.p), similar.i_command.p.rows.eq(state.budget), similar.i_command.p.skip.eq(slot),
-            merge.i_command.p.kept.eq(scores.o.p.tokens), merge.i_command.p.candidate.eq(tokens),
+            commands.p.head.eq(request.head), commands.p.rows.eq(state.budget),
+            scores.i_weights.p.eq(self.i_weights.p),
+            search_commands.i.p.rows.eq(state.budget), search_commands.i.p.skip.eq(slot),
             asks.p.base.eq(request.base), asks.p.head.eq(request.head),
-            *(appends.p[name].eq(value) for name, value in (
-                ("head", request.head), ("outcome", outcome), ("slot", slot), ("target", target), ("tokens", tokens))),
+            *(appends.p[name].eq(value) for name, value in (("head", request.head), ("outcome", outcome), ("slot", slot))),
         ]
-        arrived = self._fetched(m, similar, merge)
+        decisions = EvictDecisions(m, self, similar, merge, scores, bursts)
+        searches = decisions.i
+        m.d.comb += [searches.p[name].eq(value) for name, value in (
+            ("base", request.base), ("head", request.head), ("slot", slot), ("tokens", tokens), ("length", state.length),
+            ("budget", state.budget))]
+        settled = bursts.settled(request.head)
 
         # What a request must keep to.
         there, end, recent_begin = Signal.like(state.budget), Signal(POSITION_BITS + 1), Signal(POSITION_BITS)
@@ -160,31 +168,24 @@ class EvictCache(wiring.Component):
             "known", "in_order", "single", "sound", "full", "begins"))
         m.d.sync += least.eq(self.sinks + self.recent)
 
-        def ask(condition, row, many=1, *, write: int = 0, own: int = 1) -> Value:
+        def ask(condition, row, many=1, what: Burst = Burst.TOKEN, *, write: int = 0) -> Value:
             """In a state: a burst of ``many`` rows from ``row`` on, if ``condition``; whether it is asked for."""
-            m.d.comb += [asks.valid.eq(condition), asks.p.write.eq(write), asks.p.passed.own.eq(own), asks.p.position.eq(row),
+            m.d.comb += [asks.valid.eq(condition), asks.p.passed.what.eq(what), asks.p.write.eq(write), asks.p.position.eq(row),
                          asks.p.count.eq(many)]
-            return asks.ready & condition
+            return asks.ready & ~decisions.asks & condition
 
-        def score(command: ScoreCommand, row=0, position=0, condition=1) -> Value:
+        def score(command: ScoreCommand, condition=1, row=0, position=recent_begin) -> Value:
             """In a state: gives the scores a command, if ``condition``; whether they take it."""
-            m.d.comb += [scores.i_command.valid.eq(condition), scores.i_command.p.command.eq(command), scores.i_command.p.slot.eq(row),
-                         scores.i_command.p.position.eq(position)]
-            return scores.i_command.ready & condition
+            m.d.comb += [commands.valid.eq(condition), commands.p.command.eq(command), commands.p.slot.eq(row),
+                         commands.p.position.eq(position)]
+            return commands.ready & ~decisions.commands & condition
 
-        def place() -> None:
-            """In a state: the token takes row ``slot``."""
-            placed = score(ScoreCommand.PLACE, slot, state.length, asks.ready & appends.ready)
-            ask(placed, slot, write=1, own=0)
-            m.d.comb += [appends.valid.eq(placed), state_write.en.eq(placed), state_write.data.length.eq(state.length + 1)]
-            with m.If(placed):
-                m.next = "IDLE"
-
+        ahead = request.write & ~request.scores  # while other heads are decided
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.i_request.ready.eq(1)
+                m.d.comb += [idle.eq(1), self.i_request.ready.eq(1)]
                 m.d.sync += [request.eq(self.i_request.p), tokens.eq(0), outcome.eq(Outcome.ADDED)]
                 with m.If(self.i_request.valid):
                     m.next = "LOAD"
@@ -192,7 +193,8 @@ class EvictCache(wiring.Component):
                 m.d.sync += [state.eq(state_read.data), begins.eq(request.write & (request.position == 0)),
                              end.eq(request.position + request.count), known.eq(request.head < self.heads),
                              single.eq(request.count == 1)]
-                m.next = "CHECK"
+                with m.If(~decisions.ended & Mux(ahead, ~decisions.concern(request.head), ~decisions.busy)):
+                    m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [
                     there.eq(Mux(state.length < state.budget, state.length, state.budget)), slot.eq(state.length),
@@ -214,7 +216,7 @@ class EvictCache(wiring.Component):
                         m.d.sync += self.error.eq(1)
                         m.next = "IDLE"
                     with m.Else():
-                        with m.If(ask(bursts.settled, request.position, request.count, own=0)):
+                        with m.If(ask(settled, request.position, request.count)):
                             m.next = "IDLE"
                 with m.Elif(~(known & in_order & single & sound)):
                     m.d.sync += [self.error.eq(1), outcome.eq(Outcome.REFUSED)]
@@ -225,10 +227,15 @@ class EvictCache(wiring.Component):
                     with m.If(state.known):
                         m.next = "SEARCH"
                 with m.Else():
-                    place()
+                    placed = asks.ready & commands.ready & appends.ready & ~decisions.busy  # so neither is taken
+                    score(ScoreCommand.PLACE, placed, slot, state.length)
+                    ask(placed, slot, write=1)
+                    with m.If(placed):
+                        m.d.comb += [appends.valid.eq(1), state_write.en.eq(1), state_write.data.length.eq(state.length + 1)]
+                        m.next = "IDLE"
 
             with m.State("UPDATE"):
-                with m.If(score(ScoreCommand.UPDATE, position=recent_begin)):
+                with m.If(score(ScoreCommand.UPDATE)):
                     m.next = "WEIGHTS"
             with m.State("WEIGHTS"):
                 m.d.comb += [scores.i_weights.valid.eq(self.i_weights.valid), self.i_weights.ready.eq(scores.i_weights.ready)]
@@ -243,7 +250,7 @@ class EvictCache(wiring.Component):
                 with m.If(self.i_weights.valid & self.i_weights.p.last):
                     m.next = "IDLE"
             with m.State("REFUSE"):  # records come in order
-                with m.If(bursts.idle):
+                with m.If(bursts.idle & ~decisions.busy):
                     m.next = "SKIP_RECORD"
             with m.State("SKIP_RECORD"):
                 m.d.comb += bursts.skips.eq(1)
@@ -255,7 +262,7 @@ class EvictCache(wiring.Component):
                     m.next = "IDLE"
 
             with m.State("VICTIM"):
-                with m.If(score(ScoreCommand.VICTIM, position=recent_begin)):
+                with m.If(score(ScoreCommand.VICTIM)):
                     m.next = "CANDIDATE"
             with m.State("CANDIDATE"):
                 m.d.comb += scores.o.ready.eq(1)
@@ -263,56 +270,12 @@ class EvictCache(wiring.Component):
                 with m.If(scores.o.valid):
                     m.next = "SEARCH"
             with m.State("SEARCH"):
-                m.d.comb += similar.i_command.valid.eq(bursts.settled & asks.ready)
-                with m.If(ask(bursts.settled & similar.i_command.ready, slot)):
+                asked = ask(settled & search_commands.i.ready & searches.ready, slot, what=Burst.CANDIDATE)
+                m.d.comb += [search_commands.i.valid.eq(asked), searches.valid.eq(asked)]
+                with m.If(asked):
                     m.next = "ROWS"
             with m.State("ROWS"):
-                with m.If(ask(1, 0, state.budget)):
-                    m.next = "SIMILAR"
-            with m.State("SIMILAR"):
-                m.d.comb += similar.o.ready.eq(arrived & asks.ready)
-                m.d.sync += target.eq(similar.o.p.slot)
-                ask(similar.o.valid & similar.o.p.similar & arrived, similar.o.p.slot)
-                with m.If(similar.o.valid & similar.o.ready):
-                    m.d.sync += outcome.eq(Mux(similar.o.p.similar, Outcome.MERGED, Outcome.DROPPED))
-                    m.next = "DROP"
-                    with m.If(similar.o.p.similar):
-                        m.next = "MERGE"
-            with m.State("DROP"):
-                m.d.comb += merge.i_command.valid.eq(1)
-                with m.If(merge.i_command.ready):
-                    m.next = "PLACE"
-            with m.State("MERGE"):
-                with m.If(score(ScoreCommand.MERGE, target)):
-                    m.next = "TOKENS"
-            with m.State("TOKENS"):
-                m.d.comb += [merge.i_command.valid.eq(scores.o.valid), merge.i_command.p.merges.eq(1),
-                             scores.o.ready.eq(merge.i_command.ready)]
-                with m.If(scores.o.valid & scores.o.ready):
-                    m.next = "MERGED"
-            with m.State("MERGED"):
-                with m.If(ask(1, target, write=1)):
-                    m.next = "PLACE"
-            with m.State("PLACE"):
-                place()
+                with m.If(ask(1, 0, state.budget, Burst.ROWS)):
+                    m.next = "IDLE"
+        decisions.decide(m, state_write)
         return m
-
-    def _fetched(self, m: Module, similar: SimilarKey, merge: RecordMerge) -> Value:
-        """What comes for the cache itself: the candidate's record, all rows, the target's record if there is one. Returns whether the
-        rows have come."""
-        packet = Signal(2)
-        m.d.comb += [similar.i.p.eq(self.i_data.p.data), merge.i.p.eq(self.i_data.p.data)]
-        with m.Switch(packet):
-            with m.Case(0):
-                m.d.comb += [similar.i.valid.eq(self.i_data.valid & merge.i.ready),
-                             merge.i.valid.eq(self.i_data.valid & similar.i.ready),
-                             self.i_data.ready.eq(similar.i.ready & merge.i.ready)]
-            with m.Case(1):
-                m.d.comb += [similar.i.valid.eq(self.i_data.valid), self.i_data.ready.eq(similar.i.ready)]
-            with m.Default():
-                m.d.comb += [merge.i.valid.eq(self.i_data.valid), self.i_data.ready.eq(merge.i.ready)]
-        with m.If(self.i_data.valid & self.i_data.ready & self.i_data.p.last):
-            m.d.sync += packet.eq(Mux(packet[1], 0, packet + 1))
-        with m.If(merge.i_command.valid & merge.i_command.ready & ~merge.i_command.p.merges):
-            m.d.sync += packet.eq(0)
-        return packet[1]

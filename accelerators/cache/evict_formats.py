@@ -5,9 +5,23 @@ from enum import IntEnum
 from amaranth.lib import data
 
 from ..config import POSITION_BITS, AcceleratorConfig
+from .addresses import HEAD_BITS
 from .contiguous import request_layout
 
-__all__ = ["Outcome", "append_layout", "evict_request"]
+__all__ = ["Burst", "Outcome", "append_layout", "decision_layout", "evict_request"]
+
+
+class Burst(IntEnum):
+    """What a burst of an evict + merge cache reads or writes."""
+
+    TOKEN = 0
+    """The record of a new token is written, or rows are read for others."""
+    CANDIDATE = 1
+    """The record of the row that goes is read."""
+    ROWS = 2
+    """All rows of the head are read, to find the one most similar to it."""
+    TARGET = 3
+    """That row is read, or written again after the merge."""
 
 
 class Outcome(IntEnum):
@@ -30,7 +44,11 @@ def evict_request(config: AcceleratorConfig, slots: int) -> data.StructLayout:
                               "budget": range(slots + 1)})
 
 
+def decision_layout(slots: int) -> data.StructLayout:
+    """What an append has done, before its writes have been answered."""
+    return data.StructLayout({"head": HEAD_BITS, "outcome": 2, "slot": range(slots), "target": range(slots), "tokens": POSITION_BITS})
+
+
 def append_layout(slots: int) -> data.StructLayout:
     """``{head, outcome: Outcome, slot, target, tokens, error}``; ``error``: a write had an error response."""
-    return data.StructLayout({"head": 8, "outcome": 2, "slot": range(slots), "target": range(slots), "tokens": POSITION_BITS,
-                              "error": 1})
+    return data.StructLayout({**decision_layout(slots).members, "error": 1})

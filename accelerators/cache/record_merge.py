@@ -32,6 +32,10 @@ QUANTIZE_SHIFT = 33
 """Sums go left before the product so that what follows is a right shift by this."""
 
 
+BANKS = 4
+"""Candidates that there is room for: one that is merged, and others that wait."""
+
+
 class Step(IntEnum):
     """Operations of the scalar unit: one for both vectors, four for each; of a normalized integer, and of a scale."""
 
@@ -70,10 +74,13 @@ class RecordMerge(wiring.Component):
 
     Members
     -------
+    i_kind : In(stream of {kept})
+        Before each record of ``i``: a candidate, or the record kept that the oldest candidate without one is merged with. That comes
+        before the fourth candidate behind its own.
     i : In(stream of bus_bits)
-        The candidate's record; if it is merged, then the record kept.
+        Records. One that is kept waits until its candidate's command has been taken.
     i_command : In(stream of merge_command)
-        Taken when the candidate's record is there, and no other two are merged.
+        One for each candidate, in order. Taken when its record is there, and no other two are merged.
     beats, words : In(16)
         Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand while a record is in here.
     o : Out(stream of word_layout)
@@ -81,7 +88,7 @@ class RecordMerge(wiring.Component):
 
     Latency (a dictionary): ``fixed`` cycles from the last beat of the record kept, or ``ahead`` cycles after the command if that is
     later, to the first beat of ``o``, and ``word`` for each K-word. Interval: ``ahead`` and that, and again about half as long for V;
-    the next candidate comes meanwhile. Bad input: exponents wrap at 16 bits; no legal model comes near.
+    the next candidates come meanwhile, a beat per cycle and a cycle between two records. Bad input: exponents wrap at 16 bits; no legal model comes near.
     """
 
     interval = None
@@ -94,6 +101,7 @@ class RecordMerge(wiring.Component):
         behind = 2 * ScalarUnit.latency["reciprocal"] + 5 * ScalarUnit.latency["multiply"]
         self.latency = {"ahead": ahead + 9, "fixed": behind + 64, "word": 3}
         super().__init__({
+            "i_kind": In(stream.Signature(data.StructLayout({"kept": 1}))),
             "i": In(stream.Signature(config.bus_bits)),
             "i_command": In(stream.Signature(merge_command())),
             "beats": In(16), "words": In(16),
@@ -112,14 +120,16 @@ class RecordMerge(wiring.Component):
         m.submodules.normalizer = normalizer = Normalizer(POSITION_BITS + LEVEL_BITS)
         m.submodules.unit = unit = ScalarUnit()
         connect(m, packer.o, wiring.flipped(self.o))
-        kept, value, bank = Signal(), Signal(), Signal()  # which record comes; which vector is at hand; where a candidate goes
+        kept, value = Signal(), Signal()  # which record comes; which vector is at hand
+        into, first, merged = (Signal(range(BANKS), name=name) for name in ("into", "first", "merged"))  # banks of candidates
         starts, quantizes, settled = Signal(), Signal(), Signal()
         factors = [Signal(FACTOR_BITS, name=name) for name in ("candidate_factor", "kept_factor")]
         multiplier, shift = Signal(LEVEL_BITS + 24 - RECIPROCAL_DROP), Signal(5)
-        ends, peak = self._words(m, splitter, packer, kept, bank, value, starts, quantizes, factors, multiplier, shift, settled)
+        ends, peak = self._words(m, splitter, packer, kept, into, merged, value, starts, quantizes, factors, multiplier, shift, settled)
 
         headers = [Signal(HEADER, name=name) for name in ("candidate_header", "kept_header")]
-        waiting = Signal(HEADER)  # of a candidate
+        m.submodules.waiting = waiting = memory.Memory(shape=HEADER, depth=BANKS, init=[])  # of candidates
+        put, get = waiting.write_port(), waiting.read_port(domain="comb")
         m.d.comb += [
             splitter.i.valid.eq(self.i.valid), splitter.i.p.eq(self.i.p), self.i.ready.eq(splitter.i.ready),
             splitter.i_command.p.rows.eq(1), splitter.i_command.p.beats.eq(self.beats), splitter.i_command.p.words.eq(self.words),
@@ -127,9 +137,9 @@ class RecordMerge(wiring.Component):
         ]
         if config.attention_runs:
             m.d.comb += [splitter.i_command.p.begins.eq(1), splitter.i_command.p.ends.eq(1)]
-        for number, header in enumerate((waiting, headers[1])):
-            with m.If(splitter.o_header.valid & (kept == number)):
-                m.d.sync += header.eq(splitter.o_header.p)
+        m.d.comb += [put.addr.eq(into), put.data.eq(splitter.o_header.p), put.en.eq(splitter.o_header.valid & ~kept), get.addr.eq(first)]
+        with m.If(splitter.o_header.valid & kept):
+            m.d.sync += headers[1].eq(splitter.o_header.p)
 
         # Numbers and what is made of them.
         command, step = Signal(merge_command()), Signal(Step)
@@ -158,31 +168,32 @@ class RecordMerge(wiring.Component):
         m.d.comb += packer.i_scale.p.scale.eq(result)
         m.d.sync += total.eq((both << LEVEL_BITS) - both)
 
-        # Records come: the next candidate while two others are merged.
-        idle, comes = Signal(), Signal()  # nothing is merged; the record kept is not there yet
+        # Records come: the next candidates while two others are merged.
+        idle, comes, whole = Signal(), Signal(), Signal()  # nothing is merged; the record kept is not there yet; a candidate is
+        takes = self.i_command.valid & self.i_command.ready
+        m.d.comb += [whole.eq(into != first), self.i_command.ready.eq(idle & whole)]
         with m.FSM(name="intake"):
             with m.State("RECORD"):
-                m.d.comb += splitter.i_command.valid.eq(self.i.valid)
-                with m.If(self.i.valid & splitter.i_command.ready):
+                awaited = Mux(self.i_kind.p.kept, comes, (into - first)[:len(into)] != BANKS - 1)
+                m.d.comb += [splitter.i_command.valid.eq(self.i_kind.valid & awaited),
+                             self.i_kind.ready.eq(splitter.i_command.ready & awaited)]
+                m.d.sync += kept.eq(self.i_kind.p.kept)
+                with m.If(self.i_kind.valid & self.i_kind.ready):
                     m.next = "BEATS"
             with m.State("BEATS"):
                 with m.If(ends):
-                    m.next = "COMMAND"
-                    with m.If(kept):
-                        m.d.sync += [kept.eq(0), comes.eq(0)]
-                        m.next = "RECORD"
-            with m.State("COMMAND"):
-                m.d.comb += self.i_command.ready.eq(idle)
-                with m.If(self.i_command.valid & idle):
-                    m.d.sync += [kept.eq(self.i_command.p.merges), comes.eq(self.i_command.p.merges)]
+                    m.d.sync += into.eq(into + ~kept)
                     m.next = "RECORD"
+                    with m.If(kept):
+                        m.d.sync += comes.eq(0)
+        with m.If(takes):
+            m.d.sync += [first.eq(first + 1), comes.eq(self.i_command.p.merges)]
         with m.FSM(name="merging"):
             with m.State("IDLE"):
                 m.d.comb += idle.eq(1)
                 m.d.sync += [command.eq(self.i_command.p), both.eq(self.i_command.p.kept + self.i_command.p.candidate),
-                             headers[0].eq(waiting), value.eq(0), step.eq(Step.TOTAL)]
-                with m.If(self.i_command.ready & self.i_command.valid & self.i_command.p.merges):
-                    m.d.sync += bank.eq(~bank)
+                             headers[0].eq(get.data), merged.eq(first), value.eq(0), step.eq(Step.TOTAL)]
+                with m.If(takes & self.i_command.p.merges):
                     m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.next = "NORMALIZE"
@@ -251,10 +262,10 @@ class RecordMerge(wiring.Component):
                         m.next = "IDLE"
         return m
 
-    def _words(self, m: Module, splitter: RowSplitter, packer: RecordPacker, kept: Signal, bank: Signal, value: Signal, starts: Signal,
-               quantizes: Signal, factors, multiplier: Signal, shift: Signal, settled: Signal):
+    def _words(self, m: Module, splitter: RowSplitter, packer: RecordPacker, kept: Signal, into: Signal, merged: Signal,
+               value: Signal, starts: Signal, quantizes: Signal, factors, multiplier: Signal, shift: Signal, settled: Signal):
         """Elements of both records, and passes over those of the vector at hand: ``starts`` begins one, ``settled`` ends it. A
-        candidate goes to ``bank``, the one that is merged is in the other. Returns whether a record's last beat comes, and the
+        candidate goes to bank ``into``, the one that is merged is in ``merged``. Returns whether a record's last beat comes, and the
         largest magnitude of the sums."""
         config, pipeline = self.config, Pipeline(m)
         register = pipeline.register
@@ -279,10 +290,10 @@ class RecordMerge(wiring.Component):
         sides = []
         chosen_part = register(part)
         for number, name in enumerate(("candidate", "kept")):
-            banks = () if number else (bank,)
-            m.submodules[name] = records = memory.Memory(shape=config.kv_beat_bits, depth=1 << len(beat) + len(banks), init=[])
+            banks = 1 if number else BANKS
+            m.submodules[name] = records = memory.Memory(shape=config.kv_beat_bits, depth=banks << len(beat), init=[])
             write, read = records.write_port(), records.read_port()
-            m.d.comb += [write.addr.eq(Cat(beat, *banks)), read.addr.eq(Cat(address, *(~each for each in banks))),
+            m.d.comb += [write.addr.eq(Cat(beat, into)[:len(write.addr)]), read.addr.eq(Cat(address, merged)[:len(read.addr)]),
                          write.data.eq(keys.p), write.en.eq(comes & (kept == number))]
             chosen = read.data.word_select(chosen_part, config.vector_lanes * config.kv_bits) if parts > 1 else read.data
             sides.append(data.View(data.ArrayLayout(signed(8), config.vector_lanes), register(chosen)))

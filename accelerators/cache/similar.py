@@ -36,6 +36,8 @@ class SimilarKey(wiring.Component):
 
         i -> keys -> lanes: c*k, k*k -> sums -> d**2, n -> queue -> comparison, a digit of both norms per cycle -> o
 
+    Rows go into the queue with the candidate before them, so the next search begins while the last rows of one are compared.
+
     The two products of a comparison are never whole: from the highest digit of ``digit_bits`` on,
     ``sum = (sum << digit_bits) + digit(n_b) * d_i**2 - digit(n_i) * d_b**2``, and the sign decides. The digits are as narrow as the
     comparison then takes no longer than the longest record, if they can be.
@@ -56,7 +58,7 @@ class SimilarKey(wiring.Component):
     beats, words : In(16)
         Of a record: beats of K (= of V), K-words; see ``command_layout``. They stand while a command is under way.
     threshold : In(13)
-        Of a cosine, 12 fraction bits; above 1 it is never reached. Read when the candidate's key has come.
+        Of a cosine, 12 fraction bits; above 1 it is never reached. It stands while a command is under way.
     o : Out(stream of {slot, similar})
         The best row, of equal ones the first; without ``similar`` the slot does not matter.
 
@@ -114,10 +116,12 @@ class SimilarKey(wiring.Component):
 
         # Which beat of which row comes, and the candidate's.
         command = Signal.like(self.i_command.p)
+        m.d.comb += [splitter.i_command.valid.eq(self.i_command.valid), self.i_command.ready.eq(splitter.i_command.ready)]
         beat, row, rows_begun = Signal(beat_numbers(config)), Signal(range(self.slots)), Signal()
         m.submodules.candidate = candidate = memory.Memory(shape=config.kv_beat_bits, depth=max(2, max_beats(config)), init=[])
         write, read = candidate.write_port(), candidate.read_port(domain="comb")
         accepted, last = keys.valid & keys.ready, beat == self.beats - 1
+        final = row + rows_begun == command.rows
         m.d.comb += [
             write.addr.eq(beat), write.data.eq(keys.p), write.en.eq(accepted & ~rows_begun), read.addr.eq(beat),
         ]
@@ -125,13 +129,15 @@ class SimilarKey(wiring.Component):
             m.d.sync += beat.eq(beat + 1)
             with m.If(last):
                 m.d.sync += [beat.eq(0), rows_begun.eq(1), row.eq(row + rows_begun)]
+        with m.If(self.i_command.valid & self.i_command.ready):
+            m.d.sync += [command.eq(self.i_command.p), rows_begun.eq(0), row.eq(0)]
 
-        # Sums of products; of each row square and norm, 0 where it does not count.
+        # Sums of products; of the candidate its norm, of each row square and norm, and whether it counts.
         pipeline = Pipeline(m)
         register = pipeline.register
-        item = data.StructLayout({"square": 2 * bits, "norm": bits, "slot": range(self.slots), "counts": 1})
+        item = data.StructLayout({"square": 2 * bits, "norm": bits, "slot": range(self.slots), "counts": 1, "begins": 1, "final": 1})
         m.submodules.rows = rows = CreditQueue(item, self._depth + ROUND_TRIP)
-        m.d.comb += [keys.ready.eq(rows.credit | ~last | ~rows_begun), rows.spend.eq(accepted & last & rows_begun)]
+        m.d.comb += [keys.ready.eq(rows.credit | ~last), rows.spend.eq(accepted & last)]
         ours, theirs = ([lane.as_signed() for lane in data.View(data.ArrayLayout(8, config.kv_lanes), register(beats))]
                         for beats in (read.data, keys.p))
         dot, levels = pipeline.add([register(a * b) for a, b in zip(ours, theirs, strict=True)])
@@ -142,16 +148,13 @@ class SimilarKey(wiring.Component):
         with m.If(valid):
             m.d.sync += [dots.eq(Mux(first, 0, dots) + dot), norms.eq(Mux(first, 0, norms) + norm)]
         ends = register(accepted & last, delay + 1, reset=True)
-        own = register(~rows_begun, delay + 1)
-        candidate_norm, measured = Signal(bits), Signal()
-        with m.If(ends & own):
-            m.d.sync += [candidate_norm.eq(norms), measured.eq(1)]
         counts = register(~dots[-1] & dots.any() & register(row != command.skip, delay + 1))
         square, product = unsigned_product(pipeline, register(dots[:bits]), register(dots[:bits]))
         m.d.comb += [
-            rows.i.valid.eq(register(ends & ~own, product + 1, reset=True)), rows.i.p.square.eq(square),
+            rows.i.valid.eq(register(ends, product + 1, reset=True)), rows.i.p.square.eq(square),
             rows.i.p.norm.eq(register(norms, product + 1)), rows.i.p.counts.eq(register(counts, product)),
-            rows.i.p.slot.eq(register(row, delay + product + 2)),
+            *(rows.i.p[name].eq(register(value, delay + product + 2))
+              for name, value in (("slot", row), ("begins", ~rows_begun), ("final", final))),
         ]
 
         # sum = (sum << digit_bits) + digit(u) * x - digit(v) * y
@@ -165,34 +168,30 @@ class SimilarKey(wiring.Component):
         with m.If(adds):
             m.d.sync += total.eq((total << self.digit_bits) + difference)
 
-        best, current, left = Signal(item), Signal(item), Signal(range(self.slots + 1))
-        limit = Signal(wide)  # threshold**2 * n_c
+        best, current, row_end = Signal(item), Signal(item), rows.o.p
+        limit, squared = Signal(wide), register(self.threshold * self.threshold)  # threshold**2 * n_c
         with m.FSM():
-            with m.State("COMMAND"):
-                m.d.comb += [splitter.i_command.valid.eq(self.i_command.valid), self.i_command.ready.eq(splitter.i_command.ready)]
-                m.d.sync += [command.eq(self.i_command.p), left.eq(self.i_command.p.rows), best.counts.eq(0)]
-                with m.If(self.i_command.valid & self.i_command.ready):
-                    m.d.sync += [beat.eq(0), row.eq(0), rows_begun.eq(0), measured.eq(0)]
-                    m.next = "CANDIDATE"
-            with m.State("CANDIDATE"):
-                m.d.sync += [step.eq(0), total.eq(0), x.eq(self.threshold * self.threshold), u.eq(candidate_norm), v.eq(0)]
-                with m.If(measured):
-                    m.next = "THRESHOLD"
             with m.State("ROW"):
                 m.d.comb += rows.o.ready.eq(1)
-                m.d.sync += [current.eq(rows.o.p), step.eq(0), total.eq(0), x.eq(rows.o.p.square), u.eq(best.norm),
-                             y.eq(best.square), v.eq(rows.o.p.norm)]
+                m.d.sync += [current.eq(row_end), step.eq(0), total.eq(0), y.eq(best.square),
+                             x.eq(Mux(row_end.begins, squared, row_end.square)), u.eq(Mux(row_end.begins, row_end.norm, best.norm)),
+                             v.eq(Mux(row_end.begins, 0, row_end.norm))]
                 with m.If(rows.o.valid):
-                    m.d.sync += left.eq(left - 1)
-                    with m.If(rows.o.p.counts & best.counts):
+                    with m.If(row_end.begins):
+                        m.d.sync += best.counts.eq(0)
+                        m.next = "THRESHOLD"
+                    with m.Elif(row_end.counts & best.counts):
                         m.next = "COMPARE"
-                    with m.Elif(rows.o.p.counts):
-                        m.d.sync += best.eq(rows.o.p)
-                with m.Elif(left == 0):
-                    m.d.sync += [u.eq(0), v.eq(best.norm), y.eq(limit)]
-                    m.next = "BELOW"
-                    with m.If(~best.counts):
-                        m.next = "RESULT"
+                    with m.Else():
+                        with m.If(row_end.counts):
+                            m.d.sync += best.eq(row_end)
+                        with m.If(row_end.final):
+                            m.next = "LAST"
+            with m.State("LAST"):
+                m.d.sync += [step.eq(0), total.eq(0), u.eq(0), v.eq(best.norm), y.eq(limit)]
+                m.next = "BELOW"
+                with m.If(~best.counts):
+                    m.next = "RESULT"
             for state, following in (("COMPARE", "BETTER"), ("THRESHOLD", "LIMIT"), ("BELOW", "SIMILAR")):
                 with m.State(state):
                     m.d.comb += runs.eq(step < self.steps)
@@ -203,14 +202,18 @@ class SimilarKey(wiring.Component):
                 with m.If(~total[-1] & total.any()):
                     m.d.sync += best.eq(current)
                 m.next = "ROW"
+                with m.If(current.final):
+                    m.next = "LAST"
             with m.State("LIMIT"):
                 m.d.sync += limit.eq(total)
                 m.next = "ROW"
+                with m.If(current.final):
+                    m.next = "LAST"
             with m.State("SIMILAR"):
                 m.d.sync += total.eq(total + (best.square << 2 * THRESHOLD_FRACTION))
                 m.next = "RESULT"
             with m.State("RESULT"):
                 m.d.comb += [self.o.valid.eq(1), self.o.p.slot.eq(best.slot), self.o.p.similar.eq(best.counts & ~total[-1])]
                 with m.If(self.o.ready):
-                    m.next = "COMMAND"
+                    m.next = "ROW"
         return m

@@ -127,18 +127,26 @@ class RecordMergeBench(RecordBench):
 
     MOST = (1 << 20) - 1
 
-    def _items(self, pairs: list[tuple[Any, Any, tuple[int, int] | None]]) -> Items:
-        """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped)."""
-        self.pairs = pairs
-        records = [record for candidate, other, tokens in pairs for record in ((candidate, other) if tokens else (candidate,))]
-        return {"i": [word for record in records for word in self.pack(record)],
+    def _items(self, pairs: list[tuple[Any, Any, tuple[int, int] | None]], rng: random.Random | None = None) -> Items:
+        """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped). With ``rng`` up to three candidates
+        come before the record kept of another."""
+        self.pairs, rng = pairs, rng or random.Random(0)
+        most, records, kept = rng.choice((0, 3)), [], []
+        for number, (candidate, other, tokens) in enumerate(pairs):
+            while kept and (number - kept[0][0] > most or rng.random() < 0.4):
+                records.append((kept.pop(0)[1], 1))
+            records.append((candidate, 0))
+            kept += [(number, other)] if tokens else []
+        records += [(other, 1) for _, other in kept]
+        return {"i": [word for record, _ in records for word in self.pack(record)],
+                "i_kind": [{"kept": is_kept} for _, is_kept in records],
                 "i_command": [{"merges": int(tokens is not None), "kept": tokens[0] if tokens else 0,
                                "candidate": tokens[1] if tokens else 0} for _, _, tokens in pairs]}
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
         return self._items([(random_record(rng, self.head_dim), random_record(rng, self.head_dim), rng.choice((
             None, (1, 1), (rng.randint(1, 20), rng.randint(1, 20)), (rng.randint(1, self.MOST // 2), rng.randint(1, self.MOST // 2)))))
-            for _ in range(7)])
+            for _ in range(7)], rng)
 
     def boundary(self) -> Items:
         def record(element: int, exponent: int) -> tuple[np.ndarray, np.ndarray, Scalar, Scalar]:
@@ -152,7 +160,7 @@ class RecordMergeBench(RecordBench):
             (record(-128, 0), record(-128, 0), (self.MOST - 1, 1)), (record(127, 5), record(-127, 5), (1, 1)), (zero, zero, (1, 1)),
             (zero, record(127, -9), (3, 2)), (record(127, -9), zero, (3, 2)), (single, record(99, -60), (1, 1)),
             (single, record(99, -46), (1, 1)), (single, record(99, -45), (1, 1)), (single, single, (1, self.MOST - 1)),
-            (single, zero, None)])
+            (single, zero, None)], random.Random(1))
 
     def expected(self, stimulus: Items) -> Items:
         words = []

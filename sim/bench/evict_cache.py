@@ -121,6 +121,7 @@ class EvictCacheBench(RecordBench):
         step = self.config.bus_bytes
         if stream == "o_fetch":
             address, beats = payload["address"], payload["beats"]
+            self._fetched(BurstCommand(address, beats))
             return {"i_data": [{"data": self.memory[address + k * step], "last": int(k == beats - 1)} for k in range(beats)]}
         if stream == "o_write":
             self.open.append((payload["address"], payload["beats"]))
@@ -134,6 +135,16 @@ class EvictCacheBench(RecordBench):
                 return {"i_written": [{"error": int(self.writes - 1 in self.failing)}]}
         return {}
 
+    def _fetched(self, command: BurstCommand) -> None:
+        """Searches come in order, and so do targets: each behind its own search, and before the second search behind that."""
+        number, targets = self.targets[0] if self.targets else (len(self.searches), [])
+        if targets and self.searched > 2 * number + 1 and command == targets[0]:
+            self.targets.pop(0)
+            return
+        assert self.searched < len(self.searches) and self.searched < 2 * number + 4, f"{command} is not the next target, {targets}"
+        assert command == self.searches[self.searched], f"{command} is neither {self.searches[self.searched]} nor a target, {targets}"
+        self.searched += 1
+
     def expected(self, stimulus: Items) -> Items:
         golden = EvictController(self.config.max_heads, self.slots, record_beats=self.record_beats, head_stride=self.head_stride,
                                  bus_bits=self.config.bus_bits, weight_bits=self.weight_bits, kept=partial(kept, config=self.config),
@@ -141,6 +152,9 @@ class EvictCacheBench(RecordBench):
         items: Items = {name: [] for name in ("o_read", "o_fetch", "o_write", "o_data", "o_append")}
         records, weights = iter(self.records), iter(stimulus["i_weights"])
         self.error = 0
+        self.searches: list[BurstCommand] = []  # two of each append
+        self.targets: list[tuple[int, list[BurstCommand]]] = []  # of those that are merged, number of the search
+        self.searched = 0
 
         def give(stream: str, commands: list[BurstCommand]) -> None:
             items[stream] += [{"address": command.address, "beats": command.beats} for command in commands]
@@ -164,7 +178,10 @@ class EvictCacheBench(RecordBench):
                     continue
                 append, first = done.append, len(items["o_write"])
                 outcome = ADDED if not append.tokens else DROPPED if append.target is None else MERGED
-                give("o_fetch", done.fetches)
+                if done.targets:
+                    self.targets.append((len(self.searches) // 2, done.targets))
+                self.searches += done.searches
+                items["o_fetch"] += [{"address": None, "beats": None}] * len([*done.searches, *done.targets])
                 give("o_write", done.writes)
                 items["o_data"] += self._packets(done.records)
                 items["o_append"].append({

@@ -10,10 +10,12 @@ __all__ = ["EvictController", "Replacement"]
 
 
 class Replacement(NamedTuple):
-    """What an append does: the bursts it reads and those it writes, in order, the records behind the latter."""
+    """What an append does: the bursts it reads to search (candidate, rows) and, behind them, to merge (target), those it writes, in
+    order, and the records behind the latter. The next append's search may be read before this one's target."""
 
     append: Append
-    fetches: list[BurstCommand]
+    searches: list[BurstCommand]
+    targets: list[BurstCommand]
     writes: list[BurstCommand]
     records: list[Record]
 
@@ -62,13 +64,14 @@ class EvictController:
             return None
         before = len(rows.records)
         append = rows.append(record)
-        fetches: list[BurstCommand] = []
+        searches: list[BurstCommand] = []
+        targets: list[BurstCommand] = []
         writes, records = [self._rows(base, head, append.slot)], [record]
         if append.tokens:
-            fetches = [self._rows(base, head, append.slot), self._rows(base, head, 0, before)]
+            searches = [self._rows(base, head, append.slot), self._rows(base, head, 0, before)]
         if append.target is not None:
             target = self._rows(base, head, append.target)
-            fetches.append(target)
+            targets = [target]
             writes.insert(0, target)
             records.insert(0, rows.records[append.target])
-        return Replacement(append, fetches, writes, records)
+        return Replacement(append, searches, targets, writes, records)
