@@ -78,15 +78,17 @@ class EvictBursts:
         m.submodules.written = written = StreamBuffer(cache.o_data.p.shape())
         connect(m, written.o, wiring.flipped(cache.o_data))
         write, what = command.p.write, command.p.passed.what
-        own, room, fetches = what != Burst.TOKEN, Signal(), Signal()
-        m.d.comb += [room.eq(kinds.ready & records.ready), fetches.eq(cache.o_fetch.valid & cache.o_fetch.ready)]
-        for port, wanted in ((cache.o_read, ~write & ~own), (cache.o_fetch, ~write & own & room), (cache.o_write, write & sources.i.ready)):
+        own, room = what != Burst.TOKEN, kinds.ready & records.ready
+        fetches = cache.o_fetch.valid & cache.o_fetch.ready
+        for port, wanted in ((cache.o_read, ~write & ~own), (cache.o_fetch, ~write & own & room),
+                             (cache.o_write, write & sources.i.ready)):
             m.d.comb += [port.valid.eq(command.valid & wanted), port.p.address.eq(command.p.address), port.p.beats.eq(command.p.beats)]
         m.d.comb += [
             kinds.p.eq(what), kinds.valid.eq(fetches), records.p.eq(what == Burst.TARGET),
             records.valid.eq(fetches & (what != Burst.ROWS)),
             sources.i.p.eq(own), sources.i.valid.eq(command.valid & write & cache.o_write.ready),
-            command.ready.eq(Mux(write, cache.o_write.ready & sources.i.ready, Mux(own, cache.o_fetch.ready & room, cache.o_read.ready))),
+            command.ready.eq(Mux(write, cache.o_write.ready & sources.i.ready,
+                                 Mux(own, cache.o_fetch.ready & room, cache.o_read.ready))),
         ]
         record, source = cache.i_record, sources.o
         m.d.comb += [

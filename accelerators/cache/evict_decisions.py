@@ -135,8 +135,9 @@ class EvictDecisions:
                 self._score(m, ScoreCommand.PLACE, search.slot, placed)
                 with m.If(placed):
                     m.d.comb += [
-                        appends.valid.eq(1), appends.p.head.eq(search.head), appends.p.slot.eq(search.slot), appends.p.target.eq(target),
-                        appends.p.tokens.eq(search.tokens), appends.p.outcome.eq(Mux(merges, Outcome.MERGED, Outcome.DROPPED)),
+                        appends.valid.eq(1), appends.p.target.eq(target),
+                        *(appends.p[name].eq(search[name]) for name in ("head", "slot", "tokens")),
+                        appends.p.outcome.eq(Mux(merges, Outcome.MERGED, Outcome.DROPPED)),
                         state_write.addr.eq(search.head[:len(state_write.addr)]), state_write.en.eq(1), state_write.data.known.eq(0),
                         state_write.data.length.eq(search.length + 1), state_write.data.budget.eq(search.budget),
                     ]

@@ -2,7 +2,8 @@
 
 import itertools
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -175,6 +176,8 @@ class EvictTrace(Trace):
         one = 1 << THRESHOLD_FRACTION
         self.thresholds = itertools.cycle((one // 2, one * 9 // 10, one, one + 1))
         self.weight_bits = 16 + config.query_lanes.bit_length()
+        self.records: deque[tuple[int, list[Offer]]] = deque()  # of tokens, that are not offered yet
+        self.needed = 0  # so many of them are what the last request waits for
         while self.operations < operations:
             self.phase(min(operations, self.operations + self.random.choice((200, 500, 800))))
         self.settle()
@@ -212,7 +215,23 @@ class EvictTrace(Trace):
         judgement.memory.clear()
         self.models = [None] * self.heads
 
-    # What a user may do.
+    # What a user may do. Records come late, so that requests are looked up while tokens before them are written.
+
+    def request(self, stream: str, payload: Mapping[str, int], function: Callable[[Judgement], None]) -> None:
+        self.offer_records(max(self.needed, len(self.records) - self.random.randint(0, 3)))
+        super().request(stream, payload, function)
+        of_head = [number for number, (head, _) in enumerate(self.records) if head == payload["head"]]
+        self.needed = max(of_head, default=-1) + 1
+
+    def offer_records(self, count: int) -> None:
+        """Those that have waited longest."""
+        for _ in range(count):
+            self.steps += self.records.popleft()[1]
+
+    def settle(self, **levels: int) -> None:
+        self.offer_records(len(self.records))
+        self.needed = 0
+        super().settle(**levels)
 
     def begin(self, head: int) -> None:
         least = self.sinks + self.recent + 1
@@ -260,7 +279,10 @@ class EvictTrace(Trace):
 
         self.request("i_request", self._request(write=1, head=head, position=position, count=count, budget=budget), judge)
         self.steps += [Answer("i_written", {"error": error}) for error in errors]
-        self.steps += [Offer("i_record", {"data": word, "last": int(k == len(words) - 1)}) for k, word in enumerate(words)]
+        offers = [Offer("i_record", {"data": word, "last": int(k == len(words) - 1)}) for k, word in enumerate(words)]
+        self.records.append((head, offers))
+        if not allowed:
+            self.needed = len(self.records)
 
     def scores(self, head: int) -> None:
         """Weights of all rows, or of the first ones."""

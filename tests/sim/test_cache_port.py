@@ -119,57 +119,91 @@ ALIKE = 0x01010101
 """Of a key whose bytes are all 1."""
 
 
-def replaced(budget: int, heads: int, word: int, threshold: int, *, scored: bool = True, keys: int = 16) -> list[int]:
-    """Cycles from the answer to an append at the budget to that of the next one: of the next head, or of the only one's next token.
+class Replaced:
+    """What is measured of appends at the budget, of as many heads, one after another.
 
     Memory holds ``word`` everywhere, a record has ``keys`` beats of K. ``scored``: there are weights between two tokens of a head,
-    smallest for row 0; else all rows are equal. So row 0 goes, and all others are compared with it."""
-    beats = 2 * keys + 2
-    plain = {"record_beats": beats, "head_stride": budget * beats * TINY.bus_bytes, "beats": keys,
-             "words": keys * TINY.kv_lanes // TINY.vector_lanes, "threshold": threshold, "word": word}
-    steps = [Set(port, value) for port, value in plain.items()]
-    each = {"base": 0, "count": 1, "budget": budget}
-    for position in range(budget + 3):
-        rows = min(position + 1, budget)
-        steps += [Offer("i_request", {**each, "write": 1, "scores": 0, "head": head, "position": position}) for head in range(heads)]
-        for head in range(heads) if scored else ():
-            steps.append(Offer("i_request", {**each, "write": 0, "scores": 1, "head": head, "position": 0}))
-            steps += [Offer("i_weights", {"weight": min(row, 1), "last": int(row == rows - 1)}) for row in range(rows)]
-    events = [event for event in play(emitted("evict"), [*steps, Settle(999)], seed=0)
-              if event.what == "left" and event.name == "o_append"][-3 * heads:]
-    outcome = Outcome.MERGED if word and threshold <= 4096 else Outcome.DROPPED
-    assert {(event.payload["outcome"], event.payload["slot"]) for event in events} == {(outcome, 0)}
-    return [b.cycle - a.cycle for a, b in itertools.pairwise(events) if b.payload["head"] or heads == 1]
+    smallest for row 0; else all rows are equal. So row 0 goes, and all others are compared with it.
+
+    Members
+    -------
+    answers : list of int
+        Cycles from the answer to each of the last token's appends to that of the next one.
+    idle : int
+        Cycles without a beat between the first and the last one that the last token's appends read.
+    """
+
+    def __init__(self, budget: int, heads: int, word: int, threshold: int, *, scored: bool = True, keys: int = 16):
+        beats, tokens = 2 * keys + 2, budget + 2
+        plain = {"record_beats": beats, "head_stride": budget * beats * TINY.bus_bytes, "beats": keys,
+                 "words": keys * TINY.kv_lanes // TINY.vector_lanes, "threshold": threshold, "word": word}
+        steps = [Set(port, value) for port, value in plain.items()]
+        each = {"base": 0, "count": 1, "budget": budget}
+        for position in range(tokens):
+            rows = min(position + 1, budget)
+            requests = [Offer("i_request", {**each, "write": write, "scores": 1 - write, "head": head, "position": position * write})
+                        for write in (1, 0) for head in range(heads)]
+            steps += requests[:heads]
+            for request in requests[heads:] if scored else ():
+                steps.append(request)
+                steps += [Offer("i_weights", {"weight": min(row, 1), "last": int(row == rows - 1)}) for row in range(rows)]
+        left = [event for event in play(emitted("evict"), [*steps, Settle(999)], seed=0) if event.what == "left"]
+        answers = [event for event in left if event.name == "o_append"][-heads - 1:]
+        merges = bool(word) and threshold <= 4096
+        outcome = Outcome.MERGED if merges else Outcome.DROPPED
+        assert {(event.payload["outcome"], event.payload["slot"]) for event in answers} == {(outcome, 0)}
+        self.answers = [b.cycle - a.cycle for a, b in itertools.pairwise(answers)][heads != 1:]
+        read = [event.cycle for event in left if event.name == "o_in"][-heads * (budget + 1 + merges) * beats:]
+        self.idle = gaps(read)
+
+
+def decided(keys: int, compared: bool) -> int:
+    """Cycles from the last beat of the rows to what is found, if the last row is compared or does not count."""
+    similar = SimilarKey(TINY)
+    return similar.latency - keys + (similar.compare - 1 if compared else 1 - similar.compare)
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("budget", [8, 16, 32])
+def test_an_append_at_the_budget_costs_two_cycles_more_than_its_beats_at_most(budget):
+    """Longest records, of which none is similar, all are similar but do not reach the threshold, or all are the same: one more, of any
+    append behind which there is another one, to another head. Whether it is known which row goes or not. Only the last one that is
+    merged has to wait for what is decided."""
+    keys, beats, heads = TINY.max_head_dim // TINY.kv_lanes, TINY.max_record_beats, 6
+    assert SimilarKey(TINY).compare <= beats
+    for (word, threshold), scored in itertools.product(((0, 0), (ALIKE, 4097), (ALIKE, 4096)), (True, False)):
+        merges = bool(word) and threshold <= 4096
+        found = Replaced(budget, heads, word, threshold, scored=scored)
+        print(f"{budget} rows, words {word:#x}, threshold {threshold}: {found.answers} cycles, {found.idle} idle")
+        assert set(found.answers[:-1]) == {(budget + 1 + merges) * beats + 1}
+        assert found.idle < heads + (decided(keys, True) + 12 if merges else 0)
 
 
 @pytest.mark.bench
 @pytest.mark.parametrize("budget", [16, 32])
-def test_what_an_append_costs_at_the_budget(budget):
-    """As ``EvictCache`` says, exactly; longest records, of which none is similar, all are similar but do not reach the threshold, or
-    all are the same."""
-    similar, merge = SimilarKey(TINY), RecordMerge(TINY).latency
-    keys, words, beats = TINY.max_head_dim // TINY.kv_lanes, TINY.max_head_dim // TINY.vector_lanes, TINY.max_record_beats
-    assert similar.compare <= beats
+def test_what_another_append_to_the_same_head_costs_at_the_budget(budget):
+    """As ``EvictCache`` says, exactly."""
+    merge, beats = RecordMerge(TINY).latency, TINY.max_record_beats
+    keys, words = TINY.max_head_dim // TINY.kv_lanes, TINY.max_head_dim // TINY.vector_lanes
     for word, threshold in ((0, 0), (ALIKE, 4097), (ALIKE, 4096)):
-        decided = max(1, similar.latency + similar.compare - 1 - keys if word else 0)
         merges = bool(word) and threshold <= 4096
-        needed = (budget + 2) * beats + 14 + decided if merges else (budget + 1) * beats + 20 + decided
-        behind = budget + 6 - (beats - 13 if merges else 0)
-        answered = 2 * beats + merge["fixed"] + merge["word"] * words + 30 if merges else beats + 7
-        print(f"{budget} rows, words {word:#x}, threshold {threshold}: {needed} cycles")
-        assert set(replaced(budget, 4, word, threshold)) == {needed}
-        assert set(replaced(budget, 4, word, threshold, scored=False)) == {needed + max(0, behind)}
-        assert set(replaced(budget, 1, word, threshold, scored=False)) == {needed + answered}
+        needed = (budget + 2) * beats + 26 + decided(keys, bool(word))
+        if merges:
+            needed += 2 * beats + merge["fixed"] + merge["word"] * words + 16
+        found = Replaced(budget, 1, word, threshold, scored=False)
+        assert set(found.answers) == {needed} and found.idle == (decided(keys, True) + 12 if merges else 0)
 
 
 @pytest.mark.bench
-def test_rows_that_take_longer_to_compare_than_to_come():
-    """Each of those that are compared: all but the candidate and the first one; and two comparisons for the threshold."""
+@pytest.mark.parametrize("keys", [1, 2, 4, 8])
+def test_rows_that_take_longer_to_compare_than_to_come(keys):
+    """Those that are compared take as long as that: all but the candidate and the first one, and two comparisons for the threshold. So
+    it is if they are merged, where a search takes longer than a merge."""
     compare = SimilarKey(TINY).compare
-    for budget in (8, 16, 32):
-        costs = set(replaced(budget, 4, ALIKE, 4097, keys=2))
-        print(budget, costs, budget * compare)
-        assert costs == {budget * compare + 32}
+    for budget, threshold in ((8, 4097), (16, 4097), (32, 4097), (32, 4096)):
+        found = Replaced(budget, 6, ALIKE, threshold, keys=keys)
+        print(budget, threshold, keys, found.answers, budget * compare)
+        assert set(found.answers[:-1]) == {budget * compare + 3}
 
 
 @caches("contiguous_int4", "paged_int4")

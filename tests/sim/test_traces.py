@@ -13,6 +13,7 @@ from llmrtl.accelerators.cache import (
     contiguous,
     evict_bursts,
     evict_cache,
+    evict_decisions,
     evict_scores,
     paged,
     paged_commands,
@@ -215,13 +216,22 @@ MUTANTS = {
     "a recent row goes": (evict_cache, "recent_begin.eq(state.length - self.recent)",
                           "recent_begin.eq(state.length - self.recent + 1)"),
     "a budget as long as what stays": (evict_cache, "(request.budget > least)", "(request.budget >= least)"),
-    "a row is merged into itself": (evict_cache, "similar.i_command.p.skip.eq(slot)", "similar.i_command.p.skip.eq(slot | 8)"),
-    "tokens of the kept row are not counted": (evict_cache, "merge.i_command.p.kept.eq(scores.o.p.tokens)",
+    "a row is merged into itself": (evict_cache, "search_commands.i.p.skip.eq(slot)", "search_commands.i.p.skip.eq(slot | 8)"),
+    "tokens of the kept row are not counted": (evict_decisions, "merge.i_command.p.kept.eq(scores.o.p.tokens)",
                                                "merge.i_command.p.kept.eq(1)"),
-    "a write is not waited for": (evict_bursts, "owed_head == asks.p.head", "(owed_head == asks.p.head) & (owed != 1)"),
+    "a write is not waited for": (evict_bursts, "append.valid & (append.head == head)",
+                                  "append.valid & (append.head == head) & head[0]"),
+    "the last one of two searches is forgotten": (evict_decisions, "((self.first.p.head == head) | (self.last == head))",
+                                                  "(self.first.p.head == head)"),
+    "the first one of two searches is forgotten": (evict_decisions, "((self.first.p.head == head) | (self.last == head))",
+                                                   "(self.last == head)"),
+    "a head is looked up while its search ends": (evict_cache, "~decisions.ended & ", ""),
+    "a token overtakes one that is decided": (evict_cache, "appends.ready & ~decisions.busy", "appends.ready"),
+    "a refused token overtakes one that is decided": (evict_cache, "bursts.idle & ~decisions.busy", "bursts.idle"),
+    "a candidate has the scales of the next one": (record_merge, "get.addr.eq(first + takes)", "get.addr.eq(into)"),
+    "a candidate has the elements of the next one": (record_merge, "merged.eq(first)", "merged.eq(first + 1)"),
     "one of two writes is enough": (evict_bursts, "(half | (append.p.outcome != Outcome.MERGED))", "answer.valid"),
-    "an append leaves known which row goes": (evict_cache, "state_write.data.length.eq(state.length + 1)]",
-                                              "state_write.data.length.eq(state.length + 1), state_write.data.known.eq(state.known)]"),
+    "an append leaves known which row goes": (evict_decisions, "state_write.data.known.eq(0)", "state_write.data.known.eq(1)"),
     "weights of some rows are enough": (evict_scores, "with m.If(~covers):", "with m.If(0):"),
     "of equal scores the last one": (evict_scores, "(score < result.score)", "(score <= result.score)"),
     "a merged row forgets its tokens": (evict_scores, "becomes.tokens.eq(base.tokens + Mux(adds, entry.tokens, 0))",
@@ -236,7 +246,7 @@ FAST = ("a shared block is written",)
 PACES = {"a read waits for the port of writes": {"source": 150, "sink": 100}, "a write is not waited for": {"source": 256, "sink": 30}}
 """At which shares of cycles, of 256, items are offered and taken, for faults that only a stalled port shows."""
 HOLDERS = {**dict.fromkeys((swap, swap_commands, swap_tables, swap_walk), swap), swap_moves: swap_tables,
-           **dict.fromkeys((evict_cache, evict_bursts, evict_scores, record_merge, similar), evict_cache)}
+           **dict.fromkeys((evict_cache, evict_bursts, evict_decisions, evict_scores, record_merge, similar), evict_cache)}
 """Of which module others have what a mutant changes, if not of ``paged``."""
 
 
