@@ -24,7 +24,7 @@ class EvictCache(wiring.Component):
 
     Attention does not care for the order of rows, so those of a head are always rows 0 .. min(tokens, budget) - 1, laid out as
     ``ContiguousCache`` has them. A token that comes when the budget is reached takes the row with the smallest score; that
-    *candidate* is merged into the row with the most similar key, or dropped::
+    *candidate* is merged into the row with the most similar key, or dropped. While that is decided, those of the next head are read::
 
         write --> rows < budget ----------------------------------------------------------> token to the next row
               '-> EvictScores: candidate --> o_fetch candidate, all rows --> SimilarKey -.-> token to the candidate's row
@@ -55,7 +55,8 @@ class EvictCache(wiring.Component):
     o_read : Out(stream of BURST_COMMAND)
         The rows of a read; what they hold goes to whoever asked.
     o_fetch : Out(stream of BURST_COMMAND); i_data : In(stream of word_layout)
-        What the cache reads for itself: a reader serves one command after another, a packet each.
+        What the cache reads for itself: a reader serves one command after another, a packet each. Candidate and rows of an append, then
+        the target's row; or that behind candidate and rows of the next append, which is another head's.
     i_record : In(stream of word_layout)
         The record of each token that is appended, as ``RecordPacker`` gives it.
     o_write : Out(stream of BURST_COMMAND); o_data : Out(stream of word_layout); i_written : In(stream of {error})
@@ -77,20 +78,19 @@ class EvictCache(wiring.Component):
         head beyond ``heads``. ``clear`` clears it.
 
     What the heads hold is not cleared by a reset; a text begins with position 0. A read sees what was appended to its head before it,
-    as does the search for a similar row: either waits for the answers to those writes, and if writes to several heads are under way to
-    all.
+    as does the search for a similar row: either waits for the answers to those writes.
 
     Latency (a dictionary): ``read``, ``append`` (below the budget) cycles from the request to the command. Interval: 4 cycles. An
     append takes, with a memory that answers at once (``tests/sim/test_cache_port.py``), cycles to the next one::
 
         below the budget    max(record_beats, 4)
-        dropped             (budget + 1) * record_beats + 20 + decided         and record_beats + 7 if that is to the same head
-        merged              (budget + 2) * record_beats + 14 + decided         and 2 * record_beats + RecordMerge's latency + 30
+        dropped             (budget + 1) * record_beats + 1     to the same head: record_beats + 25 + decided more
+        merged              (budget + 2) * record_beats + 1     2 * record_beats + 41 + decided and RecordMerge's latency more
 
-    ``decided``: from the last beat of the rows to ``SimilarKey``'s answer, its ``latency + compare - 1`` less the row's beats of V if
-    the last row is compared, at least 1. Records shorter than ``compare`` beats take ``compare`` cycles for each row that is compared.
-    Which row goes is known if all rows had weights since the append before (``scores``). Else it is searched for, ``budget + 6``
-    cycles, of which the first ``record_beats - 13`` do not count behind a merge for another head.
+    ``decided``: from the last beat of the rows to ``SimilarKey``'s answer, its ``latency`` less the row's beats of V, ``compare - 1``
+    more if the last row is compared, as much less if it does not count. Records shorter than ``compare`` beats take ``compare`` cycles
+    for each row that is compared; a merge takes ``RecordMerge``'s interval at least. Which row goes is known if all rows had weights
+    since the append before (``scores``). Else it is searched for, ``budget + 6`` cycles, while rows of another head come.
     """
 
     interval = None
@@ -227,7 +227,7 @@ class EvictCache(wiring.Component):
                     with m.If(state.known):
                         m.next = "SEARCH"
                 with m.Else():
-                    placed = asks.ready & commands.ready & appends.ready & ~decisions.busy  # so neither is taken
+                    placed = asks.ready & commands.ready & appends.ready & ~decisions.busy  # else that goes first
                     score(ScoreCommand.PLACE, placed, slot, state.length)
                     ask(placed, slot, write=1)
                     with m.If(placed):

@@ -180,6 +180,15 @@ def test_an_append_at_the_budget_costs_two_cycles_more_than_its_beats_at_most(bu
 
 
 @pytest.mark.bench
+@pytest.mark.parametrize("keys", [4, 8, 16])
+def test_rows_that_take_longer_to_merge_than_to_come(keys):
+    """So few that each append waits for the merge before it."""
+    merge, words = RecordMerge(TINY).latency, keys * TINY.kv_lanes // TINY.vector_lanes
+    answers = Replaced(4, 3, ALIKE, 4096, keys=keys).answers
+    assert set(answers) == {merge["ahead"] + merge["fixed"] + 4 * words + 11} and 6 * (2 * keys + 2) < answers[0]
+
+
+@pytest.mark.bench
 @pytest.mark.parametrize("budget", [16, 32])
 def test_what_another_append_to_the_same_head_costs_at_the_budget(budget):
     """As ``EvictCache`` says, exactly."""

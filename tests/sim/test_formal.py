@@ -271,7 +271,7 @@ NO_ANSWER = {  # what never comes, with a changed line: the module, its line, a 
         swap, "passes.eq(tables.pending & tables.checked & tables.plain)", "passes.eq(active & tables.checked & tables.plain)",
         lambda unit: SwapAnswerContract(component=unit.SwapController), 34),
     "a refused append waits for ever": (
-        evict_cache, "with m.If(bursts.idle):", "with m.If(~bursts.idle):",
+        evict_cache, "with m.If(bursts.idle & ~decisions.busy):", "with m.If(~bursts.idle & ~decisions.busy):",
         lambda unit: EvictContract(Outcome.REFUSED, within=17, taken=15, component=unit.EvictCache), 23),
 }
 
