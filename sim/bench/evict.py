@@ -131,7 +131,8 @@ class RecordMergeBench(RecordBench):
         """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped). With ``rng`` up to three candidates
         come before the record kept of another."""
         self.pairs, rng = pairs, rng or random.Random(0)
-        most, records, kept = rng.choice((0, 3)), [], []
+        most, records = rng.choice((0, 3)), []
+        kept: list[tuple[int, Any]] = []
         for number, (candidate, other, tokens) in enumerate(pairs):
             while kept and (number - kept[0][0] > most or rng.random() < 0.4):
                 records.append((kept.pop(0)[1], 1))

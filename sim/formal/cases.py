@@ -26,7 +26,7 @@ from .memory import SHORT, ReaderContract, WriterContract
 from .paged import LookupContract, PagedAnswerContract, PagedContract
 from .responses import RecordContract, RowContract
 from .swap import SlotContract, SwapAnswerContract, SwapContract
-from .units import BOUNDED, FEWER, INDUCTIVE, SMALLER, unit_contract
+from .units import BOUNDED, FEWER, INDUCTIVE, KNOWN, MORE_STEPS, SMALLER, unit_contract
 from .wiring import (
     ArbiterContract,
     ForkContract,
@@ -103,7 +103,7 @@ CASES = {
     "upsizer": Case(lambda: StreamContract(Upsizer(4, 16)), "induction", 4),
     "downsizer": Case(lambda: StreamContract(Downsizer(16, 4)), "induction", 4),
     "replay_buffer": Case(lambda: StreamContract(ReplayBuffer(4, 4)), "induction", 4),
-    "burst_splitter": Case(lambda: StreamContract(BurstSplitter(32, 8)), "bounded", 10),
+    "burst_splitter": Case(lambda: StreamContract(BurstSplitter(32, 8)), "induction", 2),
     "burst_reader": Case(ReaderContract, "bounded", 12, slow=True),
     "burst_writer": Case(WriterContract, "bounded", 12, slow=True),
     "burst_reader_answers": Case(lambda: ReaderContract(answered=6, narrow=SHORT), "bounded", 11, slow=True),
@@ -125,12 +125,12 @@ CASES = {
     "row_mover": Case(lambda: MoverContract(3), "bounded", 14, slow=True),
     "row_mover_answers": Case(lambda: MoverContract(3, answered=10, narrow={"heads": 1, "record_beats": 1}), "bounded", 14, slow=True),
     "window_cache": Case(lambda: WindowContract(_positions(8), answered=11), "bounded", 15, slow=True),
-    "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "bounded", 14, slow=True),
+    "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "induction", 2),
     "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
     "top_select_answers": Case(lambda: SelectContract(2, 1, within=TopSelect(2, 1).latency, answered=16), "bounded", 24, slow=True),
     "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12),
-    "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "bounded", 10,
-                                slow=True),
+    "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "induction",
+                                2, slow=True),
     "paged_cache": Case(lambda: PagedContract(_positions(4)), "bounded", 12, slow=True),
     **{f"paged_cache_{name}": Case(partial(PagedContract, _positions(4), blocks=blocks, begins=begins), "bounded", cycles + 12,
                                    slow=True) for name, (blocks, cycles, begins) in BEGUN.items()},
@@ -153,7 +153,8 @@ CASES = {
 }
 _UNITS: dict[str, tuple[Callable[[], StreamContract], str, int]] = {
     **{unit: (partial(unit_contract, unit), "induction", 2) for unit in INDUCTIVE},
-    **{unit: (contract, "induction", 2) for unit, contract in FEWER.items()},
+    **{unit: (contract, "induction", 2) for unit, contract in (FEWER | KNOWN).items()},
+    **{unit: (partial(unit_contract, unit), "induction", steps) for unit, steps in MORE_STEPS.items()},
     **{unit: (partial(unit_contract, unit), "bounded", depth) for unit, depth in BOUNDED.items()},
     **{unit: (contract, "bounded", depth) for unit, (contract, depth) in SMALLER.items()},
 }

@@ -1,6 +1,6 @@
 """What every component promises on its streams, as assumptions and assertions around it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import product
 from typing import Any
 
@@ -8,7 +8,7 @@ from amaranth.hdl import Assert, Assume, Cat, Cover, Elaboratable, Module, Mux, 
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In
 
-from ...accelerators.axi import AXI4Signature
+from ...accelerators.axi import AXI4LiteSignature, AXI4Signature
 
 __all__ = ["StreamContract"]
 
@@ -16,11 +16,24 @@ PAYLOAD = {"id", "addr", "len", "size", "burst", "cache", "prot", "data", "resp"
 """What stands on a channel of AXI4 beside ``valid`` and ``ready``."""
 
 
+class _Any(wiring.Component):
+    """A component whose inside ``drives`` makes."""
+
+    def __init__(self, signature: wiring.Signature, drives: Callable[[Module, wiring.Component], None]):
+        super().__init__(signature)
+        self._drives = drives
+
+    def elaborate(self, platform):
+        m = Module()
+        self._drives(m, self)
+        return m
+
+
 class StreamContract(Elaboratable):
     """A component whose environment keeps the rules of streams, and may otherwise do what it likes.
 
-    Assumed of every input stream, proved of every output stream (and of the channels of AXI4 ports in the same way): an item that
-    was offered stays, with its payload, until it is taken. All plain inputs are free, reset among them.
+    Assumed of every input stream, proved of every output stream (and of the channels of AXI4 and AXI4-Lite ports in the same way): an
+    item that was offered stays, with its payload, until it is taken. All plain inputs are free, reset among them.
 
     Parameters
     ----------
@@ -69,7 +82,7 @@ class StreamContract(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.dut = self.component
+        m.submodules.dut = self._design(platform)
         self._watch(m, self.component.signature, self.component, "", False)
         if not self._stalls:
             raise ValueError(f"{type(self.component).__name__} has no output stream and no AXI4 port: there is nothing to prove")
@@ -79,6 +92,14 @@ class StreamContract(Elaboratable):
         if self.answered is not None:
             self._answers(m, self.answered)
         return m
+
+    def _design(self, platform) -> Elaboratable:
+        """The component, perhaps with other parts."""
+        return self.component
+
+    def _any(self, part: wiring.Component, name: str) -> wiring.Component:
+        """To be put in the place of a part: what it gives is free, but keeps the rules; proved is that it is given what keeps them."""
+        return _Any(part.signature, lambda m, any_part: self._watch(m, any_part.signature, any_part, name, True))
 
     def _watch(self, m: Module, signature, owner, prefix: str, flipped: bool) -> None:
         """Frees the inputs of an interface; assumes and asserts the rules of its streams, and of the channels of its AXI4 ports."""
@@ -100,7 +121,7 @@ class StreamContract(Elaboratable):
                     self._holds(m, where, incoming, port.valid, port.ready, port.payload)
                 else:
                     self._watch(m, inner, port, where, incoming)
-                    for channel in ("ar", "r", "aw", "w", "b") if isinstance(inner, AXI4Signature) else ():
+                    for channel in ("ar", "r", "aw", "w", "b") if isinstance(inner, AXI4Signature | AXI4LiteSignature) else ():
                         parts = [key for key in inner.members if key.startswith(channel) and key[len(channel):] in PAYLOAD]
                         if parts:
                             self._holds(m, f"{where}__{channel}", (inner.members[channel + "valid"].flow == In) != incoming,

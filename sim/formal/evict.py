@@ -9,7 +9,6 @@ from ...accelerators.cache.evict_cache import EvictCache
 from ...accelerators.cache.evict_formats import Outcome
 from ...accelerators.presets import preset
 from .contract import StreamContract
-from .controllers import WrittenContract
 
 __all__ = ["EvictContract", "evict_streams"]
 
@@ -31,9 +30,9 @@ def _without_merging(component: type[EvictCache]) -> type[EvictCache]:
     return type("Appending", (component,), {"elaborate": left_out(component.elaborate)})
 
 
-def evict_streams() -> WrittenContract:
-    """The rules of streams, of all but what searches and what merges."""
-    return WrittenContract(_without_merging(EvictCache)(_SMALL, heads=2, slots=4), narrow=_NARROW, still=("sinks", "recent"))
+def evict_streams() -> StreamContract:
+    """The rules of streams, with all that searches and merges."""
+    return StreamContract(EvictCache(_SMALL, heads=2, slots=4))
 
 
 class EvictContract(StreamContract):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from .cases import CASES
 from .contract import StreamContract
-from .units import BOUNDED, FEWER, INDUCTIVE, SMALLER, UNPROVED
+from .units import BOUNDED, FEWER, INDUCTIVE, KNOWN, MORE_STEPS, SMALLER, UNPROVED
 
 __all__ = ["contracts_text", "table", "units_text"]
 
@@ -31,7 +31,10 @@ def units_text() -> str:
     """What is proved of each registered unit, and of which nothing is."""
     reasons = dict.fromkeys(UNPROVED.values())
     return "\n".join((
-        f"* by induction of two steps: {_names(INDUCTIVE)}; of fewer places: {_names(FEWER)};",
+        f"* by induction of two steps: {_names(INDUCTIVE)};",
+        f"* likewise, of fewer places, or with plain inputs that stand still: {_names(FEWER)}; by contracts of their own: "
+        f"{_names(KNOWN)};",
+        f"* by induction of so many steps: {_depths(MORE_STEPS)};",
         f"* for some cycles after reset, in which each stream waits to be taken: {_depths(BOUNDED)};",
         "* likewise, of fewer places, or with plain inputs that stand still: "
         f"{_depths({unit: depth for unit, (_, depth) in SMALLER.items()})};",
