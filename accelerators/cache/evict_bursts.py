@@ -12,8 +12,8 @@ __all__ = ["EvictBursts"]
 APPENDS = 8
 """Appends that may wait for memory: as many as keep a port busy with the shortest records."""
 
-FETCHES = 6
-"""Packets that may be asked for: candidate and rows of two heads, a row that is merged into, and one."""
+FETCHES = 5
+"""Packets that may be asked for: candidate and rows of two heads, and a row that is merged into."""
 
 
 class EvictBursts:
@@ -50,7 +50,7 @@ class EvictBursts:
     idle : Signal
         Every write has been answered.
 
-    ``ready`` of both streams is a register.
+    ``ready`` of ``asks`` and of ``appends`` is a register.
     """
 
     def __init__(self, m: Module, cache: wiring.Component, merged):
@@ -78,7 +78,7 @@ class EvictBursts:
         m.submodules.written = written = StreamBuffer(cache.o_data.p.shape())
         connect(m, written.o, wiring.flipped(cache.o_data))
         write, what = command.p.write, command.p.passed.what
-        own, room = what != Burst.TOKEN, kinds.ready & records.ready
+        own, room = what != Burst.TOKEN, kinds.ready  # a record leaves ``records`` before it leaves ``kinds``
         fetches = cache.o_fetch.valid & cache.o_fetch.ready
         for port, wanted in ((cache.o_read, ~write & ~own), (cache.o_fetch, ~write & own & room),
                              (cache.o_write, write & sources.i.ready)):

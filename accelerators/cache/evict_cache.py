@@ -56,7 +56,7 @@ class EvictCache(wiring.Component):
         The rows of a read; what they hold goes to whoever asked.
     o_fetch : Out(stream of BURST_COMMAND); i_data : In(stream of word_layout)
         What the cache reads for itself: a reader serves one command after another, a packet each. Candidate and rows of an append, then
-        the target's row; or that behind candidate and rows of the next append, which is another head's.
+        the target's row; or that behind the candidate, or candidate and rows, of the next append, which is another head's.
     i_record : In(stream of word_layout)
         The record of each token that is appended, as ``RecordPacker`` gives it.
     o_write : Out(stream of BURST_COMMAND); o_data : Out(stream of word_layout); i_written : In(stream of {error})
@@ -88,9 +88,10 @@ class EvictCache(wiring.Component):
         merged              (budget + 2) * record_beats + 1     2 * record_beats + 41 + decided and RecordMerge's latency more
 
     ``decided``: from the last beat of the rows to ``SimilarKey``'s answer, its ``latency`` less the row's beats of V, ``compare - 1``
-    more if the last row is compared, as much less if it does not count. Records shorter than ``compare`` beats take ``compare`` cycles
-    for each row that is compared; a merge takes ``RecordMerge``'s interval at least. Which row goes is known if all rows had weights
-    since the append before (``scores``). Else it is searched for, ``budget + 6`` cycles, while rows of another head come.
+    more if the last row is compared, as much less if it does not count, at least -1. Records shorter than ``compare`` beats take
+    ``compare`` cycles for each row that is compared; a merge takes ``RecordMerge``'s interval at least. Which row goes is known if all
+    rows had weights since the append before (``scores``). Else it is searched for, ``budget + 6`` cycles, while rows of another head
+    come.
     """
 
     interval = None
@@ -180,7 +181,6 @@ class EvictCache(wiring.Component):
                          commands.p.position.eq(position)]
             return commands.ready & ~decisions.commands & condition
 
-        ahead = request.write & ~request.scores  # while other heads are decided
         with m.If(self.clear):
             m.d.sync += self.error.eq(0)
         with m.FSM():
@@ -193,7 +193,7 @@ class EvictCache(wiring.Component):
                 m.d.sync += [state.eq(state_read.data), begins.eq(request.write & (request.position == 0)),
                              end.eq(request.position + request.count), known.eq(request.head < self.heads),
                              single.eq(request.count == 1)]
-                with m.If(~decisions.ended & Mux(ahead, ~decisions.concern(request.head), ~decisions.busy)):
+                with m.If(~decisions.ended & ~Mux(request.scores, decisions.busy, decisions.concern(request.head))):
                     m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [
@@ -270,7 +270,7 @@ class EvictCache(wiring.Component):
                 with m.If(scores.o.valid):
                     m.next = "SEARCH"
             with m.State("SEARCH"):
-                asked = ask(settled & search_commands.i.ready & searches.ready, slot, what=Burst.CANDIDATE)
+                asked = ask(settled & searches.ready, slot, what=Burst.CANDIDATE)  # so there is room for the command too
                 m.d.comb += [search_commands.i.valid.eq(asked), searches.valid.eq(asked)]
                 with m.If(asked):
                     m.next = "ROWS"

@@ -10,6 +10,8 @@ from .addresses import HEAD_BITS
 from .evict_bursts import EvictBursts
 from .evict_formats import Burst, Outcome
 from .evict_scores import EvictScores, ScoreCommand
+from .record_merge import RecordMerge
+from .similar import SimilarKey
 
 __all__ = ["EvictDecisions"]
 
@@ -44,7 +46,7 @@ class EvictDecisions:
         ``bursts.asks`` and ``scores.i_command`` are not free for others: this goes first.
     """
 
-    def __init__(self, m: Module, cache: wiring.Component, similar: wiring.Component, merge: wiring.Component, scores: EvictScores,
+    def __init__(self, m: Module, cache: wiring.Component, similar: SimilarKey, merge: RecordMerge, scores: EvictScores,
                  bursts: EvictBursts):
         slots = range(cache.slots)
         search = data.StructLayout({"base": ADDRESS_BITS, "head": HEAD_BITS, "slot": slots, "tokens": POSITION_BITS,
@@ -53,6 +55,7 @@ class EvictDecisions:
         self.similar, self.merge, self.scores, self.bursts = similar, merge, scores, bursts
         self.i, self.first, self.last = searches.i, searches.o, Signal(HEAD_BITS)
         self.busy, self.ended, self.asks, self.commands = self.first.valid, Signal(), Signal(), Signal()
+        self.come = Signal(range(3))  # searches all of whose rows have come
         m.d.sync += self.ended.eq(self.first.valid & self.first.ready)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += self.last.eq(self.i.p.head)
@@ -75,6 +78,7 @@ class EvictDecisions:
             merge.i.valid.eq(comes & ((kind.p == Burst.TARGET) | (both & similar.i.ready))),
             words.ready.eq(kind.valid & (similar.i.ready | (kind.p == Burst.TARGET)) & (merge.i.ready | (kind.p == Burst.ROWS))),
         ]
+        m.d.sync += self.come.eq(self.come + (kind.ready & (kind.p == Burst.ROWS)) - (self.first.valid & self.first.ready))
 
     def _ask(self, m: Module, row: Value, what: Burst, condition: Value | int = 1, *, write: int = 0) -> Value:
         """In a state: a burst of row ``row``, if ``condition``; whether it is asked for."""
@@ -97,8 +101,8 @@ class EvictDecisions:
         return commands.ready & condition
 
     def decide(self, m: Module, state_write) -> None:
-        """The states, behind those of requests: what these drive in a cycle in which both do is what counts. ``state_write`` is the
-        memory port of what the cache knows of each head."""
+        """The states; call it when those of requests are there: where both drive a signal, this wins. ``state_write``: memory port of
+        what the cache knows of each head."""
         search, appends = self.first.p, self.bursts.appends
         similar, merge, scores = self.similar, self.merge, self.scores
         target, merges = Signal.like(search.slot), Signal()
@@ -129,7 +133,8 @@ class EvictDecisions:
                 with m.If(self._ask(m, target, Burst.TARGET, write=1)):
                     m.next = "PLACE"
             with m.State("PLACE"):
-                placed = self.bursts.asks.ready & appends.ready & scores.i_command.ready
+                # What is found is known before the last beats of V: but nothing is due any more when an append is answered.
+                placed = self.bursts.asks.ready & appends.ready & scores.i_command.ready & (self.come != 0)
                 m.d.comb += self.first.ready.eq(placed)
                 self._ask(m, search.slot, Burst.TOKEN, placed, write=1)
                 self._score(m, ScoreCommand.PLACE, search.slot, placed)

@@ -33,7 +33,7 @@ QUANTIZE_SHIFT = 33
 
 
 BANKS = 4
-"""Candidates that there is room for: one that is merged, and others that wait."""
+"""Candidates that there is room for, a power of two: one that is merged, and others that wait."""
 
 
 class Step(IntEnum):
@@ -130,7 +130,7 @@ class RecordMerge(wiring.Component):
 
         headers = [Signal(HEADER, name=name) for name in ("candidate_header", "kept_header")]
         m.submodules.waiting = waiting = memory.Memory(shape=HEADER, depth=BANKS, init=[])  # of candidates
-        put, get = waiting.write_port(), waiting.read_port()
+        put, get = waiting.write_port(), waiting.read_port(domain="comb")
         m.d.comb += [
             splitter.i.valid.eq(self.i.valid), splitter.i.p.eq(self.i.p), self.i.ready.eq(splitter.i.ready),
             splitter.i_command.p.rows.eq(1), splitter.i_command.p.beats.eq(self.beats), splitter.i_command.p.words.eq(self.words),
@@ -138,7 +138,8 @@ class RecordMerge(wiring.Component):
         ]
         if config.attention_runs:
             m.d.comb += [splitter.i_command.p.begins.eq(1), splitter.i_command.p.ends.eq(1)]
-        m.d.comb += [put.addr.eq(into), put.data.eq(splitter.o_header.p), put.en.eq(splitter.o_header.valid & ~kept)]
+        m.d.comb += [put.addr.eq(into), put.data.eq(splitter.o_header.p), put.en.eq(splitter.o_header.valid & ~kept),
+                     get.addr.eq(first)]
         with m.If(splitter.o_header.valid & kept):
             m.d.sync += headers[1].eq(splitter.o_header.p)
 
@@ -187,10 +188,8 @@ class RecordMerge(wiring.Component):
                     m.next = "RECORD"
                     with m.If(kept):
                         m.d.sync += comes.eq(0)
-        m.d.comb += get.addr.eq(first + takes)
-        m.d.sync += first.eq(first + takes)
         with m.If(takes):
-            m.d.sync += comes.eq(self.i_command.p.merges)
+            m.d.sync += [first.eq(first + 1), comes.eq(self.i_command.p.merges)]
         with m.FSM(name="merging"):
             with m.State("IDLE"):
                 m.d.comb += idle.eq(1)

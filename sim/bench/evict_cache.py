@@ -1,6 +1,7 @@
 """Bench of the controller of an evict + merge cache: it plays the reader and the writer of a memory."""
 
 import random
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +18,9 @@ from .unit import Items
 __all__ = ["EvictCacheBench"]
 
 ADDED, MERGED, DROPPED, REFUSED = range(4)
+
+HELD = 300
+"""Cycles that the last word of a packet may be late: longer than a decision and a write take."""
 
 
 class EvictCacheBench(RecordBench):
@@ -90,13 +94,14 @@ class EvictCacheBench(RecordBench):
         return self.pack((record.key, record.value, loaded_scale(record.key_scale), loaded_scale(record.value_scale)))
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
+        self.held = rng.choice((0, 0, HELD))
         self.failing = {rng.randrange(30) for _ in range(rng.choice((0, 2)))}
         heads = rng.sample(range(self.config.max_heads), 3)
         return self._trace(rng, 24, {heads[0]: 4, heads[1]: rng.randint(4, 7), heads[2]: self.slots})
 
     def boundary(self) -> Items:
         """The largest budget, reached; budgets, heads and counts that are not legal; a key of zeros."""
-        rng, last = random.Random(3), self.config.max_heads - 1
+        rng, last, self.held = random.Random(3), self.config.max_heads - 1, HELD
         self.failing = {1}
         items = self._trace(rng, self.slots + 6, {last: self.slots})
         for head, position, options in ((last, 0, {"budget": 3}), (last, 0, {"budget": self.slots + 1}), (last + 1, 0, {"budget": 8}),
@@ -115,14 +120,34 @@ class EvictCacheBench(RecordBench):
     def begin(self, stimulus: Items) -> None:
         self.memory: dict[int, int] = {}
         self.open: list[tuple[int, int]] = []  # writes that have not ended: next address, words left
-        self.writes = 0
+        self.due: deque[list] = deque()  # words of memory: cycles until they come, behind those before; word
+        self.writes = self.packets = self.fetched = self.answered = 0
+        self.last_packet: dict[int, int] = {}  # of each append at the budget, as they have been fetched
+
+    def offers(self) -> Items:
+        words = []
+        while self.due and not self.due[0][0]:
+            words.append(self.due.popleft()[1])
+        if self.due:
+            self.due[0][0] -= 1
+        return {"i_data": words}
+
+    def accepted(self, stream: str, payload: Any) -> Items:
+        self.packets += stream == "i_data" and payload["last"]
+        return {}
 
     def react(self, stream: str, payload: Any) -> Items:
         step = self.config.bus_bytes
         if stream == "o_fetch":
             address, beats = payload["address"], payload["beats"]
-            self._fetched(BurstCommand(address, beats))
-            return {"i_data": [{"data": self.memory[address + k * step], "last": int(k == beats - 1)} for k in range(beats)]}
+            self.last_packet[self._fetched(BurstCommand(address, beats))] = self.fetched
+            self.fetched += 1
+            for k in range(beats):
+                last = int(k == beats - 1)
+                self.due.append([last * self.held, {"data": self.memory[address + k * step], "last": last}])
+        if stream == "o_append" and payload["outcome"] in (MERGED, DROPPED):
+            assert self.packets > self.last_packet[self.answered], f"{payload} while words that it reads are due"
+            self.answered += 1
         if stream == "o_write":
             self.open.append((payload["address"], payload["beats"]))
         if stream == "o_data":
@@ -135,15 +160,17 @@ class EvictCacheBench(RecordBench):
                 return {"i_written": [{"error": int(self.writes - 1 in self.failing)}]}
         return {}
 
-    def _fetched(self, command: BurstCommand) -> None:
-        """Searches come in order, and so do targets: each behind its own search, and before the second search behind that."""
+    def _fetched(self, command: BurstCommand) -> int:
+        """For which append at the budget it is. Searches come in order, and so do targets: each behind its own search, and before the
+        second search behind that."""
         number, targets = self.targets[0] if self.targets else (len(self.searches), [])
         if targets and self.searched > 2 * number + 1 and command == targets[0]:
             self.targets.pop(0)
-            return
+            return number
         assert self.searched < len(self.searches) and self.searched < 2 * number + 4, f"{command} is not the next target, {targets}"
         assert command == self.searches[self.searched], f"{command} is neither {self.searches[self.searched]} nor a target, {targets}"
         self.searched += 1
+        return (self.searched - 1) // 2
 
     def expected(self, stimulus: Items) -> Items:
         golden = EvictController(self.config.max_heads, self.slots, record_beats=self.record_beats, head_stride=self.head_stride,
@@ -193,7 +220,7 @@ class EvictCacheBench(RecordBench):
         return {"error": int(self.error)}
 
     def latency_stimulus(self) -> Items:
-        self.failing = set()
+        self.failing, self.held = set(), 0
         self.records = [Record(np.arange(self.head_dim), np.arange(self.head_dim), (1 << 15, 0), (1 << 15, 0))]
         return {"i_request": [self._request(0, 0, write=1, budget=4), self._request(0, 0), self._request(0, 0)], "i_weights": [],
                 "i_record": self._packets(self.records)}

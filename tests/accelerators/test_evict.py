@@ -5,6 +5,7 @@ import random
 
 import pytest
 from llmrtl.accelerators.attention.weights import AttentionWeights
+from llmrtl.accelerators.cache import evict_cache, evict_decisions
 from llmrtl.accelerators.cache.evict_cache import EvictCache
 from llmrtl.accelerators.cache.evict_scores import EvictScores, evict_slots
 from llmrtl.accelerators.cache.record_merge import RecordMerge
@@ -12,8 +13,11 @@ from llmrtl.accelerators.cache.similar import SimilarKey
 from llmrtl.accelerators.presets import preset
 from llmrtl.rtl_gen.emit import emit
 from llmrtl.rtl_gen.lint import lint
-from llmrtl.sim.bench.evict_cache import EvictCacheBench
+from llmrtl.sim.bench.evict import RecordMergeBench
+from llmrtl.sim.bench.evict_cache import HELD, EvictCacheBench
 from llmrtl.sim.bench.runner import run_bench
+
+from ..sim.mutants import mutant, put_in
 
 EDGE = preset("edge")
 KV16 = dataclasses.replace(EDGE, kv_bits=16)
@@ -70,10 +74,47 @@ def test_other_configurations(component, bench, name, tmp_path):
     assert report.ok, str(report)
 
 
+class HeldTrace(EvictCacheBench):
+    """The last word of each packet comes late."""
+
+    def stimulus(self, rng, case):
+        items = super().stimulus(rng, case)
+        self.held = HELD
+        return items
+
+
+@pytest.mark.bench
+def test_an_append_that_is_answered_before_its_rows_have_come_is_found(tmp_path, monkeypatch):
+    """The token of one that is dropped would be written when the last row's key has been seen."""
+    config = preset("tiny")
+    put_in(evict_cache, mutant(evict_decisions, " & (self.come != 0)", ""), monkeypatch)
+    report = run_bench(emit(evict_cache.EvictCache(config), "evict_cache", config), f"{__name__}:HeldTrace", "verilator", seed=5,
+                       folder=tmp_path, cases=["back_to_back"])
+    assert not report.ok and "while words that it reads are due" in str(report)
+
+
+class ShortRecords(RecordMergeBench):
+    """Of a beat of K that has the header, and one of V: the candidate's header is there when its record ends."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.head_dim, self.beats = config.kv_lanes // 2, 1
+        self.record_beats = 2
+
+
+@pytest.mark.bench
+def test_records_of_two_beats_are_merged(tmp_path):
+    config = OTHERS["wide"]
+    report = run_bench(emit(RecordMerge(config), "record_merge", config), f"{__name__}:ShortRecords", "verilator", seed=5,
+                       folder=tmp_path)
+    assert report.ok, str(report)
+
+
 class LongTrace(EvictCacheBench):
     """A thousand tokens, most of them beyond the budget."""
 
     def stimulus(self, rng, case):
+        self.held = 0
         self.failing = {rng.randrange(3000) for _ in range(5)}
         heads = rng.sample(range(self.config.max_heads), 4)
         return self._trace(rng, 1000, {heads[0]: 4, heads[1]: 5, heads[2]: 7, heads[3]: 12})

@@ -370,7 +370,7 @@ UNSTABLE = {  # what is offered changes or falls: the unit, where its part is lo
                               "self.o.p.slot.eq(Mux(self.i.valid, best.slot, current.slot))"),
     "an append is answered over the one before": ("evict_cache", evict_cache, evict_bursts, "free.eq(given.ready | ~given.valid)",
                                                   "free.eq(1)"),
-    "a burst gives way to data": ("evict_cache", evict_cache, evict_bursts, "what != Burst.TOKEN, kinds.ready & records.ready",
+    "a burst gives way to data": ("evict_cache", evict_cache, evict_bursts, "what != Burst.TOKEN, kinds.ready ",
                                   "what != Burst.TOKEN, ~cache.i_data.valid"),
     "a read of memory is withdrawn": ("host_link", link, link.link, "m.d.comb += reader.i_command.valid.eq(1)",
                                       "m.d.comb += reader.i_command.valid.eq(~self.i_token.valid)"),
