@@ -139,6 +139,7 @@ class EvictScores(wiring.Component):
         command, slot = Signal.like(self.i_command.p), Signal(range(self.slots + 1))
         updates, scans, merges, places = Signal(), Signal(), Signal(), Signal()
         settles, covers = Signal(2), Signal()  # whether each row that may go was looked at
+        self._settles = settles  # for the proof of ``o``
         m.d.comb += read.addr.eq(Cat(slot[:-1], command.head))
 
         # An entry, two registers behind its address; then what it becomes; then the score of that.

@@ -162,6 +162,7 @@ class Operation(wiring.Component):
         config, expert = self.config, self.i.p
         low = (config.lanes - 1).bit_length()
         bank, down = self.bank, Signal()
+        self._down = down  # for the proof of ``o_run``
         # Words of a matrix: rows * words of a row = lanes * hidden_words * slice_words, twice for gate and up.
         blocks = Pipeline(m).multiply(expert.hidden_words, expert.slice_words)
         tiles = (self.i_tokens.p.tokens + (config.token_lanes - 1)) >> (config.token_lanes.bit_length() - 1)

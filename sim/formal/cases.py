@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ...accelerators.attention.merge import PartialMerge
 from ...accelerators.cache.addresses import RowAddresses
 from ...accelerators.cache.append import RecordPacker
 from ...accelerators.cache.evict_formats import Outcome
@@ -12,9 +13,6 @@ from ...accelerators.cache.paged_formats import SequenceCommand
 from ...accelerators.cache.select import TopSelect
 from ...accelerators.cache.swap_formats import SwapCommand
 from ...accelerators.cache.window import WindowCache
-from ...accelerators.control.batch_frontend import BatchFrontEnd
-from ...accelerators.control.frontend import FrontEnd
-from ...accelerators.control.frontend_ports import settings
 from ...accelerators.memory.bursts import BurstSplitter
 from ...accelerators.memory.replay import ReplayBuffer
 from ...accelerators.presets import preset
@@ -22,11 +20,12 @@ from ...accelerators.streams import Downsizer, Gearbox, Join, Queue, Relay, Stre
 from .contract import StreamContract
 from .controllers import AddressContract, CreditContract, MoverContract, PoolContract, SelectContract, WindowContract
 from .evict import EvictContract
+from .joining import MergeContract, QueueContract
 from .memory import SHORT, ReaderContract, WriterContract
 from .paged import LookupContract, PagedAnswerContract, PagedContract
 from .responses import RecordContract, RowContract
 from .swap import SlotContract, SwapAnswerContract, SwapContract
-from .units import BOUNDED, FEWER, INDUCTIVE, KNOWN, MORE_STEPS, SMALLER, unit_contract
+from .units import FEWER, INDUCTIVE, KNOWN, MORE_STEPS, known_contract, unit_contract
 from .wiring import (
     ArbiterContract,
     ForkContract,
@@ -64,9 +63,6 @@ class Case:
 
 
 _TINY = preset("tiny")
-_WIDE = replace(_TINY, bus_bits=512, vector_lanes=4, tables=128)
-_SERVING = replace(_WIDE, cache="paged", sequences=2, max_context=32)
-"""A word of the program is a whole instruction: few cycles come to reads of its data."""
 
 
 def _positions(count: int):
@@ -91,6 +87,8 @@ CASES = {
     "relay": Case(lambda: StreamContract(Relay(4, 2)), "induction", 4),
     "relay_order": Case(lambda: StreamContract(Relay(2, 1), order=("i", "o"), answered=8, items=8), "bounded", 12, slow=True),
     "credit_queue": Case(lambda: CreditContract(3), "bounded", 12, slow=True),
+    "queue_places": Case(lambda: QueueContract(Queue(1, 3)), "induction", 2),
+    "queue_places_of_four": Case(lambda: QueueContract(Queue(1, 4)), "induction", 2),
     "fork": Case(lambda: ForkContract(3), "bounded", 8),
     "join": Case(lambda: StreamContract(Join({"a": 2, "b": 3})), "induction", 2, slow=True),
     "steer": Case(lambda: StreamContract(Steered()), "induction", 2, slow=True),
@@ -128,6 +126,7 @@ CASES = {
     "window_cache_streams": Case(lambda: StreamContract(WindowCache(_positions(8))), "induction", 2),
     "top_select": Case(lambda: StreamContract(TopSelect(3, 2)), "induction", 4, slow=True),
     "top_select_answers": Case(lambda: SelectContract(2, 1, within=TopSelect(2, 1).latency, answered=16), "bounded", 24, slow=True),
+    "attention_merge_words": Case(lambda: MergeContract(PartialMerge(preset("tiny_modes"))), "bounded", 18, slow=True),
     "block_pool_owners": Case(lambda: PoolContract(2), "bounded", 12),
     "paged_cache_streams": Case(lambda: StreamContract(PagedCache(_positions(4), sequences=2, block_size=2, blocks=2)), "induction",
                                 2, slow=True),
@@ -141,8 +140,6 @@ CASES = {
                                 slow=True),
     "evict_cache_adds": Case(lambda: EvictContract(Outcome.ADDED, within=15, taken=15), "bounded", 22, slow=True),
     "evict_cache_refuses": Case(lambda: EvictContract(Outcome.REFUSED, within=17, taken=15), "bounded", 23, slow=True),
-    "front_end": Case(lambda: StreamContract(FrontEnd(_WIDE), still=tuple(settings(_WIDE))), "bounded", 20, slow=True),
-    "batch_front_end": Case(lambda: StreamContract(BatchFrontEnd(_SERVING), still=tuple(settings(_SERVING))), "bounded", 26, slow=True),
     "swap_controller": Case(SwapContract, "bounded", 30, slow=True),
     "swap_controller_slots": Case(lambda: SlotContract(40), "bounded", 40, slow=True),
     "swap_controller_answers": Case(SwapAnswerContract, "bounded", 34, slow=True),
@@ -153,10 +150,9 @@ CASES = {
 }
 _UNITS: dict[str, tuple[Callable[[], StreamContract], str, int]] = {
     **{unit: (partial(unit_contract, unit), "induction", 2) for unit in INDUCTIVE},
-    **{unit: (contract, "induction", 2) for unit, contract in (FEWER | KNOWN).items()},
+    **{unit: (contract, "induction", 2) for unit, contract in FEWER.items()},
     **{unit: (partial(unit_contract, unit), "induction", steps) for unit, steps in MORE_STEPS.items()},
-    **{unit: (partial(unit_contract, unit), "bounded", depth) for unit, depth in BOUNDED.items()},
-    **{unit: (contract, "bounded", depth) for unit, (contract, depth) in SMALLER.items()},
+    **{unit: (partial(known_contract, unit), "induction", steps) for unit, (_, steps) in KNOWN.items()},
 }
 CASES |= {name: Case(*proof, slow=name not in _FAST)
           for unit, proof in _UNITS.items() for name in (f"unit_{unit}".replace(" ", "_"),)}

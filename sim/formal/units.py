@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from amaranth.lib import wiring
 
-from ...accelerators.cache.evict_scores import EvictScores
 from ...accelerators.presets import preset
 from ...rtl_gen.registry import AT, UNITS, build
 from .contract import StreamContract
+from .core import CoreContract
 from .evict import evict_streams
 from .invariants import DeviceContract, HostLinkContract, TokenListContract
+from .joining import JoiningContract
+from .machines import DigitContract, ExecutorContract, FrontEndContract, ScalarContract, ScoresContract
 
-__all__ = ["BOUNDED", "FEWER", "INDUCTIVE", "KNOWN", "MORE_STEPS", "SMALLER", "UNPROVED", "unit_contract"]
+__all__ = ["FEWER", "INDUCTIVE", "KNOWN", "MORE_STEPS", "known_contract", "unit_contract"]
 
 INDUCTIVE = (
     "burst_writer", "write_arbiter", "sdram_controller", "pow2_negative", "attention_scores", "attention_lane_table",
@@ -31,15 +34,6 @@ INDUCTIVE = (
 MORE_STEPS = {"registers": 3, "expert_coprocess": 5, "expert_dispatch": 5, "similar_key": 5}
 """Units proved by induction of so many steps: the pipelines before the port run empty in them."""
 
-BOUNDED = {"attention_joining": 10, "divider": 18, "square_root": 30, "scalar_unit": 10}
-"""Units proved for so many cycles after reset: it takes states that cannot be reached to break the rule."""
-
-SMALLER: dict[str, tuple[Callable[[], StreamContract], int]] = {
-    "executor": (lambda: unit_contract("executor", still=("magnitudes", "top_exponents", "inverse_temperature")), 15),
-    "evict_scores": (lambda: StreamContract(EvictScores(2, 4, 16)), 10),
-}
-"""Proved likewise, of fewer places, or with plain inputs that stand still."""
-
 _VECTORS = replace(preset("tiny"), chunks=2, token_lanes=3, vector_memory=8)
 FEWER: dict[str, Callable[[], StreamContract]] = {
     "vector_memory": lambda: StreamContract(build("vector_memory", _VECTORS)),
@@ -50,16 +44,17 @@ FEWER: dict[str, Callable[[], StreamContract]] = {
 """Proved by induction of two steps, of fewer places (four words in each slot, of two chunks of two banks; four rows of two heads), or
 with plain inputs that stand still."""
 
-KNOWN: dict[str, Callable[[], StreamContract]] = {
-    "token_list": lambda: TokenListContract(_built("token_list")),
-    "host_link": lambda: HostLinkContract(_built("host_link")),
-    "expert_device": lambda: DeviceContract(_built("expert_device")),
+KNOWN: dict[str, tuple[Callable[[Any], StreamContract], int]] = {
+    "token_list": (TokenListContract, 2), "host_link": (HostLinkContract, 2), "expert_device": (DeviceContract, 2),
+    "divider": (DigitContract, 2), "square_root": (DigitContract, 2), "scalar_unit": (ScalarContract, 2),
+    "attention_joining": (JoiningContract, 2),
+    "evict_scores": (ScoresContract, 5), "executor": (ExecutorContract, 2), "front_end": (FrontEndContract, 2),
+    "batch_front_end": (FrontEndContract, 2),
+    **{f"front_end at tiny_{cache}": (FrontEndContract, 2) for cache in ("window", "evict", "retrieval")},
+    "expert_core": (CoreContract, 3), "expert_attention": (CoreContract, 4),
 }
-"""Proved by induction of two steps, by contracts that also say, and prove, what is so in all states that can be reached, or take parts
-for any that keep the rules."""
-
-UNPROVED = dict.fromkeys(("expert_core", "expert_attention"), "a whole of units that are proved")
-"""Units whose streams no proof covers, and why: the protocol checker of their benches does."""
+"""Proved by induction of so many steps, by contracts that also say, and prove, what is so in all states that can be reached, or take
+parts for any that keep the rules."""
 
 
 def _built(name: str) -> wiring.Component:
@@ -72,3 +67,8 @@ def _built(name: str) -> wiring.Component:
 def unit_contract(name: str, **options) -> StreamContract:
     """Of a registered unit, with the smallest of its presets, or of ``UNIT at PRESET``."""
     return StreamContract(_built(name), **options)
+
+
+def known_contract(name: str) -> StreamContract:
+    """Of one of ``KNOWN``."""
+    return KNOWN[name][0](_built(name))
