@@ -62,8 +62,8 @@ class EvictCache(wiring.Component):
     o_write : Out(stream of BURST_COMMAND); o_data : Out(stream of word_layout); i_written : In(stream of {error})
         Of a writer: commands, their words, one answer for each.
     o_append : Out(stream of append_layout)
-        One for each write request, when everything has been written. ``target`` counts with MERGED, ``slot`` does not with REFUSED,
-        ``tokens`` is 0 with ADDED and REFUSED.
+        One for each write request, when everything has been written, and all that it reads has come. ``target`` counts with MERGED,
+        ``slot`` does not with REFUSED, ``tokens`` is 0 with ADDED and REFUSED.
     sinks, recent : In(20)
         First positions, and last ones before a new token, that are never the candidate.
     threshold : In(13)
