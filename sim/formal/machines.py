@@ -99,8 +99,8 @@ class ExecutorContract(_MachineContract):
 
 
 class FrontEndContract(_MachineContract):
-    """Of one chunk in flight: no descriptor is read behind the program's END, nor until a step has its tokens. While rows are offered
-    that appends had to come before, no append is done: the executor waits for the rows. What the host sets stands still."""
+    """Of one chunk in flight: no descriptor is read behind the program's END, nor until a step has its tokens. Of the executor it is
+    assumed that no append is done while rows are offered that appends had to come before; what the host sets stands still."""
 
     component: FrontEnd
 

@@ -22,8 +22,9 @@ def table() -> str:
 
 
 def contracts_text() -> str:
-    """What each contract says, from its docstring."""
-    kinds = dict.fromkeys(type(case.contract()) for case in CASES.values())
+    """What each contract says, and each that one refers to, from its docstring."""
+    kinds = dict.fromkeys(kind for case in CASES.values() for kind in reversed(type(case.contract()).__mro__)
+                          if issubclass(kind, StreamContract) and not kind.__name__.startswith("_"))
     return "\n".join(f"* **{kind.__name__}**: " + " ".join(_promise(kind).split()) for kind in kinds if kind is not StreamContract)
 
 

@@ -58,7 +58,7 @@ REACHED = (("swap_controller_answers", "command"), ("swap_controller_answers", "
 
 
 NOT_ALL = ("window_cache", "paged_", "evict_", "swap_controller_")
-"""Bounded proofs that do not come to every stream: what gives some is left out, or nobody stalls, but for the last."""
+"""Bounded proofs that do not come to every stream: what gives some is left out, or nobody stalls."""
 
 
 def folder(*names: str) -> str:
