@@ -84,14 +84,13 @@ class EvictCache(wiring.Component):
     append takes, with a memory that answers at once (``tests/sim/test_cache_port.py``), cycles to the next one::
 
         below the budget    max(record_beats, 4)
-        dropped             (budget + 1) * record_beats + 1     to the same head: record_beats + 25 + decided more
-        merged              (budget + 2) * record_beats + 1     2 * record_beats + 41 + decided and RecordMerge's latency more
+        dropped             (budget + 1) * record_beats + 1     to the same head: max(record_beats, budget - 1) + 25 + decided more
+        merged              (budget + 2) * record_beats + 1     max(record_beats, 20) + 46 + decided + RecordMerge.passes(words) more
 
-    ``decided``: from the last beat of the rows to ``SimilarKey``'s answer, its ``latency`` less the row's beats of V, ``compare - 1``
-    more if the last row is compared, as much less if it does not count, at least -1. Records shorter than ``compare`` beats take
-    ``compare`` cycles for each row that is compared; a merge takes ``RecordMerge``'s interval at least. Which row goes is known if all
-    rows had weights since the append before (``scores``). Else it is searched for, ``budget + 6`` cycles, while rows of another head
-    come.
+    ``decided``: from the last beat of the rows to ``SimilarKey``'s answer, its ``latency`` less the row's beats of V, at least -1.
+    Where less is read: RecordMerge's interval for each that is merged, and for two of any kind what one of them reads and 32 cycles.
+    Which row goes is known if all rows had weights since the append before (``scores``). Else it is searched for while rows of another
+    head come, ``budget + 6`` cycles.
     """
 
     interval = None
@@ -186,7 +185,7 @@ class EvictCache(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [idle.eq(1), self.i_request.ready.eq(1)]
-                m.d.sync += [request.eq(self.i_request.p), tokens.eq(0), outcome.eq(Outcome.ADDED)]
+                m.d.sync += [request.eq(self.i_request.p), outcome.eq(Outcome.ADDED)]
                 with m.If(self.i_request.valid):
                     m.next = "LOAD"
             with m.State("LOAD"):

@@ -5,10 +5,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..checks import check_int
+from ..numerics.chords import CHORD_STAGES, LOG2E, LOG2E_BITS, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from ..numerics.pipelined import unsigned_product
 from ..pipeline import Pipeline
 from ..streams import CreditQueue
-from .chords import CHORD_STAGES, LOG2E, LOG2E_BITS, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from .config import ExpertConfig, Format
 from .rounding import ROUND_STAGES, SCALE, round_magnitude, tagged_pipeline
 

@@ -7,11 +7,11 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..checks import check_int
+from ..numerics.chords import CHORD_STAGES, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from ..numerics.normalizer import leading_zeros
 from ..numerics.pipelined import magnitude, unsigned_product
 from ..pipeline import Pipeline
 from ..streams import ROUND_TRIP, CreditQueue, connect
-from .chords import CHORD_STAGES, POWER_BITS, RECIPROCAL_BITS, U_BITS, power, reciprocal
 from .config import ExpertConfig, Format
 from .gemm import elements, exact_product
 from .rounding import ROUND_STAGES, round_magnitude

@@ -87,7 +87,7 @@ class SimilarKeyBench(RecordBench):
         return self._items(searches)
 
     def boundary(self) -> Items:
-        """Largest sums; ties; no row; one that does not count; a cosine that is the threshold to the digit; all slots."""
+        """Largest sums; ties; no row; one that does not count; a cosine that is the threshold; all slots."""
         top, zero = np.full(self.head_dim, -128), np.zeros(self.head_dim, np.int64)
         three, five, other = zero.copy(), zero.copy(), zero.copy()
         three[:2], five[:2] = (3, 0), (3, 4)  # cosine 3/5
@@ -112,7 +112,7 @@ class SimilarKeyBench(RecordBench):
         return {"o": items}
 
     def latency_stimulus(self) -> Items:
-        key = np.arange(1, self.head_dim + 1)
+        key = np.arange(1, self.head_dim + 1) % 128
         return self._items([(key, [*[-key] * 8, key], 3)])
 
     def measure(self, trace: Trace) -> dict[str, int]:
@@ -182,4 +182,4 @@ class RecordMergeBench(RecordBench):
 
     def figures(self, attributes: Mapping[str, Any]) -> Mapping[str, int]:
         latency = attributes["latency"]
-        return {"latency": latency["ahead"] + latency["fixed"] + latency["word"] * (self.head_dim // self.config.vector_lanes)}
+        return {"latency": latency["command"] + latency["word"] * (self.head_dim // self.config.vector_lanes)}

@@ -20,18 +20,18 @@ __all__ = ["FEWER", "INDUCTIVE", "KNOWN", "MORE_STEPS", "known_contract", "unit_
 INDUCTIVE = (
     "burst_writer", "write_arbiter", "sdram_controller", "pow2_negative", "attention_scores", "attention_lane_table",
     "attention_row_splitter", "attention_softmax", "attention_mix", "attention_finish", "attention_merge", "fp16_packer",
-    "fp16_splitter", "attention_part_packer", "attention_parting", "attention_reduce", "window_cache", "paged_cache", "value_deviation",
-    "top_share", "recompute_list", "block_means", "block_scores", "block_retrieval", "record_merge", "attention_weights", "normalizer",
-    "step_scale", "norm_quantize", "rope", "residual_add", "glu", "align", "embedding", "head", "sampler", "ternary_feeder",
-    "ternary_table", "ternary_lanes", "ternary_direct", "ternary_accumulators", "expert_gemm", "expert_rounder", "expert_memory",
-    "expert_streamer", "uart_receiver", "ternary_engine", "expert_activation", "expert_combine", "expert_router",
-    "expert_selector", "expert_decoder", "expert_sequencer", "expert_softmax", "expert_unit", "attention",
-    "attention_split",
+    "fp16_splitter", "attention_part_packer", "attention_parting", "attention_reduce", "window_cache", "paged_cache",
+    "value_deviation", "top_share", "recompute_list", "block_means", "block_scores", "block_retrieval", "record_merge",
+    "attention_weights", "similar_key", "normalizer", "step_scale", "norm_quantize", "rope", "residual_add", "glu", "align",
+    "embedding", "head", "sampler", "ternary_feeder", "ternary_table", "ternary_lanes", "ternary_direct", "ternary_accumulators",
+    "expert_gemm", "expert_rounder", "expert_memory", "expert_streamer", "uart_receiver", "ternary_engine", "expert_activation",
+    "expert_combine", "expert_router", "expert_selector", "expert_decoder", "expert_sequencer", "expert_softmax", "expert_unit",
+    "attention", "attention_split",
     *(f"{unit} at tiny_short" for unit in ("attention_scores", "attention_lane_table", "attention_softmax", "attention_mix")),
 )
 """Units proved by induction of two steps: the rule follows from the registers before the port, whatever stands in all others."""
 
-MORE_STEPS = {"registers": 3, "expert_coprocess": 5, "expert_dispatch": 5, "similar_key": 5}
+MORE_STEPS = {"registers": 3, "expert_coprocess": 5, "expert_dispatch": 5}
 """Units proved by induction of so many steps: the pipelines before the port run empty in them."""
 
 _VECTORS = replace(preset("tiny"), chunks=2, token_lanes=3, vector_memory=8)

@@ -9,11 +9,16 @@ many ``tokens`` it stands for. With the weights w of an attention over the head'
 
 A token that comes when B rows are there takes the row of the *candidate*: the row with the smallest score, of equal ones the first,
 except those of the first ``sinks`` positions and of the last ``recent`` ones before the new token. The candidate is merged into the
-most similar row or dropped (EMS's class 0). Similarity is the cosine between stored keys, in which scales cancel::
+most similar row or dropped (EMS's class 0). Similarity is the cosine between stored keys, in which scales cancel. It is compared in
+logarithms, so a row's is a number that does not depend on other rows (``chords.py``: L, 18 fraction bits, off by less than 2**-17)::
 
     d_i = sum c_j k_ij     n_i = sum k_ij ** 2               c: candidate, k_i: row i
-    best: d_i > 0 and the largest d_i**2 / n_i, of equal ones the first row
-    merges: d**2 * 2**24 >= threshold**2 * n_c * n           threshold in 12 fraction bits; above 1 it is never reached
+    s_i = 2 * L(d_i) - L(n_i)                                log2 of d_i**2 / n_i, which is cosine**2 * n_c
+    best: d_i > 0 and the largest s_i, of equal ones the first row
+    merges: s >= 2 * (L(threshold) - 12) + L(n_c)            threshold in 12 fraction bits; 0 counts as 1
+
+So cosines that differ by less than a part in 30,000 may count as equal (twice ``COSINE_ERROR``). But equal keys are equally similar, a
+key has cosine 1 with itself, and above 1 a threshold is never reached.
 
 A merged row is the mean of both, by the tokens they stand for (``merged_vector``), at the position of the row that it was merged into.
 It is quantized to int8, and with ``kv_storage = "int4"`` then stored in 4 bits like any vector; c and k_i are what is stored.
@@ -27,10 +32,11 @@ import numpy as np
 
 from ...accelerators.config import THRESHOLD_FRACTION
 from .cache import DROPPED_BITS, stored_scale
+from .chords import LOGARITHM_BITS, LOGARITHM_ERROR, logarithm
 from .numerics import Scalar, round_shift
 
-__all__ = ["DECAY", "EMPHASIS", "GLOBAL_MAX", "ONE", "WEIGHT_FRACTION", "Append", "Entry", "EvictHead", "Record", "Scores",
-           "loaded_scale", "merged_record", "merged_vector", "most_similar", "reaches"]
+__all__ = ["COSINE_ERROR", "DECAY", "EMPHASIS", "GLOBAL_MAX", "ONE", "WEIGHT_FRACTION", "Append", "Entry", "EvictHead", "Record",
+           "Scores", "loaded_scale", "merged_record", "merged_vector", "most_similar", "reaches"]
 
 WEIGHT_FRACTION = 16
 """Fraction bits of an attention weight."""
@@ -39,6 +45,9 @@ GLOBAL_MAX = (1 << 32) - 1
 
 ONE = 1 << THRESHOLD_FRACTION
 """A threshold of 1: above it no key is similar."""
+
+COSINE_ERROR = 2 * LOGARITHM_ERROR
+"""More than a cosine is off, in parts of it: half of three logarithms, to base e."""
 
 DECAY, EMPHASIS = 4, 4
 
@@ -96,28 +105,26 @@ class Scores:
         self.entries[slot:slot + 1] = [Entry(0, 0, position, 1)]
 
 
+def similarity(dots: np.ndarray | int, norms: np.ndarray | int) -> np.ndarray:
+    """``2 * L(d) - L(n)`` of dot products above 0 and of norms, in ``LOGARITHM_BITS`` fraction bits."""
+    return 2 * logarithm(dots) - logarithm(norms)
+
+
 def most_similar(candidate: np.ndarray, keys: np.ndarray, skip: int | None = None) -> int | None:
     """The row whose key has the largest cosine with the candidate's, if one is above 0; row ``skip`` does not count."""
     keys = keys.astype(np.int64)
     dots = keys @ candidate.astype(np.int64)
-    norms = np.einsum("ij,ij->i", keys, keys)
-    if skip is not None and skip < len(dots):
-        dots[skip] = 0
-    ratios = np.where(dots > 0, dots, 0).astype(np.float64) ** 2 / np.maximum(norms, 1)
-    if not ratios.max(initial=0):
+    rows = [slot for slot in np.flatnonzero(dots > 0).tolist() if slot != skip]
+    if not rows:
         return None
-    near = np.flatnonzero(ratios >= ratios.max() * (1 - 1e-9)).tolist()  # floating point only finds who may be best
-    best = near[0]
-    for slot in near[1:]:
-        if int(dots[slot]) ** 2 * int(norms[best]) > int(dots[best]) ** 2 * int(norms[slot]):
-            best = slot
-    return best
+    return rows[int(similarity(dots[rows], (keys[rows] ** 2).sum(1)).argmax())]
 
 
 def reaches(a: np.ndarray, b: np.ndarray, threshold: int) -> bool:
     """Whether the cosine of two keys, above 0, reaches ``threshold / ONE``."""
-    dot, norms = int(a @ b), int(a @ a) * int(b @ b)
-    return dot > 0 and dot ** 2 << 2 * THRESHOLD_FRACTION >= threshold ** 2 * norms
+    dot = int(a @ b)
+    limit = 2 * (logarithm(max(threshold, 1)) - (THRESHOLD_FRACTION << LOGARITHM_BITS))
+    return dot > 0 and bool(similarity(dot, b @ b) >= limit + logarithm(a @ a))
 
 
 @dataclass(frozen=True)

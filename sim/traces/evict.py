@@ -21,6 +21,10 @@ from .records import Judgement, Place, Trace, Wrong
 __all__ = ["EvictTrace", "ListModel", "ListRow", "StoredRecord", "merge_error", "real"]
 
 MOST_GLOBAL = 2 ** 32 - 1
+
+SAME = Fraction(1, 20_000)
+"""Squared cosines that differ by less, in parts of them, may be the same to a cache, but for those of equal keys: six logarithms that
+are off by less than 2**-17."""
 HEADER = struct.Struct("<HhHh")
 
 
@@ -126,13 +130,18 @@ class ListModel:
         dots, norms = (keys @ key).tolist(), (keys * keys).sum(axis=1).tolist()
         squares = [Fraction(dot * dot, norm) if dot > 0 and row is not victim else Fraction(0)
                    for dot, norm, row in zip(dots, norms, self.rows, strict=True)]  # cosines, times the candidate's length
-        best = max(squares)
-        similar = best and best * 2 ** (2 * THRESHOLD_FRACTION) >= self.threshold ** 2 * int(key @ key)
-        wanted = squares.index(best) if similar else None
-        check(target == wanted, f"row {slot} goes into {target}, not {wanted}")
+        best, limit = max(squares), Fraction(max(self.threshold, 1) ** 2 * int(key @ key), 4 ** THRESHOLD_FRACTION)
         if target is None:
+            itself = self.threshold <= 1 << THRESHOLD_FRACTION and any(
+                row is not victim and np.array_equal(row.record.key, key) for row in self.rows)
+            check(not best or (best * (1 - SAME) < limit and not itself), f"row {slot} is dropped, {squares.index(best)} is similar")
             self.gone += victim.members
         else:
+            near = squares[target] * (1 + SAME)
+            check(squares[target] and near >= best, f"row {slot} goes into {target}, {squares.index(best)} is more similar")
+            check(near >= limit and self.threshold <= 1 << THRESHOLD_FRACTION, f"row {slot} goes into {target}, which is not similar")
+            first = list(zip(dots, norms, squares, strict=True)).index((dots[target], norms[target], squares[target]))
+            check(target == first, f"row {slot} goes into {target}, {first} is as similar")
             self.merge(self.rows[target], victim, stored)
         self.rows[slot] = ListRow(position, new)
 

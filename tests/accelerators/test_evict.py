@@ -1,6 +1,7 @@
 """Evict + merge cache: what its units refuse, other configurations, a long trace on the emitted Verilog."""
 
 import dataclasses
+import itertools
 import random
 
 import pytest
@@ -46,11 +47,13 @@ def test_slots_are_a_quarter_of_the_context(context, slots):
     assert evict_slots(dataclasses.replace(EDGE, max_context=context)) == slots
 
 
-def test_digits_of_a_comparison_are_as_wide_as_the_rows_are_short():
-    """Of 21 or 22 bits of a norm: a comparison takes no longer than the longest record comes, or digits are a multiplier's."""
-    for name, digit_bits in (("tiny", 1), ("edge", 2), ("kv260", 18)):
-        unit, config = SimilarKey(preset(name)), preset(name)
-        assert unit.digit_bits == digit_bits and (digit_bits == 18 or unit.compare <= config.max_record_beats)
+@pytest.mark.parametrize(("name", "rows"), [("tiny", 2), ("edge", 6), ("kv260", 16)])
+def test_rows_from_which_on_a_merge_takes_no_longer_than_its_search(name, rows):
+    """Fewest ones, with the longest records."""
+    config = preset(name)
+    words = config.max_head_dim // config.vector_lanes
+    merge = max(words + 64, RecordMerge(config).passes(words) + 6)
+    assert rows == next(budget for budget in itertools.count(2) if (budget + 2) * config.max_record_beats + 1 >= merge)
 
 
 OTHERS = {

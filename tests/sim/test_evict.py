@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from llmrtl.sim.golden.cache import stored_scale
-from llmrtl.sim.golden.evict import ONE, EvictHead, Record, merged_vector, most_similar, reaches
+from llmrtl.sim.golden.chords import LOGARITHM_BITS, LOGARITHM_ERROR, logarithm
+from llmrtl.sim.golden.evict import COSINE_ERROR, ONE, EvictHead, Record, merged_vector, most_similar, reaches
 from llmrtl.sim.golden.numerics import Scalar
 from llmrtl.sim.golden.weights import attention_weights
 from llmrtl.sim.traces.evict import ListModel, merge_error, real
@@ -38,20 +39,48 @@ def test_merged_vector_is_the_mean(seed):
         assert np.abs(real(q, stored_scale(scale)) - mean).max() <= merge_error(float(scale), scales, tokens), (vectors, scales, tokens)
 
 
+def test_logarithms():
+    """Of all norms and dot products that there can be of 128 elements."""
+    x = np.arange(1, 1 << 21)
+    exact = np.log2(x)
+    off = logarithm(x) / 2 ** LOGARITHM_BITS - exact
+    assert np.abs(off).max() < LOGARITHM_ERROR and (np.diff(logarithm(x)) >= 0).all()
+    assert (logarithm(2 ** np.arange(53)) == np.arange(53) << LOGARITHM_BITS).all()
+    assert (logarithm(2 * x) - logarithm(x) == 1 << LOGARITHM_BITS).all()
+    large = np.random.default_rng(0).integers(1 << 21, 1 << 52, 100_000)
+    assert np.abs(logarithm(large) / 2 ** LOGARITHM_BITS - np.log2(large)).max() < LOGARITHM_ERROR
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_most_similar_is_the_largest_cosine(seed):
+    """To ``COSINE_ERROR``, which no step of the threshold sees."""
     rng = np.random.default_rng(seed)
     for size in (1, 5, 40):
         most = int(rng.choice([1, 3, 127]))
         keys, candidate = rng.integers(-most, most + 1, (size, 4)), rng.integers(-most, most + 1, 4)
-        squares = [Fraction(int(d) ** 2, int(n)) if d > 0 else 0 for d, n in zip(keys @ candidate, (keys ** 2).sum(1), strict=True)]
+        dots, norms = (keys @ candidate).tolist(), (keys ** 2).sum(1).tolist()
+        squares = [Fraction(d ** 2, n) if d > 0 else Fraction(0) for d, n in zip(dots, norms, strict=True)]
         slot = most_similar(candidate, keys)
-        assert slot == (squares.index(max(squares)) if max(squares) else None)
+        assert (slot is None) == (not max(squares))
         if slot is not None:
-            cosine = candidate @ keys[slot] / np.sqrt(float((candidate @ candidate) * (keys[slot] @ keys[slot])))
-            assert reaches(candidate, keys[slot], max(0, int(cosine * ONE) - 1))
-            assert not reaches(candidate, keys[slot], int(cosine * ONE) + 2)
+            assert squares[slot] >= max(squares) * (1 - 2 * Fraction(COSINE_ERROR)) ** 2
+            same = [row for row in range(size) if (dots[row], norms[row]) == (dots[slot], norms[slot])]
+            assert slot == same[0]
+            cosine = np.sqrt(float(squares[slot] / int(candidate @ candidate)))
+            below = int(cosine * (1 - COSINE_ERROR) * ONE)
+            assert not below or (reaches(candidate, keys[slot], below) and reaches(candidate, keys[slot], 0))
+            assert not reaches(candidate, keys[slot], int(cosine * (1 + COSINE_ERROR) * ONE) + 1)
             assert not reaches(candidate, candidate, ONE + 1) and reaches(candidate, candidate, ONE)
+
+
+def test_a_cosine_never_reaches_a_threshold_above_one():
+    """Of keys that are multiples of each other too, and of the longest ones."""
+    rng = np.random.default_rng(0)
+    for _ in range(5000):
+        key = rng.integers(-30, 31, int(rng.integers(1, 128)))
+        for other in (key, 2 * key, 3 * key, 4 * key, key + rng.integers(-1, 2, len(key))):
+            assert not reaches(key, other, ONE + 1) and not reaches(other, key, ONE + 1)
+            assert not key.any() or (reaches(key, key, ONE) and reaches(key, 2 * key, ONE))
 
 
 class Judged:

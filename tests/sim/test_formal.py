@@ -17,6 +17,7 @@ from llmrtl.accelerators.cache import (
     paged_requests,
     paged_tables,
     select,
+    similar,
     swap,
     swap_moves,
     swap_tables,
@@ -310,6 +311,7 @@ UNIT_FAULTS = {  # streams without the queue that takes what a pipeline has on i
     "words": ("vector_memory", vector, "o", "fetched"),
     "powers": ("expert_softmax", softmax, "o", "results"),
     "weights": ("expert_softmax", softmax, "o_weight", "weights"),
+    "what is found": ("similar_key", similar, "o", "results"),
 }
 
 

@@ -15,6 +15,8 @@ from llmrtl.accelerators.cache import (
     evict_cache,
     evict_decisions,
     evict_scores,
+    merge_numbers,
+    merge_words,
     paged,
     paged_commands,
     paged_requests,
@@ -230,7 +232,16 @@ MUTANTS = {
     "the scores lose a new row": (evict_decisions, "appends.ready & scores.i_command.ready", "appends.ready"),
     "a refused token overtakes one that is decided": (evict_cache, "bursts.idle & ~decisions.busy", "bursts.idle"),
     "a candidate has the scales of the next one": (record_merge, "get.addr.eq(first)", "get.addr.eq(into)"),
-    "a candidate has the elements of the next one": (record_merge, "merged.eq(first)", "merged.eq(first + 1)"),
+    "a candidate has the elements of the next one": (record_merge, "words.banks[0].eq(candidate)", "words.banks[0].eq(candidate + 1)"),
+    "a row is filled while it is merged": (record_merge, "words.idle | (words.banks[0] != into)", "1"),
+    "a row is filled before it is merged": (record_merge, "~(prepares & (candidate == into))", "1"),
+    "a record kept is filled while it is merged": (record_merge, "kept_bank.eq(~kept_bank)", "kept_bank.eq(0)"),
+    "a merge begins before its record kept is there": (record_merge, "prepares & ~comes &", "prepares &"),
+    "a merge begins while another one runs": (record_merge, "numbers.prepared & words.idle &", "numbers.prepared &"),
+    "a peak is that of all vectors before": (merge_words, "(register(begins, levels) | (largest > peak))", "(largest > peak)"),
+    "a value has the factors of its key": (merge_words, "register(part, 2), register(value, 2)", "register(part, 2), Const(0, 1)"),
+    "a value has the multiplier of its key": (merge_words, "Mux(register(value, 2), *", "Mux(Const(0, 1), *"),
+    "a total is that of the next merge": (merge_numbers, "self._inverse.eq(inverse), made", "made"),
     "one of two writes is enough": (evict_bursts, "(half | (append.p.outcome != Outcome.MERGED))", "answer.valid"),
     "an append leaves known which row goes": (evict_decisions, "state_write.data.known.eq(0)", "state_write.data.known.eq(1)"),
     "weights of some rows are enough": (evict_scores, "with m.If(~covers):", "with m.If(0):"),
@@ -238,16 +249,21 @@ MUTANTS = {
     "a merged row forgets its tokens": (evict_scores, "becomes.tokens.eq(base.tokens + Mux(adds, entry.tokens, 0))",
                                         "becomes.tokens.eq(base.tokens + adds)"),
     "local scores decay late": (evict_scores, "entry.local_score >> self.decay,", "entry.local_score >> self.decay + 1,"),
-    "of equal cosines the last one": (similar, "with m.If(~total[-1] & total.any()):", "with m.If(~total[-1]):"),
-    "a threshold that is reached is not": (similar, "best.counts & ~total[-1]", "best.counts & ~total[-1] & total.any()"),
-    "a smaller exponent is taken": (record_merge, "(parts[1].exponent > parts[0].exponent)", "(parts[1].exponent < parts[0].exponent)"),
+    "of equal cosines the last one": (similar, "(score > best)", "(score >= best)"),
+    "a threshold that is reached is not": (similar, "(best >= limit)", "(best > limit)"),
+    "a candidate's own row is not left out": (similar, "register(row != skip, delay + 1)", "1"),
+    "opposite keys count": (similar, "~dots[-1] & dots.any()", "dots.any()"),
+    "a norm is that of the row before": (similar, "dots[:bits]), norms)", "dots[:bits]), register(norms))"),
+    "the best row of the search before counts": (similar, "found.eq(0), ", ""),
+    "a smaller exponent is taken": (merge_numbers, "(theirs[1] > mine[1])", "(theirs[1] < mine[1])"),
     "a carry is lost": (addresses, "address.eq(base + products[0] + products[1])", "address.eq((base ^ products[0]) + products[1])"),
 }
 FAST = ("a shared block is written",)
 PACES = {"a read waits for the port of writes": {"source": 150, "sink": 100}, "a write is not waited for": {"source": 256, "sink": 30}}
 """At which shares of cycles, of 256, items are offered and taken, for faults that only a stalled port shows."""
 HOLDERS = {**dict.fromkeys((swap, swap_commands, swap_tables, swap_walk), swap), swap_moves: swap_tables,
-           **dict.fromkeys((evict_cache, evict_bursts, evict_decisions, evict_scores, record_merge, similar), evict_cache)}
+           **dict.fromkeys((evict_cache, evict_bursts, evict_decisions, evict_scores, record_merge, similar), evict_cache),
+           merge_numbers: record_merge, merge_words: record_merge}
 """Of which module others have what a mutant changes, if not of ``paged``."""
 
 
@@ -264,7 +280,7 @@ def test_faults_of_the_hardware_are_found(name, monkeypatch):
         put_in(holder, changed, monkeypatch)
         if holder in (swap, swap_tables) or module is paged_tables:
             trace = swap_trace(3, 20_000, component=swap.SwapController)
-        elif holder is evict_cache:
+        elif holder in (evict_cache, record_merge):
             trace = evict_trace(3, 20_000, max_head_dim=8, component=evict_cache.EvictCache)
         else:
             trace = paged_trace(3, 20_000, component=paged.PagedCache)

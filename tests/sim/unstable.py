@@ -8,7 +8,6 @@ from llmrtl.accelerators.cache import (
     evict_cache,
     evict_scores,
     means,
-    similar,
     token_list,
 )
 from llmrtl.accelerators.control import batch, batch_frontend, commands, descriptors, executor, frontend, reads, registers, sequences
@@ -49,8 +48,6 @@ UNSTABLE = {
     "an address falls with its data": ("host_link", link, link.link, "bus.awvalid.eq(~address_sent)",
                                        "bus.awvalid.eq(~address_sent & ~data_sent)"),
     "a request makes way for the next": ("host_link", link.link, link.frames, "self.i.ready.eq(~self.o.valid)", "self.i.ready.eq(1)"),
-    "what is found changes": ("similar_key", similar, similar, "self.o.p.slot.eq(best.slot)",
-                              "self.o.p.slot.eq(Mux(self.i.valid, best.slot, current.slot))"),
     "an append is answered over the one before": ("evict_cache", evict_cache, evict_bursts, "free.eq(given.ready | ~given.valid)",
                                                   "free.eq(1)"),
     "a burst gives way to data": ("evict_cache", evict_cache, evict_bursts, "what != Burst.TOKEN, kinds.ready ",
