@@ -51,9 +51,10 @@ class RecordMerge(wiring.Component):
         The merged record, one packet. Nothing for a candidate that is dropped.
 
     Latency (a dictionary) to the first beat of ``o``: ``word`` cycles for each K-word, and the latest of ``command`` from the command,
-    ``header`` from the header of the record kept, ``record`` from its last beat; where headers can lie in a tail (``header_words``) the
-    first beat follows the last word of K, later. Interval: of w K-words ``max(w + 64, passes(w) + 6)``; a merge is prepared while the
-    one before runs. Records of the next candidates come meanwhile, a beat per cycle and a cycle between two.
+    ``header`` from the header of the record kept, ``record`` from its last beat. Where headers can lie in a tail (``header_words``) the
+    first beat follows the last word of K: that is later, and from 32 words on, a few more if there are more lanes, one more per word.
+    Interval: of w K-words ``max(w + 64, passes(w) + 6)``; a merge is prepared while the one before runs. Records of the next candidates
+    come meanwhile, a beat per cycle and a cycle between two.
 
     Bad input: exponents wrap at 16 bits; no legal model comes near.
     """
@@ -64,8 +65,8 @@ class RecordMerge(wiring.Component):
         if config.kv_bits != 8:
             raise ValueError(f"kv_bits must be 8, not {config.kv_bits}")
         self.config = config
-        levels = (config.vector_lanes - 1).bit_length()
-        self.latency = {"command": 53 + levels, "header": 42 + levels, "record": 28 + levels, "word": 2}
+        more = (config.vector_lanes - 1).bit_length() + (19 if config.header_words else 0)
+        self.latency = {"command": 53 + more, "header": 42 + more, "record": 28 + more, "word": 2}
         super().__init__({
             "i_kind": In(stream.Signature(data.StructLayout({"kept": 1}))),
             "i": In(stream.Signature(config.bus_bits)),
@@ -114,8 +115,7 @@ class RecordMerge(wiring.Component):
             m.d.comb += [port.addr.eq(Cat(beat, bank)), port.data.eq(keys.p), port.en.eq(stores & (kept == number))]
         with m.If(stores):
             m.d.sync += beat.eq(Mux(ends, 0, beat + 1))
-        free = ((into - first)[:len(into)] != CANDIDATES - 1) & ~(prepares & (candidate == into)) & (
-            words.idle | (words.banks[0] != into))
+        free = ((into - first)[:len(into)] != CANDIDATES - 1) & (words.idle | (words.banks[0] != into))
         with m.FSM(name="intake"):
             with m.State("RECORD"):
                 awaited = Mux(self.i_kind.p.kept, comes, free)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ...accelerators.integers import ceil_div
 from ...accelerators.kv_records import INT4_STEP
 from ..golden.cache import kept, pack_record, record_beats, stored, stored_scale
 from ..golden.evict import ONE, Record, merged_record, most_similar, reaches
@@ -37,8 +38,11 @@ class RecordBench(UnitBench):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.head_dim = min(config.max_head_dim, 2 * config.kv_lanes)
-        self.beats = self.head_dim // config.kv_lanes
+        self.resize(min(config.max_head_dim, 2 * config.kv_lanes))
+
+    def resize(self, head_dim: int) -> None:
+        config = self.config
+        self.head_dim, self.beats = head_dim, ceil_div(head_dim, config.kv_lanes)
         self.record_beats = record_beats(self.head_dim, kv_bits=config.stored_kv_bits, bus_bits=config.bus_bits)
 
     def constants(self) -> Mapping[str, int]:
@@ -126,6 +130,7 @@ class RecordMergeBench(RecordBench):
     """Candidates that are dropped and that are merged: near and far scales, few and many tokens, opposite and zero vectors."""
 
     MOST = (1 << 20) - 1
+    modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.merge_cases")
 
     def _items(self, pairs: list[tuple[Any, Any, tuple[int, int] | None]], rng: random.Random | None = None) -> Items:
         """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped). With ``rng`` up to three candidates
@@ -145,9 +150,12 @@ class RecordMergeBench(RecordBench):
                                "candidate": tokens[1] if tokens else 0} for _, _, tokens in pairs]}
 
     def stimulus(self, rng: random.Random, case: str) -> Items:
+        return self.merges(rng, 7)
+
+    def merges(self, rng: random.Random, count: int) -> Items:
         return self._items([(random_record(rng, self.head_dim), random_record(rng, self.head_dim), rng.choice((
             None, (1, 1), (rng.randint(1, 20), rng.randint(1, 20)), (rng.randint(1, self.MOST // 2), rng.randint(1, self.MOST // 2)))))
-            for _ in range(7)], rng)
+            for _ in range(count)], rng)
 
     def boundary(self) -> Items:
         def record(element: int, exponent: int) -> tuple[np.ndarray, np.ndarray, Scalar, Scalar]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from llmrtl.accelerators.attention.weights import AttentionWeights
-from llmrtl.accelerators.cache import evict_cache, evict_decisions
+from llmrtl.accelerators.cache import evict_cache, evict_decisions, merge_words, record_merge
 from llmrtl.accelerators.cache.evict_cache import EvictCache
 from llmrtl.accelerators.cache.evict_scores import EvictScores, evict_slots
 from llmrtl.accelerators.cache.record_merge import RecordMerge
@@ -97,12 +97,16 @@ def test_an_append_that_is_answered_before_its_rows_have_come_is_found(tmp_path,
 
 
 class ShortRecords(RecordMergeBench):
-    """Of a beat of K that has the header, and one of V: the candidate's header is there when its record ends."""
+    """Of a beat of K that has the header, and one of V: the candidate's header is there when its record ends. The first beat waits for
+    the packer to know that it is K's last, a cycle more."""
 
     def __init__(self, config):
         super().__init__(config)
-        self.head_dim, self.beats = config.kv_lanes // 2, 1
-        self.record_beats = 2
+        self.resize(config.kv_lanes // 2)
+        assert (self.beats, self.record_beats) == (1, 2)
+
+    def figures(self, attributes):
+        return {"latency": super().figures(attributes)["latency"] + 1}
 
 
 @pytest.mark.bench
@@ -111,6 +115,27 @@ def test_records_of_two_beats_are_merged(tmp_path):
     report = run_bench(emit(RecordMerge(config), "record_merge", config), f"{__name__}:ShortRecords", "verilator", seed=5,
                        folder=tmp_path)
     assert report.ok, str(report)
+
+
+MERGE_FAULTS = {  # that a trace of the cache does not see
+    "a row is filled while it is merged": (record_merge, "words.idle | (words.banks[0] != into)", "1"),
+    "a row is filled before it is merged": (record_merge, "((into - first)[:len(into)] != CANDIDATES - 1)", "1"),
+    "a peak is that of all vectors before": (merge_words, "(register(begins, levels) | (largest > peak))", "(largest > peak)"),
+    "a merge begins before the scales were taken": (record_merge, " & numbers.scaled", ""),
+}
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("name", MERGE_FAULTS)
+def test_a_fault_of_the_merge_is_found(name, tmp_path, monkeypatch):
+    module, old, new = MERGE_FAULTS[name]
+    changed, config = mutant(module, old, new), preset("tiny")
+    if module is not record_merge:
+        put_in(record_merge, changed, monkeypatch)
+    made = changed.RecordMerge if module is record_merge else record_merge.RecordMerge
+    report = run_bench(emit(made(config), "record_merge", config), "llmrtl.sim.bench.evict:RecordMergeBench", "verilator", seed=5,
+                       folder=tmp_path)
+    assert not report.ok
 
 
 class LongTrace(EvictCacheBench):
