@@ -7,6 +7,7 @@ from unittest.mock import patch
 from amaranth.hdl import Assert, Assume, Cat, Module, Value
 
 from ...accelerators.cache.evict_scores import EvictScores
+from ...accelerators.cache.swap import SwapController
 from ...accelerators.control.executor import Executor
 from ...accelerators.control.frontend import FrontEnd
 from ...accelerators.control.frontend_ports import settings
@@ -74,12 +75,13 @@ def _watched(made: list[Any], kind: Callable[..., Any]) -> Callable[..., Any]:
 
 class ExecutorContract(_MachineContract):
     """One state is under way; a product is in one place of its pipeline while a state waits for it, and in none else; the kind of an
-    operation is known from its first command on. ``magnitudes``, ``top_exponents`` and ``inverse_temperature`` stand still."""
+    operation is known from its first command on. ``magnitudes``, ``top_exponents``, ``inverse_temperature``, ``budget`` and ``window``
+    stand still."""
 
     component: Executor
 
     def __init__(self, component: Executor):
-        super().__init__(component, still=("magnitudes", "top_exponents", "inverse_temperature"))
+        super().__init__(component, still=("magnitudes", "top_exponents", "inverse_temperature", "budget", "window"))
 
     def _design(self, platform):
         names, self._made = type(self.component).elaborate.__globals__, []
@@ -99,8 +101,9 @@ class ExecutorContract(_MachineContract):
 
 
 class FrontEndContract(_MachineContract):
-    """Of one chunk in flight: no descriptor is read behind the program's END, nor until a step has its tokens. Of the executor it is
-    assumed that no append is done while rows are offered that appends had to come before; what the host sets stands still."""
+    """No descriptor is read behind the program's END, that of the last chunk in flight, nor until a step has its tokens. Of the
+    executor it is assumed that no append is done while rows are offered that appends had to come before; what the host sets stands
+    still. With any swap controller that keeps the rules."""
 
     component: FrontEnd
 
@@ -111,15 +114,29 @@ class FrontEndContract(_MachineContract):
         super().__init__(component, still=tuple(settings(component.config)))
 
     def _design(self, platform):
-        names, self._made = FrontEnd.elaborate.__globals__, []
-        with patch.dict(names, Descriptors=_watched(self._made, names["Descriptors"])):
+        names = FrontEnd.elaborate.__globals__
+        kind = names["Descriptors"]
+
+        def descriptors(m, config, frontend, paired):
+            self._fetch, self._paired = kind(m, config, frontend, paired), paired
+            return self._fetch
+        with patch.dict(names, Descriptors=descriptors):
             m = super()._design(platform)
         m.d.comb += Assume(~(self.component.append_done & self.component.o_data.valid & m.submodules.next_read.o.p.fenced))
+        if isinstance(cache := m.submodules.cache, SwapController):
+            inside = Module()
+            self._watch(inside, cache.signature, cache, "cache", True)
+            cache.elaborate = lambda platform: inside
         return m
 
     def _known(self, m: Module) -> list[Value]:
-        fetch, = self._made
         idle, instruction = in_states(m, "fetch", "IDLE"), self.component.o_operation.p.instruction
-        without = [state for state in m._generated["main"].encoding if state.startswith(self._WITHOUT)]
-        return [fetch.fetching == 0, ~in_states(m, "main", *without) | idle,
-                ~(in_states(m, "main", "ISSUE", "PUSH") & (instruction.opcode == Opcode.END)) | idle]
+        states = m._generated["main"].encoding
+        without = [state for state in states if state.startswith(self._WITHOUT) or state == "LIST"]
+        taken = [state for state in ("ISSUE", "FALLBACK", "PUSH") if state in states]
+        ends = in_states(m, "main", *taken) & (instruction.opcode == Opcode.END)
+        if self.component.config.chunks == 1:
+            one = [self._fetch.fetching == 0]
+        else:
+            one, ends = [], ends & (self.component.o_operation.p.chunk == self._paired)
+        return [*one, ~in_states(m, "main", *without) | idle, ~ends | idle]
