@@ -82,7 +82,7 @@ class MergeNumbers:
     factors : list of lists of Signal
         Of key and value: the candidate's, and that of the record kept.
     multipliers, shifts, ready : list of Signal
-        Of key and value, from ``ready`` on.
+        Of key and value, from ``ready`` on; that is also where no merge runs.
     scaled : Signal
         All scales of merges that have begun were taken.
     """
@@ -96,7 +96,8 @@ class MergeNumbers:
         self.peak, self.value, self.peak_ends = Signal(MANTISSA_BITS), Signal(), Signal()
         pairs = vectors("candidate_factor", FACTOR_BITS), vectors("kept_factor", FACTOR_BITS)
         self.factors = [list(pair) for pair in zip(*pairs, strict=True)]
-        self.multipliers, self.shifts, self.ready = vectors("multiplier", MULTIPLIER_BITS), vectors("shift", 5), vectors("ready", 1)
+        self.multipliers, self.shifts = vectors("multiplier", MULTIPLIER_BITS), vectors("shift", 5)
+        self.ready = [Signal(init=1, name=f"{vector}_ready") for vector in ("key", "value")]
         self.prepared, self.scaled = Signal(), Signal()
         self._peaks, self._unscaled, exponents = vectors("peak", SCALAR), vectors("unscaled", 1), vectors("exponent", signed(16))
         self._inverse = Signal(SCALAR)
@@ -193,14 +194,16 @@ class MergeNumbers:
         m.submodules.divider = divider = Divider(NUMERATOR_BITS, MANTISSA_BITS, MANTISSA_BITS + 1, bits_per_cycle=2)
         numbers, waiting = [*self._peaks, total], Signal(3)
         chosen, raw = Signal(range(3)), Signal(MANTISSA_BITS + 1)
+        # The next total waits until no peak of the merge that runs will: these are what that one waits for.
+        due = Cat(waiting[:2], waiting[2] & self.ready[0] & self.ready[1])
         peak = Mux(waiting[0], self._peaks[0].mantissa, self._peaks[1].mantissa)
         m.d.comb += [divider.i.p.numerator.eq(1 << NUMERATOR_BITS - 1),
                      divider.i.p.denominator.eq(Mux(waiting[:2].any(), peak, total.mantissa))]
         with m.FSM(name="division"):
             with m.State("WAIT"):
-                m.d.comb += divider.i.valid.eq(waiting.any())
-                m.d.sync += [waiting.eq(waiting & (waiting - 1)), chosen.eq(Mux(waiting[0], 0, Mux(waiting[1], 1, 2)))]
-                with m.If(waiting.any()):
+                m.d.comb += divider.i.valid.eq(due.any())
+                m.d.sync += [waiting.eq(waiting & ~(due & -due)[:3]), chosen.eq(Mux(due[0], 0, Mux(due[1], 1, 2)))]
+                with m.If(due.any()):
                     m.next = "DIVIDE"
             with m.State("DIVIDE"):
                 m.d.comb += divider.o.ready.eq(1)

@@ -52,9 +52,9 @@ class RecordMerge(wiring.Component):
 
     Latency (a dictionary) to the first beat of ``o``: ``word`` cycles for each K-word, and the latest of ``command`` from the command,
     ``header`` from the header of the record kept, ``record`` from its last beat. Where headers can lie in a tail (``header_words``) the
-    first beat follows the last word of K: that is later, and from 32 words on, a few more if there are more lanes, one more per word.
-    Interval: of w K-words ``max(w + 64, passes(w) + 6)``; a merge is prepared while the one before runs. Records of the next candidates
-    come meanwhile, a beat per cycle and a cycle between two.
+    first beat follows the last word of K: that is later, by one more if K is a single beat that has it, and by one more for each word
+    above ``31 + levels``, of a tree over ``vector_lanes``. Interval: ``between(words)``; a merge is prepared while the one before runs.
+    Records of the next candidates come meanwhile, a beat per cycle and a cycle between two.
 
     Bad input: exponents wrap at 16 bits; no legal model comes near.
     """
@@ -65,7 +65,8 @@ class RecordMerge(wiring.Component):
         if config.kv_bits != 8:
             raise ValueError(f"kv_bits must be 8, not {config.kv_bits}")
         self.config = config
-        more = (config.vector_lanes - 1).bit_length() + (19 if config.header_words else 0)
+        self._levels = (config.vector_lanes - 1).bit_length()
+        more = self._levels + (19 if config.header_words else 0)
         self.latency = {"command": 53 + more, "header": 42 + more, "record": 28 + more, "word": 2}
         super().__init__({
             "i_kind": In(stream.Signature(data.StructLayout({"kept": 1}))),
@@ -82,8 +83,12 @@ class RecordMerge(wiring.Component):
     def passes(self, words: int) -> int:
         """Cycles from when a merge of so many K-words begins (``record`` before its first beat of ``o``, less ``word`` for each) to its
         last word: four passes, or the reciprocal of K's peak between them, or both."""
-        levels = (self.config.vector_lanes - 1).bit_length()
-        return max(4 * words, 3 * words + 31 + levels, 2 * words + 47 + levels)
+        return max(4 * words, 3 * words + 31 + self._levels, 2 * words + 47 + self._levels)
+
+    def between(self, words: int) -> int:
+        """Cycles from when a merge of so many K-words begins to when the next one can: the passes, or, of short vectors, the three
+        reciprocals."""
+        return max(words + 64 + self._levels, self.passes(words) + 6)
 
     def elaborate(self, platform):
         m = Module()

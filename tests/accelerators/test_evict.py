@@ -52,7 +52,7 @@ def test_rows_from_which_on_a_merge_takes_no_longer_than_its_search(name, rows):
     """Fewest ones, with the longest records."""
     config = preset(name)
     words = config.max_head_dim // config.vector_lanes
-    merge = max(words + 64, RecordMerge(config).passes(words) + 6)
+    merge = RecordMerge(config).between(words)
     assert rows == next(budget for budget in itertools.count(2) if (budget + 2) * config.max_record_beats + 1 >= merge)
 
 

@@ -162,10 +162,6 @@ def decided(keys: int) -> int:
     return max(-1, SimilarKey(TINY).latency - keys)
 
 
-def merge_interval(words: int) -> int:
-    return max(words + 64, RecordMerge(TINY).passes(words) + 6)
-
-
 SIMILAR = ((0, 0), (ALIKE, 4097), (ALIKE, 4096))
 """Words of memory and threshold: no row counts, all do but none reaches the threshold, all are the same as the candidate."""
 
@@ -183,8 +179,9 @@ def test_an_append_at_the_budget_costs_a_cycle_more_than_its_beats(budget, keys)
         found = Replaced(budget, heads, word, threshold, scored=scored, keys=keys)
         print(f"{budget} rows of {beats} beats, words {word:#x}, threshold {threshold}: {found.answers} cycles, {found.idle} idle")
         read = (budget + 1 + merges) * beats + 1
-        assert set(found.answers[:-1]) == {max(read, merge_interval(words)) if merges else read}
-        assert (merges and read < merge_interval(words)) or found.idle <= (heads + decided(keys) + 13 if merges else heads - 1)
+        least = RecordMerge(TINY).between(words) if merges else 0
+        assert set(found.answers[:-1]) == {max(read, least)}
+        assert read < least or found.idle <= (heads + decided(keys) + 13 if merges else heads - 1)
 
 
 @pytest.mark.bench
@@ -192,7 +189,7 @@ def test_an_append_at_the_budget_costs_a_cycle_more_than_its_beats(budget, keys)
 def test_rows_that_take_longer_to_merge_than_to_come(keys):
     """So few that each append waits for the merge before it."""
     answers, beats = Replaced(4, 6, ALIKE, 4096, keys=keys).answers, 2 * keys + 2
-    assert set(answers[:-1]) == {merge_interval(keys * TINY.kv_lanes // TINY.vector_lanes)} and 6 * beats + 1 < answers[0]
+    assert set(answers[:-1]) == {RecordMerge(TINY).between(keys * TINY.kv_lanes // TINY.vector_lanes)} and 6 * beats + 1 < answers[0]
 
 
 @pytest.mark.bench
