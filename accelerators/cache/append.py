@@ -55,7 +55,8 @@ class RecordPacker(wiring.Component):
         Registered. One packet per record.
 
     Latency: 2 cycles from the V scale, and where headers can lie in a tail (``header_words`` is not 0) 3 from the last
-    word of K, 4 if K is a single beat that has it, to the first beat; data follow without a gap as far as they are there.
+    word of K, 4 if K is a single beat that has it, to the first beat (one more if ``max_head_dim > 8 * kv_lanes``: the queue
+    is deep then); data follow without a gap as far as they are there.
     Interval: 1 cycle per input word, 1 cycle per beat.
 
     Bad input: an exponent above 32759 saturates to 32767; no legal model has one. Vectors longer than

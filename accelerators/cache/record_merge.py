@@ -14,6 +14,7 @@ from .merge_words import CANDIDATES, MergeWords
 
 __all__ = ["RecordMerge", "merge_command"]
 
+
 class RecordMerge(wiring.Component):
     """Mean of two K/V records, weighted by the tokens that they stand for, quantized to int8 again (EMS, arXiv:2412.08521),
     from where ``RecordPacker`` rounds it as any record if these are of 4-bit elements.

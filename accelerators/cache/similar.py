@@ -52,7 +52,8 @@ class SimilarKey(wiring.Component):
     o : Out(stream of {slot, similar})
         The best row, of equal ones the first; without ``similar`` the slot does not matter.
 
-    Latency: from the last row's last beat of K to ``o``. Interval: 1 cycle per beat.
+    Latency: from the last row's last beat of K to ``o``. Interval: 1 cycle per beat, and one between two searches; of these, each
+    takes 6 at least.
     """
 
     interval = 1

@@ -132,11 +132,11 @@ class RecordMergeBench(RecordBench):
     MOST = (1 << 20) - 1
     modules = ("llmrtl.sim.bench.menu", "llmrtl.sim.bench.merge_cases")
 
-    def _items(self, pairs: list[tuple[Any, Any, tuple[int, int] | None]], rng: random.Random | None = None) -> Items:
-        """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped). With ``rng`` up to three candidates
+    def items(self, pairs: list[tuple[Any, Any, tuple[int, int] | None]], rng: random.Random, *, ahead: bool = False) -> Items:
+        """Candidate, record kept, tokens of the record kept and the candidate (``None``: dropped). ``ahead``: up to three candidates
         come before the record kept of another."""
-        self.pairs, rng = pairs, rng or random.Random(0)
-        most, records = rng.choice((0, 3)), []
+        self.pairs, most = pairs, 3 if ahead else 0
+        records = []
         kept: list[tuple[int, Any]] = []
         for number, (candidate, other, tokens) in enumerate(pairs):
             while kept and (number - kept[0][0] > most or rng.random() < 0.4):
@@ -153,9 +153,9 @@ class RecordMergeBench(RecordBench):
         return self.merges(rng, 7)
 
     def merges(self, rng: random.Random, count: int) -> Items:
-        return self._items([(random_record(rng, self.head_dim), random_record(rng, self.head_dim), rng.choice((
+        return self.items([(random_record(rng, self.head_dim), random_record(rng, self.head_dim), rng.choice((
             None, (1, 1), (rng.randint(1, 20), rng.randint(1, 20)), (rng.randint(1, self.MOST // 2), rng.randint(1, self.MOST // 2)))))
-            for _ in range(count)], rng)
+            for _ in range(count)], rng, ahead=rng.random() < 0.5)
 
     def boundary(self) -> Items:
         def record(element: int, exponent: int) -> tuple[np.ndarray, np.ndarray, Scalar, Scalar]:
@@ -165,11 +165,11 @@ class RecordMergeBench(RecordBench):
         one = np.zeros(self.head_dim, np.int64)
         one[-1] = 1
         single = (one, one, Scalar(1 << 23, -30), Scalar(1 << 23, 3))
-        return self._items([
+        return self.items([
             (record(-128, 0), record(-128, 0), (self.MOST - 1, 1)), (record(127, 5), record(-127, 5), (1, 1)), (zero, zero, (1, 1)),
             (zero, record(127, -9), (3, 2)), (record(127, -9), zero, (3, 2)), (single, record(99, -60), (1, 1)),
             (single, record(99, -46), (1, 1)), (single, record(99, -45), (1, 1)), (single, single, (1, self.MOST - 1)),
-            (single, zero, None)], random.Random(1))
+            (single, zero, None)], random.Random(1), ahead=True)
 
     def expected(self, stimulus: Items) -> Items:
         words = []
@@ -182,8 +182,13 @@ class RecordMergeBench(RecordBench):
         return {"o": words}
 
     def latency_stimulus(self) -> Items:
+        return self.full(1)
+
+    def full(self, count: int) -> Items:
+        """So many merges, of records without zeros, one after another."""
         rng = random.Random(1)
-        return self._items([(random_record(rng, self.head_dim, "full"), random_record(rng, self.head_dim, "full"), (3, 2))])
+        return self.items([(random_record(rng, self.head_dim, "full"), random_record(rng, self.head_dim, "full"), (3, 2))
+                           for _ in range(count)], rng)
 
     def measure(self, trace: Trace) -> dict[str, int]:
         return {"latency": trace.delivered["o"][0] - trace.accepted["i_command"][0]}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from llmrtl.accelerators.attention.weights import AttentionWeights
-from llmrtl.accelerators.cache import evict_cache, evict_decisions, merge_words, record_merge
+from llmrtl.accelerators.cache import evict_cache, evict_decisions, merge_numbers, merge_words, record_merge
 from llmrtl.accelerators.cache.evict_cache import EvictCache
 from llmrtl.accelerators.cache.evict_scores import EvictScores, evict_slots
 from llmrtl.accelerators.cache.record_merge import RecordMerge
@@ -122,6 +122,9 @@ MERGE_FAULTS = {  # that a trace of the cache does not see
     "a row is filled before it is merged": (record_merge, "((into - first)[:len(into)] != CANDIDATES - 1)", "1"),
     "a peak is that of all vectors before": (merge_words, "(register(begins, levels) | (largest > peak))", "(largest > peak)"),
     "a merge begins before the scales were taken": (record_merge, " & numbers.scaled", ""),
+    "a merge begins before its record kept is there": (record_merge, "prepares & ~comes &", "prepares &"),
+    "a merge begins while another one runs": (record_merge, "numbers.prepared & words.idle &", "numbers.prepared &"),
+    "a total is divided before the peaks": (merge_numbers, "waiting[2] & self.ready[0] & self.ready[1]", "waiting[2]"),
 }
 
 

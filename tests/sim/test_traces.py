@@ -234,8 +234,6 @@ MUTANTS = {
     "a candidate has the scales of the next one": (record_merge, "get.addr.eq(first)", "get.addr.eq(into)"),
     "a candidate has the elements of the next one": (record_merge, "words.banks[0].eq(candidate)", "words.banks[0].eq(candidate + 1)"),
     "a record kept is filled while it is merged": (record_merge, "kept_bank.eq(~kept_bank)", "kept_bank.eq(0)"),
-    "a merge begins before its record kept is there": (record_merge, "prepares & ~comes &", "prepares &"),
-    "a merge begins while another one runs": (record_merge, "numbers.prepared & words.idle &", "numbers.prepared &"),
     "a value has the factors of its key": (merge_words, "register(part, 2), register(value, 2)", "register(part, 2), Const(0, 1)"),
     "a value has the multiplier of its key": (merge_words, "Mux(register(value, 2), *", "Mux(Const(0, 1), *"),
     "a total is that of the next merge": (merge_numbers, "self._inverse.eq(inverse), made", "made"),
