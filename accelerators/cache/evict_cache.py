@@ -88,8 +88,8 @@ class EvictCache(wiring.Component):
         merged              (budget + 2) * record_beats + 1     max(record_beats, 20) + 46 + decided + RecordMerge.passes(words) more
 
     ``decided``: from the last beat of the rows to ``SimilarKey``'s answer, its ``latency`` less the row's beats of V, at least -1.
-    Merged rows of the same head: at most. Where less is read: RecordMerge's interval for each that is merged, and for two of any kind
-    what one of them reads and ``decided + 15``.
+    What a merged one takes more is the most. Where less is read, it is RecordMerge's interval for each that is merged, and for two of
+    any kind what one of them reads and ``decided + 15``.
     Which row goes is known if all rows had weights since the append before (``scores``). Else it is searched for while rows of another
     head come, ``budget + 6`` cycles.
     """

@@ -13,16 +13,13 @@ from ..numerics.pipelined import left_justify, unsigned_product
 from ..pipeline import Pipeline
 from ..streams import StreamBuffer, connect
 
-__all__ = ["FACTOR_BITS", "MULTIPLIER_BITS", "QUANTIZE_SHIFT", "MergeNumbers", "merge_command"]
+__all__ = ["QUANTIZE_SHIFT", "MergeNumbers", "merge_command"]
 
 LEVEL_BITS = 7
 """Quantized elements reach 127, which is ``2**7 - 1``."""
 
 FACTOR_BITS, RECIPROCAL_DROP = 16, 14
 MULTIPLIER_BITS = LEVEL_BITS + MANTISSA_BITS - RECIPROCAL_DROP
-
-QUANTIZE_SHIFT = 33
-"""Sums go left before the product so that what follows is a right shift by this."""
 
 NORMAL_BITS = POSITION_BITS + FACTOR_BITS
 """Of what is normalized: tokens times the mantissa of a scale, an integer, the upper bits of a product of mantissas."""
@@ -31,6 +28,9 @@ STAGES = 8
 """Registers from operands to a normalized product."""
 
 NUMERATOR_BITS = 2 * MANTISSA_BITS
+
+QUANTIZE_SHIFT = NUMERATOR_BITS - 1 - RECIPROCAL_DROP
+"""Sums go left before the product so that what follows is a right shift by this."""
 
 
 class Number(IntEnum):
@@ -194,11 +194,11 @@ class MergeNumbers:
         m.submodules.divider = divider = Divider(NUMERATOR_BITS, MANTISSA_BITS, MANTISSA_BITS + 1, bits_per_cycle=2)
         numbers, waiting = [*self._peaks, total], Signal(3)
         chosen, raw = Signal(range(3)), Signal(MANTISSA_BITS + 1)
-        # The next total waits until no peak of the merge that runs will: these are what that one waits for.
+        # The next total waits until both peaks of the merge that runs have been divided: else that one might wait for it.
         due = Cat(waiting[:2], waiting[2] & self.ready[0] & self.ready[1])
-        peak = Mux(waiting[0], self._peaks[0].mantissa, self._peaks[1].mantissa)
+        first = Mux(waiting[0], self._peaks[0].mantissa, self._peaks[1].mantissa)
         m.d.comb += [divider.i.p.numerator.eq(1 << NUMERATOR_BITS - 1),
-                     divider.i.p.denominator.eq(Mux(waiting[:2].any(), peak, total.mantissa))]
+                     divider.i.p.denominator.eq(Mux(waiting[:2].any(), first, total.mantissa))]
         with m.FSM(name="division"):
             with m.State("WAIT"):
                 m.d.comb += divider.i.valid.eq(due.any())
@@ -236,7 +236,7 @@ class MergeNumbers:
         connect(m, made.o, scales)
         base = self._register(Mux(self._early_value, *(
             peak.exponent + exponent for peak, exponent in zip(reversed(self._peaks), reversed(exponents), strict=True))))
-        lost = NUMERATOR_BITS - NORMAL_BITS - MANTISSA_BITS + MANTISSA_BITS - FACTOR_BITS
+        lost = NUMERATOR_BITS - NORMAL_BITS - FACTOR_BITS  # bits of the product below; of both mantissas above a factor's
         m.d.comb += [made.i.valid.eq(self._kind == Number.SCALE), made.i.p.scale.mantissa.eq(self._mantissa),
                      made.i.p.scale.exponent.eq(base + self._length + lost)]
         due = Signal(range(3))

@@ -64,7 +64,6 @@ class SimilarKey(wiring.Component):
         if config.kv_bits != 8:
             raise ValueError(f"kv_bits must be 8, not {config.kv_bits}")
         self.config, self.slots = config, slots
-        self.norm_bits = (config.max_head_dim << 14).bit_length()
         # Registers from a beat of K to the queue: operands, products, tree, sums; operand, logarithms, twice one; similarity, best.
         self.latency = 3 + (config.kv_lanes - 1).bit_length() + LOGARITHM_STAGES + 4 + CreditQueue.latency
         super().__init__({
@@ -80,7 +79,7 @@ class SimilarKey(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, bits = self.config, self.norm_bits
+        config, bits = self.config, (self.config.max_head_dim << 14).bit_length()  # of a norm
         m.submodules.splitter = splitter = RowSplitter(config)
         keys = splitter.o_keys
         m.d.comb += [

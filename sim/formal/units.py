@@ -51,8 +51,8 @@ KNOWN: dict[str, tuple[Callable[[Any], StreamContract], int]] = {
     "evict_scores": (ScoresContract, 5), "executor": (ExecutorContract, 2), "front_end": (FrontEndContract, 2),
     "batch_front_end": (FrontEndContract, 2),
     "batch_front_end at tiny_swap": (FrontEndContract, 4),
-    **{f"front_end at {name}": (FrontEndContract, 2) for name in UNITS["front_end"].presets[2:]},
-    **{f"executor at {name}": (ExecutorContract, 3) for name in UNITS["executor"].presets[2:]},
+    **{f"front_end at {name}": (FrontEndContract, 2) for name in UNITS["front_end"].presets[1:]},
+    **{f"executor at {name}": (ExecutorContract, 3) for name in UNITS["executor"].presets[1:]},
     "expert_core": (CoreContract, 3), "expert_attention": (CoreContract, 4),
 }
 """Proved by induction of so many steps, by contracts that also say, and prove, what is so in all states that can be reached, or take

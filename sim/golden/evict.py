@@ -105,7 +105,7 @@ class Scores:
         self.entries[slot:slot + 1] = [Entry(0, 0, position, 1)]
 
 
-def similarity(dots: np.ndarray | int, norms: np.ndarray | int) -> np.ndarray:
+def _similarity(dots: np.ndarray | int, norms: np.ndarray | int) -> np.ndarray:
     """``2 * L(d) - L(n)`` of dot products above 0 and of norms, in ``LOGARITHM_BITS`` fraction bits."""
     return 2 * logarithm(dots) - logarithm(norms)
 
@@ -117,14 +117,14 @@ def most_similar(candidate: np.ndarray, keys: np.ndarray, skip: int | None = Non
     rows = [slot for slot in np.flatnonzero(dots > 0).tolist() if slot != skip]
     if not rows:
         return None
-    return rows[int(similarity(dots[rows], (keys[rows] ** 2).sum(1)).argmax())]
+    return rows[int(_similarity(dots[rows], (keys[rows] ** 2).sum(1)).argmax())]
 
 
 def reaches(a: np.ndarray, b: np.ndarray, threshold: int) -> bool:
     """Whether the cosine of two keys, above 0, reaches ``threshold / ONE``."""
     dot = int(a @ b)
     limit = 2 * (logarithm(max(threshold, 1)) - (THRESHOLD_FRACTION << LOGARITHM_BITS))
-    return dot > 0 and bool(similarity(dot, b @ b) >= limit + logarithm(a @ a))
+    return dot > 0 and bool(_similarity(dot, b @ b) >= limit + logarithm(a @ a))
 
 
 @dataclass(frozen=True)

@@ -131,15 +131,15 @@ class ListModel:
         squares = [Fraction(dot * dot, norm) if dot > 0 and row is not victim else Fraction(0)
                    for dot, norm, row in zip(dots, norms, self.rows, strict=True)]  # cosines, times the candidate's length
         best, limit = max(squares), Fraction(max(self.threshold, 1) ** 2 * int(key @ key), 4 ** THRESHOLD_FRACTION)
+        reachable = self.threshold <= 1 << THRESHOLD_FRACTION
         if target is None:
-            itself = self.threshold <= 1 << THRESHOLD_FRACTION and any(
-                row is not victim and np.array_equal(row.record.key, key) for row in self.rows)
+            itself = reachable and any(row is not victim and np.array_equal(row.record.key, key) for row in self.rows)
             check(not best or (best * (1 - SAME) < limit and not itself), f"row {slot} is dropped, {squares.index(best)} is similar")
             self.gone += victim.members
         else:
             near = squares[target] * (1 + SAME)
             check(squares[target] and near >= best, f"row {slot} goes into {target}, {squares.index(best)} is more similar")
-            check(near >= limit and self.threshold <= 1 << THRESHOLD_FRACTION, f"row {slot} goes into {target}, which is not similar")
+            check(near >= limit and reachable, f"row {slot} goes into {target}, which is not similar")
             first = list(zip(dots, norms, squares, strict=True)).index((dots[target], norms[target], squares[target]))
             check(target == first, f"row {slot} goes into {target}, {first} is as similar")
             self.merge(self.rows[target], victim, stored)
